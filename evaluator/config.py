@@ -1,0 +1,180 @@
+"""What an evaluation measures and under which conditions: one frozen record, JSON in and out."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import digest
+
+#: Raised whenever the way of measuring changes, so that old verdicts are not taken for new ones.
+PROTOCOL_VERSION = 1
+REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
+CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
+SPLITS = ("search", "validation", "sealed")
+CHOICES = {
+    "split": SPLITS,
+    "device": ("cpu", "cuda"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "speed": ("measured", "predicted"),
+    "protocol": (CONTEXT_DENSE, PROMPT_DENSE),
+}
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The conditions of an evaluation.
+
+    * `model`: folder of a Hugging Face causal LM; the shipped reference model by default.
+    * `tasks` (empty: every task of the suite that the model can do), `lengths` (tokens of context, for accuracy and
+      for speed alike), `contexts` per task and length, `turns` asked of each context.
+    * `split` names which seeds are drawn from `seed`: search, validation or sealed.
+    * `protocol`: ``context-dense`` reads the context densely, question and answer sparsely; ``prompt-dense`` reads
+      the question densely too, as a serving engine with stock prefill does.
+    * `speed`: ``measured`` on `device`, or ``predicted`` by the cost model for `predicted_device`.
+    * `geometry` names the attention geometry of the speed gate; `batch_tokens` = batch x context there.
+    * `compile_for`: GPU targets of the compile gate, for example ``("sm_90",)``; empty leaves the gate out.
+    * `screen_contexts` per task; `audit_share` of the programs that the screen rejects run on in full.
+    * `threads`: CPU threads of the worker, 0 for all. `seconds` of wall clock for one gate, `memory_mb` of memory.
+    """
+
+    model: str = str(REFERENCE_MODEL)
+    tasks: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = (4096,)
+    contexts: int = 8
+    turns: int = 4
+    seed: int = 0
+    split: str = "search"
+    device: str = "cpu"
+    dtype: str = "auto"
+    protocol: str = CONTEXT_DENSE
+    speed: str = "measured"
+    predicted_device: str = "h200"
+    geometry: str = "qwen3-8b"
+    batch_tokens: int = 65536
+    compile_for: tuple[str, ...] = ("sm_90",)
+    screen_contexts: int = 2
+    audit_share: float = 0.05
+    threads: int = 0
+    seconds: float = 180.0
+    memory_mb: int = 12288
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "lengths", "compile_for"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise VortexError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        positive = ("contexts", "turns", "batch_tokens", "screen_contexts", "seconds", "memory_mb")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise VortexError(f"{name} must be above 0, found {getattr(self, name)!r}")
+        if not self.lengths or any(length < 64 for length in self.lengths):
+            raise VortexError(f"lengths must be one or more numbers of at least 64 tokens, found {self.lengths}")
+        if len(set(self.lengths)) < len(self.lengths):
+            raise VortexError(f"lengths must differ, found {self.lengths}")
+        if not 0 <= self.audit_share <= 1:
+            raise VortexError(f"audit_share must lie in 0..1, found {self.audit_share}")
+        if self.threads < 0 or self.seed < 0:
+            raise VortexError("threads and seed must not be negative")
+
+    @property
+    def resolved_dtype(self) -> str:
+        """The dtype of weights and KV cache: bfloat16 on a GPU, float32 on the CPU, unless given."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if self.device == "cuda" else "float32"
+
+    def with_split(self, split: str) -> EvaluationConfig:
+        return replace(self, split=split)
+
+    def sample_seed(self) -> int:
+        """The seed that samples are drawn from; splits never share one."""
+        return int(digest(["samples", self.seed, self.split])[:12], 16)
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> EvaluationConfig:
+        """Raises `VortexError` for a key that is not ours."""
+        known = {item.name for item in fields(EvaluationConfig)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise VortexError(f"evaluation setting {unknown[0]!r} is unknown; known: {', '.join(sorted(known))}")
+        return EvaluationConfig(**data)
+
+    def environment_key(self) -> str:
+        """64 hex digits over everything that a measurement depends on besides the program.
+
+        Model files by content, this configuration, versions, and the device. Two runs with the same key may share
+        verdicts. Raises `VortexError` when the model folder holds no model.
+        """
+        settings = self.to_json()
+        for irrelevant in ("model", "seconds", "memory_mb"):
+            settings.pop(irrelevant)
+        return digest(
+            {
+                "protocol": PROTOCOL_VERSION,
+                "model": model_digest(self.model),
+                "settings": settings,
+                "versions": versions(),
+                "device": device_name(self.device),
+            }
+        )
+
+
+def model_digest(folder: str) -> str:
+    """SHA-256 over names and contents of a model folder's files. Raises `VortexError` when it holds no config."""
+    root = Path(folder)
+    if not (root / "config.json").is_file():
+        raise VortexError(f"model {folder!r} has no config.json; give the folder of a Hugging Face causal LM")
+    stamps = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(root.iterdir()) if path.is_file())
+    return _digest_files(str(root), stamps)
+
+
+@functools.lru_cache(maxsize=16)
+def _digest_files(folder: str, stamps: tuple[tuple[str, int], ...]) -> str:
+    total = hashlib.sha256()
+    for name, _ in stamps:
+        with open(Path(folder) / name, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions that a measurement depends on; `absent` where a package is not installed."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "triton", "transformers", "numpy", "vortexlab"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+@functools.cache
+def device_name(device: str) -> str:
+    """The model name of the CPU, with its logical cores, or of the first GPU."""
+    if device == "cuda":
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"]
+        try:
+            return subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError) as error:
+            raise VortexError("device 'cuda' was asked for but nvidia-smi finds no GPU; use --device cpu") from error
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+        return f"{name} x{sum(line.startswith('processor') for line in lines)}"
+    return name
