@@ -1,0 +1,140 @@
+"""What a proposer is: it reads the campaign so far and hands back the text of one program.
+
+Proposers never evaluate, never touch the store and never see a knob sampler. The campaign calls `propose` once for
+a slot, checks what comes back (syntax, novelty), tunes its knobs and evaluates it. A proposer must be a pure
+function of its arguments and its construction: same history, same `rng` state, same slot, same proposal. That is
+what makes a resumed campaign continue exactly.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Attr
+
+
+class ProposerError(VortexError):
+    """The proposer could not deliver (endpoint down, budget spent, nothing parsed after all repairs).
+
+    The campaign counts it against the proposer's circuit breaker and gives the slot to a typed mutation. With
+    `permanent` the proposer is not asked again in this session (for example when its budget is spent).
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False):
+        super().__init__(message)
+        self.permanent = permanent
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One program to evaluate.
+
+    `parents` are trial ids of the members it came from. `knobs` are values for its first evaluation; a knob that is
+    left out takes its default. `operator` names the move within the proposer (for example ``swap-reduction``).
+    `predicted_effect` is free JSON such as ``{"speedup": 1.4, "accuracy": -0.01}``. `label` is shown next to the
+    name wherever the row is printed (``authored`` for replies a person wrote; empty for everything else).
+    """
+
+    source: str
+    name: str
+    proposer: str
+    operator: str
+    parents: tuple[str, ...] = ()
+    hypothesis: str = ""
+    predicted_effect: Mapping[str, Any] = field(default_factory=dict)
+    knobs: Mapping[str, Attr] = field(default_factory=dict)
+    label: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        data["parents"] = list(self.parents)
+        return data
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Proposal:
+        return Proposal(**{**data, "parents": tuple(data["parents"])})
+
+
+@dataclass(frozen=True)
+class Member:
+    """One evaluated trial as proposers see it, rejected ones included.
+
+    `knobs` are the values it was evaluated with; `structure` is the hash with knobs and literals blanked. `status`
+    is ``accepted``, ``rejected`` or ``error``; `gate` and `reason` say what stopped it. `speedup` and `accuracy` are
+    point estimates relative to dense, None where not measured; `density` is tokens read / context tokens.
+    """
+
+    id: str
+    name: str
+    source: str
+    knobs: Mapping[str, Attr]
+    structure: str
+    status: str
+    gate: str | None
+    reason: str
+    speedup: float | None
+    accuracy: float | None
+    density: float | None
+    on_frontier: bool
+    parents: tuple[str, ...]
+    operator: str
+    proposer: str
+    hypothesis: str
+    predicted_effect: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request to a language model and what came back, as recorded in the campaign.
+
+    `key` identifies the request (a hash of everything that was sent), so that a recorded exchange can stand in for
+    a call. `response` is the raw reply, None when the call failed; then `error` says why. `tokens_in`,
+    `tokens_out` and `spend` (US dollars) are what the endpoint reported, and zero where it reported nothing.
+    `label` is ``authored`` for replies that no model wrote.
+    """
+
+    slot: int
+    key: str
+    request: Mapping[str, Any]
+    response: Mapping[str, Any] | None
+    error: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    spend: float = 0.0
+    seconds: float = 0.0
+    label: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Exchange:
+        return Exchange(**data)
+
+
+#: Where a proposer reports each exchange as soon as it ends; the campaign commits it before going on.
+Record = Callable[[Exchange], None]
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """`operators` are the arms that the campaign's bandit chooses among; a proposer without operators of its own
+    has one, its name."""
+
+    name: str
+    operators: tuple[str, ...]
+
+    def propose(
+        self, history: Sequence[Member], rng: random.Random, slot: int, operator: str | None = None
+    ) -> Proposal | None:
+        """One proposal for this slot; None when there is nothing to propose this time.
+
+        `history` holds every committed trial in slot order. `operator` is one of `operators`, or None to let the
+        proposer choose; a proposer that cannot apply it to this history may use another and says so in the
+        proposal. Raises `ProposerError`.
+        """
+        ...
