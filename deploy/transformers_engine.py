@@ -1,0 +1,202 @@
+"""A program as an attention implementation of Hugging Face transformers.
+
+`Pattern.register` makes the name usable as ``attn_implementation``; `Pattern.cache` gives the cache that goes with
+it. What runs follows from the cache alone: tokens that meet an empty cache are a prompt and are read densely; every
+later token, alone or in a chunk, selects pages for itself. No model code changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.executor import Executor
+
+_LAYER = "_vortex_layer"
+
+
+def executor_for(device: torch.device) -> type[Executor]:
+    """The executor of a device: Triton on a GPU, torch elsewhere."""
+    if device.type == "cuda":
+        from vortexlab.kernels.gpu import TritonExecutor
+
+        return TritonExecutor
+    from vortexlab.kernels.torch_executor import TorchExecutor
+
+    return TorchExecutor
+
+
+class PagedLayer(CacheLayerMixin):
+    """One layer's keys and values in pages, with the summaries of the complete ones.
+
+    The pool keeps each KV head's tokens next to each other, so transformers sees ordinary
+    [batch, kv_heads, tokens, channel] views and the executor sees pages of the same memory.
+    """
+
+    is_sliding = False
+    is_compileable = False
+
+    def __init__(self, program: Program, layer: int, layers: int):
+        super().__init__()
+        self.program, self.layer, self.layers = program, layer, layers
+        self.length = 0
+        self.executor: Executor | None = None
+        self.state: Any = None
+        self.tokens_read = 0
+        self.tokens_seen = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._grow(key_states, value_states, key_states.shape[2])
+        self.is_initialized = True
+
+    def _grow(self, key_states: Tensor, value_states: Tensor, tokens: int) -> None:
+        """Makes room for `tokens` tokens a row, at least doubling, in whole pages."""
+        batch, heads, _, channel = key_states.shape
+        page = self.program.page_size
+        old = self.length
+        self.capacity = -(-max(tokens, 2 * old, 256) // page) * page
+        pools = []
+        for states, held in ((key_states, self.keys), (value_states, self.values)):
+            pool = states.new_zeros(heads, batch * self.capacity, states.shape[3])
+            view = pool.view(heads, batch, self.capacity, states.shape[3]).transpose(0, 1)
+            if held is not None and old:
+                view[:, :, :old] = held[:, :, :old]
+            pools.append(pool)
+        self.pools = pools
+        self.keys, self.values = (
+            pool.view(heads, batch, self.capacity, -1).transpose(0, 1) for pool in pools
+        )
+        starts = [row * self.capacity for row in range(batch)]
+        self.paged = PagedKV.from_contiguous(pools[0], pools[1], starts, [old] * batch, page)
+        self.state = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        if key_states.shape[0] != self.keys.shape[0]:
+            raise VortexError(
+                f"the cache holds {self.keys.shape[0]} rows and was given {key_states.shape[0]}; use a new cache"
+            )
+        end = self.length + key_states.shape[2]
+        if end > self.capacity:
+            self._grow(key_states, value_states, end)
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.first_new, self.length = self.length, end
+        keys, values = self.keys[:, :, :end], self.values[:, :, :end]
+        setattr(keys, _LAYER, self)
+        return keys, values
+
+    def step(self, q: Tensor, scale: float) -> Tensor:
+        """Sparse attention of the newest tokens, one by one. `q`: [batch, heads, tokens, channel]."""
+        batch, heads, tokens, channel = q.shape
+        if self.executor is None:
+            kv_heads = self.pools[0].shape[0]
+            static = Static(kv_heads, heads // kv_heads, channel, scale, self.layer, self.layers)
+            self.executor = executor_for(q.device)(self.program, static)
+        lengths = self.paged.lengths
+        if self.state is None:
+            self.state = self.executor.new_state(self.paged)
+            lengths.fill_(self.length)
+            self.executor.summarize(self.state, self.paged)
+        out = torch.empty_like(q)
+        for i in range(tokens):
+            lengths.fill_(self.first_new + i + 1)
+            self.executor.update(self.state, self.paged)
+            out[:, :, i], lists = self.executor.decode(q[:, :, i].contiguous(), self.state, self.paged)
+            self.tokens_read += int(lists.tokens(lengths, self.program.page_size).sum())
+            self.tokens_seen += int(lengths.sum()) * self.pools[0].shape[0]
+        return out
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        self.length = 0
+        self.state = None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        raise VortexError("beam search is not supported with a sparse pattern; use greedy search or sampling")
+
+
+@dataclass
+class Pattern:
+    """A bound program that transformers can run under `name`."""
+
+    program: Program
+    name: str
+    _registered: bool = field(default=False, repr=False)
+
+    def register(self) -> str:
+        """Registers attention and mask; returns the name for ``attn_implementation``. Repeating it is harmless."""
+        AttentionInterface.register(self.name, _attention(self.name))
+        AttentionMaskInterface.register(self.name, sdpa_mask)
+        self._registered = True
+        return self.name
+
+    def cache(self, config: Any) -> Cache:
+        """A fresh cache for one batch of sequences of the model with this config.
+
+        Raises `VortexError` for models whose layers are not all full attention.
+        """
+        text = config.get_text_config(decoder=True)
+        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise VortexError(
+                f"the model has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}; a pattern runs on "
+                "models whose layers are all full attention"
+            )
+        count = text.num_hidden_layers
+        return Cache(layers=[PagedLayer(self.program, layer, count) for layer in range(count)])
+
+    @staticmethod
+    def density(cache: Cache) -> float | None:
+        """Effective density of all sparse steps so far: tokens read / tokens in context; None before the first."""
+        seen = sum(layer.tokens_seen for layer in cache.layers)
+        return sum(layer.tokens_read for layer in cache.layers) / seen if seen else None
+
+
+def _attention(name: str) -> Callable[..., tuple[Tensor, None]]:
+    def forward(
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        layer: PagedLayer | None = getattr(key, _LAYER, None)
+        prompt = query.shape[2] == key.shape[2]
+        if layer is None and not prompt:
+            raise VortexError(f"attention {name} needs its own cache: pass past_key_values=pattern.cache(model.config)")
+        if prompt:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        assert layer is not None
+        if attention_mask is not None and not bool(attention_mask[:, :, -1].all()):
+            raise VortexError(
+                f"attention {name} cannot read padded rows; batch prompts of equal length, or run them one by one"
+            )
+        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+        return layer.step(query, scale).transpose(1, 2).contiguous(), None
+
+    return forward
