@@ -87,37 +87,10 @@ class Member:
     predicted_effect: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """One request to a language model and what came back, as recorded in the campaign.
-
-    `key` identifies the request (a hash of everything that was sent), so that a recorded exchange can stand in for
-    a call. `response` is the raw reply, None when the call failed; then `error` says why. `tokens_in`,
-    `tokens_out` and `spend` (US dollars) are what the endpoint reported, and zero where it reported nothing.
-    `label` is ``authored`` for replies that no model wrote.
-    """
-
-    slot: int
-    key: str
-    request: Mapping[str, Any]
-    response: Mapping[str, Any] | None
-    error: str = ""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    spend: float = 0.0
-    seconds: float = 0.0
-    label: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Exchange:
-        return Exchange(**data)
-
-
-#: Where a proposer reports each exchange as soon as it ends; the campaign commits it before going on.
-Record = Callable[[Exchange], None]
+#: Where a proposer reports each exchange with a language model, as soon as it ends; the campaign commits it before
+#: going on. One JSON object: `key` (hash of the whole request), `slot`, `request`, `text` (the raw reply), `error`
+#: (empty when it was answered), `tokens`, `label`, and whatever else the proposer wants to keep.
+Record = Callable[[dict[str, Any]], None]
 
 
 @runtime_checkable

@@ -1,0 +1,308 @@
+"""The record of one campaign: an append-only list of events in one SQLite file.
+
+Everything else (trials, frontier, study, spend) is computed from the events, so a controller that is killed at any
+moment loses at most the evaluation that was running. One process writes, held to that by a lock of the operating
+system that dies with it; any number read.
+
+Kinds of event, in the order in which they appear:
+
+* ``campaign_started`` {config, environment, versions}; ``campaign_resumed`` {config} for every later session
+* ``exchange`` {slot, key, request, text, error, tokens, ...}: one request to a language model
+* ``proposer_failed`` {slot, proposer, reason, permanent}
+* ``proposal`` {slot, arm, proposal, structure, hash}
+* ``trial_started`` {slot, knobs, key}; again after a kill
+* ``verdict`` {slot, fidelity, environment, verdict, ...}, at most one for a slot and one for a key
+* ``note`` {text}, ``campaign_finished`` {reason}
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from vortexlab.dsl.errors import VortexError
+
+FILE, LOCK = "campaign.sqlite", "lock"
+_APPLICATION_ID = 0x564F5254  # "VORT", so that `file` and we know one of ours
+_SCHEMA_VERSION = 1
+KINDS = (
+    "campaign_started", "campaign_resumed", "exchange", "proposer_failed", "proposal", "trial_started", "verdict",
+    "note", "campaign_finished",
+)  # fmt: skip
+
+_SCHEMA = """
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    time REAL NOT NULL,
+    kind TEXT NOT NULL,
+    slot INTEGER,
+    key TEXT,
+    data TEXT NOT NULL CHECK (json_valid(data))
+);
+CREATE UNIQUE INDEX one_per_slot ON events (kind, slot) WHERE kind IN ('proposal', 'verdict');
+CREATE UNIQUE INDEX never_twice ON events (key) WHERE kind = 'verdict';
+CREATE TRIGGER no_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+CREATE TRIGGER no_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+"""
+
+
+@dataclass(frozen=True)
+class Event:
+    """`time` is seconds since the epoch, for display and time budgets only: no decision that must repeat reads it."""
+
+    seq: int
+    time: float
+    kind: str
+    data: Mapping[str, Any]
+
+
+class Store:
+    """The events of the campaign in `folder`. Make one with `create`, `write` or `read`; close it, or use `with`."""
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int | None, copy: Path | None = None):
+        self.folder = folder
+        self._connection, self._lock, self._copy = connection, lock, copy
+
+    @staticmethod
+    def create(folder: Path, started: Mapping[str, Any]) -> Store:
+        """A new campaign whose first event is `started`. The file appears whole or not at all.
+
+        Raises `VortexError` when the folder holds a campaign already, cannot be written, or another process has it.
+        """
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _acquire(folder)
+            try:
+                if exists(folder):
+                    raise VortexError(f"run {folder.name!r} exists; go on with --resume {folder.name}, or name another")
+                newborn = folder / f".{FILE}.new"
+                newborn.unlink(missing_ok=True)
+                connection = _connect(newborn)
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("BEGIN IMMEDIATE")
+                for statement in _statements(_SCHEMA):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                Store(folder, connection, lock)._insert("campaign_started", started, None, None)
+                connection.execute("COMMIT")
+                connection.close()
+                newborn.rename(folder / FILE)
+                connection = _connect(folder / FILE)
+                _begin_wal(connection)
+                return Store(folder, connection, lock)
+            except BaseException:
+                os.close(lock)
+                raise
+
+    @staticmethod
+    def write(folder: Path) -> Store:
+        """Opens an existing campaign as its one writer. Raises `VortexError` as `create` does."""
+        _require(folder)
+        with _explained(folder):
+            lock = _acquire(folder)
+            try:
+                connection = _connect(folder / FILE)
+                _check(connection, folder)
+                _begin_wal(connection)
+                return Store(folder, connection, lock)
+            except BaseException:
+                os.close(lock)
+                raise
+
+    @staticmethod
+    def read(folder: Path) -> Store:
+        """Opens an existing campaign for reading, whether or not somebody is writing it.
+
+        A folder that we may not write is read through a private copy, since SQLite wants to keep its index of a
+        write-ahead log beside the file.
+        """
+        _require(folder)
+        with _explained(folder):
+            try:
+                connection = _connect(folder / FILE, read_only=True)
+                connection.execute("SELECT count(*) FROM events").fetchone()
+                copy = None
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                    raise
+                copy = Path(tempfile.mkdtemp(prefix="vortex-read-"))
+                for suffix in ("", "-wal"):
+                    if (source := folder / f"{FILE}{suffix}").exists():
+                        shutil.copyfile(source, copy / f"{FILE}{suffix}")
+                connection = _connect(copy / FILE)
+            _check(connection, folder)
+            return Store(folder, connection, None, copy)
+
+    @property
+    def writable(self) -> bool:
+        return self._lock is not None
+
+    def append(self, kind: str, data: Mapping[str, Any], *, slot: int | None = None, key: str | None = None) -> Event:
+        """Commits one event and returns it; when this returns, the event survives a power cut.
+
+        `slot` enters the data too. Raises `VortexError` when the disk is full or gone (nothing is lost), when `slot`
+        has such an event already, or when `key` was evaluated before.
+        """
+        if not self.writable:
+            raise VortexError(f"run {self.folder.name!r} was opened for reading")
+        with _explained(self.folder):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                event = self._insert(kind, data, slot, key)
+                self._connection.execute("COMMIT")
+                return event
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _insert(self, kind: str, data: Mapping[str, Any], slot: int | None, key: str | None) -> Event:
+        assert kind in KINDS, kind
+        if slot is not None:
+            data = {"slot": slot, **data}
+        now, plain = time.time(), finite(data)
+        cursor = self._connection.execute(
+            "INSERT INTO events (time, kind, slot, key, data) VALUES (?, ?, ?, ?, ?)",
+            (now, kind, slot, key, json.dumps(plain, allow_nan=False, separators=(",", ":"))),
+        )
+        return Event(int(cursor.lastrowid or 0), now, kind, plain)
+
+    def events(self, *, after: int = 0, kind: str | None = None) -> Iterator[Event]:
+        """Events with a sequence number above `after`, oldest first."""
+        query = "SELECT seq, time, kind, data FROM events WHERE seq > ?" + (" AND kind = ?" if kind else "")
+        with _explained(self.folder):
+            rows = self._connection.execute(query + " ORDER BY seq", (after, kind) if kind else (after,))
+            for seq, when, name, data in rows:
+                yield Event(seq, when, name, json.loads(data))
+
+    def first(self) -> Event:
+        return next(self.events())
+
+    def close(self) -> None:
+        """A writer leaves one plain file behind, without a log beside it, unless somebody is reading."""
+        if self.writable:
+            # While a reader is there, or the disk is full, the log stays and is read the next time.
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA journal_mode = DELETE")
+        self._connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if self._copy is not None:
+            shutil.rmtree(self._copy, ignore_errors=True)
+            self._copy = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def exists(folder: Path) -> bool:
+    """Whether the folder holds a campaign."""
+    return (folder / FILE).is_file()
+
+
+def finite(value: Any) -> Any:
+    """The value as plain JSON; numbers that JSON has no spelling for become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def _require(folder: Path) -> None:
+    if not exists(folder):
+        raise VortexError(f"{folder} holds no campaign ({FILE} is missing); start one with `vortex search`")
+
+
+def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
+    uri = f"{file.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
+
+
+def _begin_wal(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # every commit reaches the disk before `append` returns
+
+
+def _statements(script: str) -> Iterator[str]:
+    pending = ""
+    for line in script.splitlines():
+        pending += line + "\n"
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""
+
+
+def _check(connection: sqlite3.Connection, folder: Path) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application != _APPLICATION_ID:
+        raise VortexError(f"{folder / FILE} is no campaign of Vortex")
+    if version != _SCHEMA_VERSION:
+        raise VortexError(f"{folder / FILE} has form {version}; this release reads {_SCHEMA_VERSION}")
+
+
+def _acquire(folder: Path) -> int:
+    """The descriptor of the lock file, locked. The lock goes when the process does, however it ends."""
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(lock, 32).decode(errors="replace").strip()
+        os.close(lock)
+        by = f" by process {owner}" if owner.isdigit() else ""
+        raise VortexError(
+            f"run {folder.name!r} is being written{by}; wait for it, stop it, or give this campaign another name"
+        ) from None
+    except BaseException:
+        os.close(lock)
+        raise
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+    return lock
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns what the disk and SQLite say into one line for the user."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise VortexError(f"run {folder.name!r}: the event contradicts the record ({error})") from error
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            line = (
+                f"the disk of {folder} is full or failing ({error}); everything recorded so far is safe: "
+                f"free some space and go on with `vortex search --resume {folder.name}`"
+            )
+        elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            line = f"run folder {folder} cannot be written ({error}); make it writable or give another with --runs"
+        elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            line = f"{folder / FILE} is damaged or no SQLite file ({error}); restore it from a copy"
+        else:
+            line = f"{folder / FILE}: {error}"
+        raise VortexError(line) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise VortexError(
+            f"run folder {folder} cannot be used ({reason}); make it writable, free some space, or give another folder"
+        ) from error
