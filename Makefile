@@ -1,0 +1,65 @@
+# Every target sets up what it needs in .venv by itself. `make search` runs a campaign, `make test` the tests.
+PYTHON ?= python3
+ARGS ?=
+WORKERS ?= 2
+
+venv   := .venv
+python := $(venv)/bin/python
+pin     = $(shell sed -n 's/^$(1)==//p' constraints.txt)
+pytest := $(python) -m pytest -n $(WORKERS) --dist loadfile -q
+rooms  := dsl|kernels|evaluator|search_spaces|agent|deploy
+
+.PHONY: help setup link search test test-all test-gpu lint train clean
+
+help:
+	@echo "make setup     install everything into .venv"
+	@echo "make search    run a campaign on this machine (more options: make search ARGS='--hours 1')"
+	@echo "make test      the tests that need neither a GPU nor much time"
+	@echo "make test-all  these and the long ones;  make test-gpu: those for a CUDA device"
+	@echo "make lint      ruff and mypy"
+	@echo "make train     train the reference model (resumes where it stopped)"
+	@echo "make clean     remove .venv and everything that was built"
+
+$(python):
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(venv)
+
+# torch and triton are left out of the derived constraints: which build they are is install_torch.sh's choice.
+$(venv)/.installed: constraints.txt pyproject.toml scripts/install_torch.sh | $(python)
+	grep -vE '^(torch|triton)==' constraints.txt >$(venv)/constraints.txt
+	scripts/install_torch.sh $(python) $(venv)/constraints.txt $(call pin,torch) $(call pin,triton)
+	$(python) -m pip install --quiet --constraint $(venv)/constraints.txt setuptools
+	$(python) -m pip install --quiet --constraint $(venv)/constraints.txt --no-build-isolation \
+		--config-settings editable_mode=strict --editable '.[dev]'
+	touch $@
+
+setup: link
+
+link: $(venv)/.installed
+	@scripts/link.sh $(python)
+
+search: link
+	$(venv)/bin/vortex search $(ARGS)
+
+test: link
+	$(pytest) $(ARGS)
+
+test-all: link
+	$(pytest) -m 'not gpu and not vllm' $(ARGS)
+
+test-gpu: link
+	$(python) -m pytest -q -m gpu $(ARGS)
+
+# mypy reads the linked packages, which have their import names there; sed turns its paths back into the folders'.
+lint: SHELL := bash
+lint: .SHELLFLAGS := -o pipefail -c
+lint: link
+	$(python) -m ruff check .
+	$(python) -m mypy -p vortexlab | sed -E 's#^build/linked/##; s#^vortexlab/(($(rooms))/)#\1#'
+
+train: link
+	$(python) -m vortexlab.evaluator.reference.train $(ARGS)
+
+clean:
+	rm -rf $(venv) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
