@@ -1,0 +1,155 @@
+"""Hashes that see what a program means and not how it is written, and how far apart two programs are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from vortexlab.dsl.ir import Program, digest
+from vortexlab.dsl.normal import NormalForm, normal_form
+
+_DEPTH = 3
+_Vertex = tuple[str, str]
+
+
+def canonical_hash(program: Program) -> str:
+    """64 hexadecimal digits, equal for programs that differ in names, order, dead code or spelling only.
+
+    Works on bound and unbound programs. Two unbound programs are equal when their knobs have the same ranges and
+    defaults in the same roles, whatever the knobs are called.
+    """
+    form = normal_form(program)
+    rank = _ranks(form)
+    hashes: list[str] = []
+    for term in form.terms:
+        below = [hashes[i] for i in term.inputs]
+        marks = [[role, _spec(form, kind, name), rank[kind, name]] for role, kind, name in term.marks]
+        hashes.append(digest([list(term.label), below if term.is_ordered else sorted(below), marks]))
+    page = form.page if isinstance(form.page, str) else [_spec(form, *form.page[1:]), rank[form.page[1], form.page[2]]]
+    return digest(
+        {
+            "version": 1,
+            "page": page,
+            "output": hashes[form.output],
+            "seed": program.seed if form.has_random else None,
+            "summaries": program.summary_dtype if form.has_summaries else None,
+        }
+    )
+
+
+def structure_hash(program: Program) -> str:
+    """64 hexadecimal digits, equal for programs that differ in numbers and knobs only.
+
+    Taken of the unbound program: once a choice knob (the way heads are reduced) is bound, its value is structure.
+    """
+    form = normal_form(program, blank=True)
+    rank = _ranks(form)
+    hashes: list[str] = []
+    for term in form.terms:
+        below = [hashes[i] for i in term.inputs]
+        marks = [[role, rank[kind, name]] for role, kind, name in term.marks]
+        hashes.append(digest([list(term.label), below if term.is_ordered else sorted(below), marks]))
+    return digest(
+        {
+            "version": 1,
+            "output": hashes[form.output],
+            "summaries": program.summary_dtype if form.has_summaries else None,
+        }
+    )
+
+
+def distance(a: Program, b: Program) -> float:
+    """How differently two programs are built, in [0, 1]; 0 for programs that differ in numbers and names only.
+
+    One minus the Jaccard similarity of the multisets of their subtrees of depth one to three, numbers blanked.
+    """
+    left, right = _subtrees(a), _subtrees(b)
+    return 1.0 - (left & right).total() / (left | right).total()
+
+
+def _subtrees(program: Program) -> Counter[str]:
+    form = normal_form(program, blank=True)
+    labels = [digest([list(t.label), [role for role, _, _ in t.marks]]) for t in form.terms]
+    found = Counter(labels)
+    level = labels
+    for _ in range(_DEPTH - 1):
+        deeper = []
+        for index, term in enumerate(form.terms):
+            below = [level[i] for i in term.inputs]
+            deeper.append(digest([labels[index], below if term.is_ordered else sorted(below)]))
+        found.update(h for h, term in zip(deeper, form.terms, strict=True) if term.inputs)
+        level = deeper
+    return found
+
+
+def _spec(form: NormalForm, kind: str, name: str) -> list[object]:
+    """What a knob is, its name left out."""
+    if kind != "knob":
+        return [kind]
+    knob = form.knobs[name]
+    return [knob.kind, knob.default, knob.low, knob.high, knob.log, knob.step, list(knob.choices)]
+
+
+def _ranks(form: NormalForm) -> dict[_Vertex, int]:
+    """A number for every knob and axis that does not depend on names or order.
+
+    Colour refinement on the graph of terms, knobs and axes: a vertex is told from another by what it is, what it
+    reads and what reads it. Vertices that stay alike are interchangeable, so that any of them may come first.
+    """
+    names = sorted({(kind, name) for t in form.terms for _, kind, name in t.marks}
+                   | ({(form.page[1], form.page[2])} if not isinstance(form.page, str) else set()))  # fmt: skip
+    if not names:
+        return {}
+    colours = _refined(form, names, {name: digest(_spec(form, *name)) for name in names})
+    while True:
+        classes: dict[int, list[_Vertex]] = {}
+        for name in names:
+            classes.setdefault(colours[name], []).append(name)
+        shared = [colour for colour in sorted(classes) if len(classes[colour]) > 1]
+        if not shared:
+            break
+        marked = {name: f"{colours[name]:08d}" for name in names}
+        marked[classes[shared[0]][0]] += "!"
+        colours = _refined(form, names, marked)
+    order = {colour: position for position, colour in enumerate(sorted(colours[name] for name in names))}
+    return {name: order[colours[name]] for name in names}
+
+
+def _refined(form: NormalForm, names: list[_Vertex], initial: dict[_Vertex, str]) -> dict[_Vertex, int]:
+    """Stable colours of `names`, as small integers that depend on the shape of the graph alone."""
+    terms = form.terms
+    users: list[list[tuple[int, int]]] = [[] for _ in terms]
+    holders: dict[_Vertex, list[tuple[str, int]]] = {name: [] for name in names}
+    for index, term in enumerate(terms):
+        for position, source in enumerate(term.inputs):
+            users[source].append((position if term.is_ordered else -1, index))
+        for role, kind, name in term.marks:
+            holders[kind, name].append((role, index))
+    page = None if isinstance(form.page, str) else (form.page[1], form.page[2])
+    term_colour = _compact([(term.label, index == form.output) for index, term in enumerate(terms)])
+    name_colour = dict(zip(names, _compact([(initial[n], n == page) for n in names]), strict=True))
+    count = 0
+    while True:
+        signatures = []
+        for index, term in enumerate(terms):
+            below = [term_colour[i] for i in term.inputs]
+            signatures.append((
+                term_colour[index],
+                tuple(below if term.is_ordered else sorted(below)),
+                tuple((role, name_colour[kind, name]) for role, kind, name in term.marks),
+                tuple(sorted((position, term_colour[user]) for position, user in users[index])),
+            ))  # fmt: skip
+        name_signatures = [
+            (name_colour[n], tuple(sorted((role, term_colour[holder]) for role, holder in holders[n]))) for n in names
+        ]
+        term_colour = _compact(signatures)
+        name_colour = dict(zip(names, _compact(name_signatures), strict=True))
+        seen = len(set(term_colour)) + len(set(name_colour.values()))
+        if seen == count:
+            return name_colour
+        count = seen
+
+
+def _compact(signatures: list) -> list[int]:  # type: ignore[type-arg]
+    """Each signature's place among the different ones, in their own order."""
+    place = {signature: position for position, signature in enumerate(sorted(set(signatures)))}
+    return [place[signature] for signature in signatures]

@@ -1,0 +1,208 @@
+"""Programs with everything removed that does not change their meaning: the form that hashes are taken of.
+
+Live nodes become *terms*. Scalars made of constants alone are evaluated, differences are sums with a negative, set
+algebra is written with union, intersection and complements of leaves, chains of associative operations are flattened
+and their order is dropped, equal terms are one. Names stay behind as *marks*: a knob or an axis made by the program is only what uses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vortexlab.dsl.ir import FLOAT, SET, Attr, Knob, KnobRef, Node, Program, Static
+from vortexlab.dsl.ops import OPS
+from vortexlab.dsl.scalars import scalar_value
+
+_FIXED_AXES = ("page", "head", "token", "channel")
+_AXIS_ATTRS = {"split": ("axis", "name"), "rename": ("old", "new"), "reduce": ("axis",), "dot": ("axis",)}
+#: Associative, commutative and idempotent: a chain of them is a set of operands.
+_CHAINS = ("union", "intersect", "and", "or", "maximum", "minimum")
+_DUAL = {"union": "intersect", "intersect": "union"}
+
+Label = tuple[str, ...]
+Mark = tuple[str, str, str]  # role, "knob" or "axis", name
+
+
+@dataclass(frozen=True)
+class Term:
+    """`inputs` are indices of earlier terms; their order means something only where `is_ordered`."""
+
+    label: Label
+    inputs: tuple[int, ...] = ()
+    is_ordered: bool = True
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
+class NormalForm:
+    """`page` is the page size, as a text or as a mark."""
+
+    terms: tuple[Term, ...]
+    output: int
+    page: str | Mark
+    knobs: Mapping[str, Knob]
+    has_random: bool
+    has_summaries: bool
+
+
+def normal_form(program: Program, *, blank: bool = False) -> NormalForm:
+    """The normal form of a bound or unbound program.
+
+    With `blank` every number is the same number, whether it stands in the text, in a knob or in arithmetic on both,
+    and a choice made by a knob is the same choice: what is left is the structure.
+    """
+    builder = _Builder(program, blank)
+    live = program.live()
+    for index in live:
+        builder.place[index] = builder.term(index, program.nodes[index])
+    output = builder.place[program.output]
+    page: str | Mark
+    if blank:
+        page = "number"
+    else:
+        page = ("page", "knob", program.page.name) if isinstance(program.page, KnobRef) else str(program.page)
+    return _pruned(builder, output, page)
+
+
+def _pruned(builder: _Builder, output: int, page: str | Mark) -> NormalForm:
+    """Only what the output still reads: rewriting leaves terms behind."""
+    needed: set[int] = set()
+    stack = [output]
+    while stack:
+        index = stack.pop()
+        if index not in needed:
+            needed.add(index)
+            stack.extend(builder.terms[index].inputs)
+    order = {old: new for new, old in enumerate(sorted(needed))}
+    terms = tuple(
+        Term(t.label, tuple(order[i] for i in t.inputs), t.is_ordered, t.marks)
+        for t in (builder.terms[old] for old in sorted(needed))
+    )
+    ops = {term.label[0] for term in terms}
+    return NormalForm(terms, order[output], page, builder.program.knobs, "random" in ops, "field" in ops)
+
+
+class _Builder:
+    def __init__(self, program: Program, blank: bool):
+        self.program = program
+        self.blank = blank
+        self.terms: list[Term] = []
+        self.place: dict[int, int] = {}
+        self._seen: dict[Term, int] = {}
+        self._constant = _constants(program, blank)
+
+    def add(self, term: Term) -> int:
+        if term not in self._seen:
+            self._seen[term] = len(self.terms)
+            self.terms.append(term)
+        return self._seen[term]
+
+    def term(self, index: int, node: Node) -> int:
+        if index in self._constant:
+            return self.add(Term(("number",))) if self.blank else self._number(index)
+        op = node.op
+        if op == "field":
+            return self.add(Term((op,), (self.place[self.program.fields[str(node.attrs["name"])]],)))
+        inputs = tuple(self.place[i] for i in node.inputs)
+        if node.type.kind == FLOAT and OPS[op].group in ("unary", "binary"):
+            inputs = tuple(self._float(i) for i in inputs)
+        if op == "neg":
+            return self._negative(inputs[0])
+        if op == "sub":
+            op, inputs = "add", (inputs[0], self._negative(inputs[1]))
+        if op == "complement":
+            return self._complement(inputs[0])
+        if op == "difference":
+            return self._chain("intersect", (inputs[0], self._complement(inputs[1])))
+        if op in _CHAINS:
+            return self._chain(op, inputs)
+        if op == "where" and not self.blank and node.inputs[0] in self._constant:
+            chosen = node.inputs[1 if self._value(node.inputs[0]) else 2]
+            if self.program.nodes[chosen].type == node.type:
+                return self.place[chosen]
+        spec = OPS[op]
+        if spec.group == "selector" and len(inputs) == spec.arity[1] > spec.arity[0]:
+            if self.terms[inputs[-1]].label == ("everything",):
+                inputs = inputs[:-1]
+        ordered = not spec.commutative
+        label, marks = self._attrs(op, node.attrs)
+        return self.add(Term((op, *label), inputs if ordered else tuple(sorted(inputs)), ordered, marks))
+
+    def _attrs(self, op: str, attrs: Mapping[str, Attr | KnobRef]) -> tuple[Label, tuple[Mark, ...]]:
+        label: list[str] = []
+        marks: list[Mark] = []
+        for key in sorted(attrs):
+            value = attrs[key]
+            if key in _AXIS_ATTRS.get(op, ()) and value not in _FIXED_AXES:
+                marks.append((key, "axis", str(value)))
+            elif op == "knob":
+                marks.append((key, "knob", str(value)))
+            elif self.blank and (isinstance(value, KnobRef) or key in ("size", "salt")):
+                label.append(f"{key}=*")
+            elif isinstance(value, KnobRef):
+                marks.append((key, "knob", value.name))
+            else:
+                label.append(f"{key}={value!r}")
+        return tuple(label), tuple(marks)
+
+    def _value(self, index: int) -> int | float | bool:
+        return scalar_value(self.program, index, Static(1, 1, 1, 1.0), None)
+
+    def _number(self, index: int) -> int:
+        value = self._value(index)
+        if isinstance(value, float):
+            text = "nan" if math.isnan(value) else (value + 0.0).hex()  # adding 0.0 makes one zero of the two
+        else:
+            text = str(value)
+        return self.add(Term(("const", type(value).__name__, text)))
+
+    def _float(self, index: int) -> int:
+        """An int constant among floats is the float of its value."""
+        label = self.terms[index].label
+        return self.add(Term(("const", "float", float(int(label[2])).hex()))) if label[:2] == ("const", "int") else index
+
+    def _negative(self, index: int) -> int:
+        label = self.terms[index].label
+        if label == ("neg",):
+            return self.terms[index].inputs[0]
+        if label[:2] == ("const", "int"):
+            return self.add(Term(("const", "int", str(-int(label[2])))))
+        if label[:2] == ("const", "float") and label[2] != "nan":
+            return self.add(Term(("const", "float", (0.0 - float.fromhex(label[2])).hex())))
+        return index if label == ("number",) else self.add(Term(("neg",), (index,)))
+
+    def _complement(self, index: int) -> int:
+        term = self.terms[index]
+        if term.label == ("complement",):
+            return term.inputs[0]
+        if term.label[0] in _DUAL:
+            return self._chain(_DUAL[term.label[0]], tuple(self._complement(i) for i in term.inputs))
+        return self.add(Term(("complement",), (index,)))
+
+    def _chain(self, op: str, inputs: tuple[int, ...]) -> int:
+        operands: set[int] = set()
+        for index in inputs:
+            term = self.terms[index]
+            operands.update(term.inputs if term.label == (op,) else (index,))
+        whole = {i for i in operands if self.terms[i].label == ("everything",)}
+        if whole and op == "union":
+            return whole.pop()
+        if whole and op == "intersect" and len(operands) > 1:
+            operands -= whole
+        if len(operands) == 1:
+            return operands.pop()
+        return self.add(Term((op,), tuple(sorted(operands)), False))
+
+
+def _constants(program: Program, blank: bool) -> frozenset[int]:
+    """Scalars made of constants alone; of constants and knobs where numbers are blanked."""
+    leaves = ("const", "knob") if blank else ("const",)
+    found: set[int] = set()
+    for index, node in program:
+        if node.op in leaves or (
+            node.inputs and not node.type.axes and node.type.kind != SET and all(i in found for i in node.inputs)
+        ):
+            found.add(index)
+    return frozenset(found)
