@@ -1,0 +1,251 @@
+"""The page-centric KV cache that every executor reads.
+
+A cache is one layer's pools of blocks plus, for every request of the batch, a table of blocks in token order. A
+program has its own page size, which divides the block or is a multiple of it; *physical pages* number the pages of
+the pool, so that what is remembered of a page is found again by every request that shares it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vortexlab.dsl.errors import VortexError
+
+
+@dataclass
+class PagedKV:
+    """Keys and values of one attention layer, in blocks.
+
+    `k`, `v`: [blocks, kv_heads, block, channel], views with any strides whose channel stride is 1.
+    `table`: int32 [batch, max_blocks], the physical block of each logical block; entries past the length are unused.
+    `lengths`: int32 [batch], tokens in the cache, the query's own included.
+    `block`: tokens of one block. Rows share a prefix by naming the same blocks.
+    """
+
+    k: Tensor
+    v: Tensor
+    table: Tensor
+    lengths: Tensor
+    block: int
+
+    def __post_init__(self) -> None:
+        if self.k.dim() != 4 or self.k.shape != self.v.shape or self.k.shape[2] != self.block:
+            raise VortexError(
+                f"a KV cache needs k and v of shape [blocks, kv_heads, {self.block}, channel]; found "
+                f"{list(self.k.shape)} and {list(self.v.shape)}"
+            )
+        if self.k.stride(3) != 1 or self.v.stride(3) != 1:
+            raise VortexError("a KV cache needs keys and values whose channels lie next to each other (stride 1)")
+        if self.table.dim() != 2 or self.lengths.shape != self.table.shape[:1]:
+            raise VortexError(
+                f"a KV cache needs a table [batch, max_blocks] and lengths [batch]; found {list(self.table.shape)} "
+                f"and {list(self.lengths.shape)}"
+            )
+
+    @property
+    def batch(self) -> int:
+        return self.table.shape[0]
+
+    @property
+    def kv_heads(self) -> int:
+        return self.k.shape[1]
+
+    @property
+    def head_dim(self) -> int:
+        return self.k.shape[3]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that a row's table has room for."""
+        return self.table.shape[1] * self.block
+
+    def blocks_per_page(self, page: int) -> int:
+        """Blocks that one page of `page` tokens spans: 1 when the page divides the block.
+
+        Raises `VortexError` when neither divides the other.
+        """
+        if page < 1 or (page % self.block and self.block % page):
+            raise VortexError(
+                f"a page of {page} tokens does not fit a cache with blocks of {self.block}; choose a page that "
+                "divides the block or is a multiple of it"
+            )
+        return max(1, page // self.block)
+
+    def physical_pages(self, page: int) -> int:
+        """How many physical page numbers the pool has: the size of anything indexed by physical page."""
+        self.blocks_per_page(page)
+        return self.k.shape[0] * max(1, self.block // page)
+
+    def page_table(self, page: int) -> Tensor:
+        """int64 [batch, pages]: the physical page of each logical page that the table has room for.
+
+        A page inside a block is ``block_id * (block / page) + position``. A page of several blocks is known by its
+        *last* block, which under prefix sharing fixes the ones before it.
+        """
+        span = self.blocks_per_page(page)
+        table = self.table.long()
+        if span > 1:
+            return table[:, span - 1 :: span]
+        inside = self.block // page
+        if inside == 1:
+            return table
+        return (table[:, :, None] * inside + torch.arange(inside, device=table.device)).flatten(1)
+
+    def append(self, k_new: Tensor, v_new: Tensor) -> None:
+        """Writes one token per request ([batch, kv_heads, channel]) and lengthens every row by one.
+
+        Raises `VortexError` when a row's table is full.
+        """
+        position = self.lengths.long()
+        if int(position.max()) >= self.capacity:
+            raise VortexError(f"the KV cache is full: {self.capacity} tokens a row; allocate more blocks")
+        blocks = self.table.long().gather(1, (position // self.block)[:, None])[:, 0]
+        self.k[blocks, :, position % self.block] = k_new.to(self.k.dtype)
+        self.v[blocks, :, position % self.block] = v_new.to(self.v.dtype)
+        self.lengths += 1
+
+    def dense(self, row: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one request, copied out in token order: two of [kv_heads, length, channel]."""
+        length = int(self.lengths[row])
+        blocks = self.table[row, : -(-length // self.block)].long()
+
+        def flat(pool: Tensor) -> Tensor:
+            return pool[blocks].transpose(0, 1).flatten(1, 2)[:, :length]
+
+        return flat(self.k), flat(self.v)
+
+    def fork(self, rows: Sequence[int], spare: int = 0) -> PagedKV:
+        """A cache over the same pool whose row i continues request `rows[i]` with `spare` more tokens.
+
+        Full blocks are shared; a last block that is not full is copied, so rows never write into each other. New
+        blocks are those that no row of this cache names. Raises `VortexError` when there are too few of them.
+        """
+        lengths = [int(self.lengths[row]) for row in rows]
+        full = [length // self.block for length in lengths]
+        width = [-(-(length + spare) // self.block) for length in lengths]
+        used = set(self.table.flatten().tolist())
+        free = [number for number in range(self.k.shape[0]) if number not in used]
+        need = sum(w - f for w, f in zip(width, full, strict=True))
+        if need > len(free):
+            raise VortexError(f"forking the KV cache needs {need} free blocks and it has {len(free)}")
+        table = torch.zeros(len(rows), max(width, default=0), dtype=torch.int32)
+        for i, row in enumerate(rows):
+            table[i, : full[i]] = self.table[row, : full[i]].cpu()
+            own, free = free[: width[i] - full[i]], free[width[i] - full[i] :]
+            table[i, full[i] : width[i]] = torch.tensor(own, dtype=torch.int32)
+            if lengths[i] % self.block:
+                source = int(self.table[row, full[i]])
+                self.k[own[0]].copy_(self.k[source])
+                self.v[own[0]].copy_(self.v[source])
+        device = self.table.device
+        return PagedKV(
+            self.k, self.v, table.to(device), torch.tensor(lengths, dtype=torch.int32).to(device), self.block
+        )
+
+    @staticmethod
+    def from_dense(
+        k: Tensor | Sequence[Tensor],
+        v: Tensor | Sequence[Tensor],
+        block: int,
+        *,
+        shuffle_seed: int | None = None,
+        spare: int = 0,
+        free_blocks: int = 0,
+    ) -> PagedKV:
+        """A cache holding `k[i]`, `v[i]` ([kv_heads, tokens, channel]) for each request i, ragged lengths allowed.
+
+        The pool keeps each KV head's tokens next to each other. Blocks are numbered in order, or permuted by
+        `shuffle_seed`. Every row has room for `spare` further tokens; `free_blocks` more belong to no row.
+        """
+        if len(k) != len(v) or not len(k):
+            raise VortexError(
+                "a KV cache needs keys and values of at least one request, as many of one as of the other"
+            )
+        lengths = [item.shape[1] for item in k]
+        counts = [max(1, -(-(length + spare) // block)) for length in lengths]
+        total = sum(counts) + free_blocks
+        heads, _, channel = k[0].shape
+        order = torch.arange(total)
+        if shuffle_seed is not None:
+            order = torch.randperm(total, generator=torch.Generator().manual_seed(shuffle_seed))
+        table = torch.zeros(len(k), max(counts), dtype=torch.int32)
+        pools = [torch.zeros(heads, total * block, channel, dtype=x[0].dtype, device=x[0].device) for x in (k, v)]
+        views = [pool.view(heads, total, block, channel).transpose(0, 1) for pool in pools]
+        start = 0
+        for i, count in enumerate(counts):
+            ids = order[start : start + count]
+            start += count
+            table[i, :count] = ids
+            for view, item in zip(views, (k[i], v[i]), strict=True):
+                padded = item.new_zeros(heads, count * block, channel)
+                padded[:, : lengths[i]] = item
+                view[ids] = padded.view(heads, count, block, channel).transpose(0, 1)
+        device = pools[0].device
+        return PagedKV(
+            views[0], views[1], table.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), block
+        )
+
+    @staticmethod
+    def from_contiguous(k: Tensor, v: Tensor, starts: Sequence[int], lengths: Sequence[int], block: int) -> PagedKV:
+        """Recorded contexts as a cache, without copying.
+
+        `k`, `v`: [kv_heads, tokens, channel] holding many contexts one after the other, token-contiguous per KV
+        head; context i occupies tokens ``starts[i] .. starts[i] + lengths[i]``. Starts must be multiples of
+        `block`; a table reaches to the next start (or the end), so the gap there is room to grow.
+        """
+        tokens = k.shape[1]
+        if tokens % block or any(start % block for start in starts):
+            raise VortexError(f"contexts must start at, and the pool must end at, a multiple of the block ({block})")
+        ends = [min([s for s in starts if s > start], default=tokens) for start in starts]
+        counts = [(end - start) // block for start, end in zip(starts, ends, strict=True)]
+        table = torch.zeros(len(starts), max(counts), dtype=torch.int32)
+        for i, (start, count) in enumerate(zip(starts, counts, strict=True)):
+            if lengths[i] > count * block:
+                raise VortexError(f"context {i} of {lengths[i]} tokens runs into the next one")
+            table[i, :count] = torch.arange(start // block, start // block + count, dtype=torch.int32)
+
+        def view(x: Tensor) -> Tensor:
+            return x.unflatten(1, (tokens // block, block)).transpose(0, 1)
+
+        return PagedKV(
+            view(k), view(v), table.to(k.device), torch.tensor(lengths, dtype=torch.int32, device=k.device), block
+        )
+
+
+class Rows:
+    """Reads runs of tokens out of a pool: [blocks, kv_heads, block, channel] seen as a list of equal memory rows.
+
+    A row is the longest run of tokens of one KV head that lies contiguously in every block and divides both block
+    and page: `atom` tokens. Reading whole rows makes a gather a sequence of plain memory copies whatever the layout.
+    """
+
+    def __init__(self, pool: Tensor, page: int):
+        blocks, heads, block, channel = pool.shape
+        self.channel, self.block = channel, block
+        self.atom = min(page, block) if pool.stride(2) == channel or block == 1 else 1
+        steps = [
+            stride
+            for size, stride in (
+                (blocks, pool.stride(0)),
+                (heads, pool.stride(1)),
+                (block // self.atom, pool.stride(2)),
+            )
+            if size > 1
+        ]
+        if self.atom > 1 and block > self.atom:
+            steps[-1] *= self.atom
+        grain = math.gcd(*steps) if steps else 1
+        grain = grain or 1
+        last = sum((size - 1) * stride for size, stride in zip(pool.shape[:3], pool.stride()[:3], strict=True))
+        count = (last + channel - self.atom * channel) // grain + 1
+        self.memory = pool.as_strided((count, self.atom * channel), (grain, 1))
+        self._strides = (pool.stride(0) // grain, pool.stride(1) // grain, pool.stride(2) * self.atom // grain)
+
+    def index(self, blocks: Tensor, heads: Tensor, atoms: Tensor) -> Tensor:
+        """The memory row of atom `atoms` (counted inside the block) of KV head `heads` in block `blocks`; int64."""
+        return blocks * self._strides[0] + heads * self._strides[1] + atoms * self._strides[2]

@@ -1,0 +1,101 @@
+"""Attention over listed pages: gathers the pages of a few KV heads at a time and multiplies them while in cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vortexlab.kernels.cache import PagedKV, Rows
+from vortexlab.kernels.executor import PageLists
+
+#: Bytes of keys gathered at a time: about what the last-level cache of a CPU holds beside everything else.
+_TILE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+
+
+class Workspace:
+    """Buffers that live from call to call, so that a step allocates (and page-faults) nothing large."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised tensor of the given shape with the dtype and device of `like`."""
+        size = 1
+        for length in shape:
+            size *= length
+        key = (name, like.dtype, like.device)
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+        return buffer[:size].view(shape)
+
+
+def attend(
+    q: Tensor, cache: PagedKV, lists: PageLists, page: int, scale: float, workspace: Workspace | None = None
+) -> Tensor:
+    """softmax(scale * q.k) v over the tokens before each length on the listed pages, accumulated in fp32.
+
+    `q`: [batch, query_heads, channel]; returns the same shape and dtype. Where query heads have lists of their own,
+    the union is read once and each head sees only its pages.
+    """
+    workspace = workspace or Workspace()
+    batch, heads = cache.batch, cache.kv_heads
+    group = q.shape[1] // heads
+    rows_k, rows_v = Rows(cache.k, page), Rows(cache.v, page)
+    atom = min(rows_k.atom, rows_v.atom)
+    if rows_k.atom != rows_v.atom:
+        rows_k, rows_v = Rows(cache.k, atom), Rows(cache.v, atom)
+    union = lists.union()
+    lengths = cache.lengths.long()
+    tokens = union.tokens(cache.lengths, page).flatten()
+    device = q.device
+
+    # Memory rows of every listed page, in token order: [batch * kv_heads, rows].
+    per_page, per_block = page // atom, cache.block // atom
+    pages = union.pages[:, :, 0].long().clamp(min=0)
+    atoms = (pages[..., None] * per_page + torch.arange(per_page, device=device)).flatten(2)
+    atoms = torch.minimum(atoms, ((lengths - 1) // atom)[:, None, None])
+    blocks = cache.table.long().gather(1, (atoms // per_block).flatten(1)).view(atoms.shape)
+    head = torch.arange(heads, device=device)[None, :, None]
+    index_k = rows_k.index(blocks, head, atoms % per_block).flatten(0, 1)
+    index_v = rows_v.index(blocks, head, atoms % per_block).flatten(0, 1)
+
+    hidden = None
+    if lists.pages.shape[2] > 1:
+        member = lists.to_mask(int(lists.pages.max()) + 1)
+        listed = pages[:, :, None].expand(-1, -1, group, -1)
+        hidden = ~member.expand(-1, -1, group, -1).gather(3, listed).flatten(0, 1)
+
+    query = q.view(batch * heads, group, -1).float()
+    out = torch.empty_like(query)
+    sizes = tokens.tolist()
+    width = max(1, _TILE_BYTES.get(device.type, 64 << 20) // max(1, max(sizes) * cache.head_dim * 4))
+    for start in range(0, batch * heads, width):
+        stop = min(start + width, batch * heads)
+        most, least = max(sizes[start:stop]), min(sizes[start:stop])
+        span = -(-most // atom)
+        keys = _gather(rows_k, index_k[start:stop, :span], "k", workspace)[:, :most]
+        weight = torch.bmm(query[start:stop], keys.transpose(1, 2)).mul_(scale)
+        if least < most:
+            late = torch.arange(most, device=device) >= tokens[start:stop, None]
+            weight.masked_fill_(late[:, None], float("-inf"))
+        if hidden is not None:
+            weight.masked_fill_(hidden[start:stop].repeat_interleave(page, 2)[..., :most], float("-inf"))
+        weight = torch.softmax(weight, -1)
+        values = _gather(rows_v, index_v[start:stop, :span], "v", workspace)[:, :most]
+        if least < most:
+            # Memory past the length may hold anything, NaN too, which a weight of 0 does not undo.
+            values[:, least:].masked_fill_(late[:, least:, None], 0.0)
+        torch.bmm(weight, values, out=out[start:stop])
+    return out.view(batch, heads * group, -1).to(q.dtype)
+
+
+def _gather(rows: Rows, index: Tensor, name: str, workspace: Workspace) -> Tensor:
+    """fp32 [n, tokens, channel] of the memory rows `index` ([n, rows])."""
+    memory = rows.memory
+    found = workspace.take(name, (index.numel(), memory.shape[1]), memory)
+    torch.index_select(memory, 0, index.flatten(), out=found)
+    if found.dtype != torch.float32:
+        wide = workspace.take(name, tuple(found.shape), torch.empty(0, device=found.device))
+        found = wide.copy_(found)
+    return found.view(index.shape[0], -1, rows.channel)

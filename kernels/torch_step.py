@@ -1,0 +1,263 @@
+"""One decode step's selection: a plan evaluated on a whole batch.
+
+Values are laid out as `vortexlab.kernels.torch_ops` says, with requests and KV heads in front; the page axis of every
+value runs over the candidates of the longest request, and columns past a row's own candidates hold anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vortexlab.dsl.ir import BOOL, FLOAT, SET, Node, Program, Static
+from vortexlab.kernels import torch_select
+from vortexlab.kernels.plan import Plan, Sweep, over_pages
+from vortexlab.kernels.torch_ops import Kernel, Value, as_kind, operand_kind
+
+#: Bytes of the largest intermediate while sweeping: about a CPU core's second-level cache, plenty for a GPU.
+SWEEP_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
+
+Exact = int | float | bool
+
+
+class Step:
+    """Evaluates the query stage of a program for one token of every request.
+
+    `q`: fp32 [batch, kv_heads, group, channel]; `fields`: name -> [kv_heads, physical pages, *axes]; `table`: the
+    physical page of each logical page; `lengths`: int64 [batch]; `exact`: the values of exact scalars by request.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        static: Static,
+        plan: Plan,
+        kernels: Mapping[int, Kernel],
+        widths: Sequence[int],
+        *,
+        q: Tensor,
+        fields: Mapping[str, Tensor],
+        table: Tensor,
+        lengths: Tensor,
+        exact: Sequence[Mapping[int, Exact]],
+    ):
+        self.program, self.static, self.plan, self.kernels, self.widths = program, static, plan, kernels, widths
+        self.q, self.fields, self.lengths, self.exact = q, fields, lengths, exact
+        self.device = q.device
+        self.own = (lengths - 1) // program.page_size
+        self.candidates = int(self.own.max())
+        number = torch.arange(self.candidates, device=self.device)
+        self.live = number < self.own[:, None, None]
+        table = pad(table, (0, max(0, self.candidates - table.shape[1])))[:, : self.candidates]
+        self.pages = torch.where(self.live[:, 0], table, 0)
+        # Where the number of breaks is equal at both ends, a run of logical pages is one run of physical pages.
+        self.breaks = pad((self.pages[:, 1:] - self.pages[:, :-1] != 1).cumsum(1), (1, 0)).tolist()
+        self.values: dict[int, Tensor] = {}
+
+    def run(self) -> Tensor:
+        """The selected set: bool, broadcastable to [batch, kv_heads, lists, candidates + 1]."""
+        for item in self.plan.steps:
+            if isinstance(item, Sweep):
+                self._sweep(item)
+            else:
+                self.values[item] = self._evaluate(item)
+        return self.values[self.program.output]
+
+    # operands
+
+    def _numbers(self, index: int) -> list[Exact]:
+        """An exact scalar: one number, or one for each request where they differ."""
+        numbers = [row[index] for row in self.exact]
+        return numbers[:1] if all(n == numbers[0] for n in numbers) else numbers
+
+    def _operand(self, node: Node, source: int) -> Value:
+        """An input of a numeric op: a tensor, or an exact scalar as a number or a tensor [batch, 1]."""
+        if source not in self.plan.exact:
+            return self.values[source]
+        kind = operand_kind(self.program, node, source)
+        numbers = [as_kind(n, kind) for n in self._numbers(source)]
+        if len(numbers) == 1:
+            return numbers[0]
+        dtype = {FLOAT: torch.float32, BOOL: torch.bool}.get(kind, torch.int64)
+        return torch.tensor(numbers, dtype=dtype, device=self.device)[:, None]
+
+    def _scalar(self, source: int) -> Tensor:
+        """A scalar (or one number per query head) that selectors compare with: broadcastable to sets."""
+        if source in self.plan.exact:
+            numbers = self._numbers(source)
+            if self.program.nodes[source].type.kind == FLOAT:
+                return torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device).view(
+                    -1, 1, 1, 1
+                )
+            return torch.tensor([int(n) for n in numbers], device=self.device).view(-1, 1, 1, 1)
+        value = self.values[source]
+        return value[:, :, :, None] if value.dim() == 3 else value[:, :, None, None]
+
+    def _score(self, source: int) -> Tensor:
+        """A score as [batch, kv_heads, lists, candidates]."""
+        value = self.values[source].float()
+        return value[:, :, None] if value.dim() == 3 else value.transpose(2, 3)
+
+    # ops
+
+    def _evaluate(self, index: int) -> Tensor:
+        node = self.program.nodes[index]
+        if node.op == "q":
+            return self.q
+        if node.op == "field":
+            return self._field(node, slice(0, self.q.shape[0]), slice(0, self.q.shape[1]), slice(0, self.candidates))
+        if node.type.kind == SET:
+            return self._set(node)
+        if over_pages(node):
+            return self._over_pages(node)
+        return self.kernels[index]([self._operand(node, i) for i in node.inputs])
+
+    def _masked(self, source: int, fill: float) -> Tensor:
+        """A paged value with `fill` in the columns that are no candidates of their row."""
+        value = self.values[source]
+        live = self.live.view(*self.live.shape, *[1] * (value.dim() - 3))
+        return torch.where(live, value.float(), fill)
+
+    def _over_pages(self, node: Node) -> Tensor:
+        source = node.inputs[0]
+        if node.op == "softmax":
+            return self._masked(source, float("-inf")).softmax(2)
+        if node.op == "share":
+            value = self.values[source]
+            value = value.expand(value.shape[0], self.q.shape[1], *value.shape[2:])
+            how = node.attrs["how"]
+            if how == "max":
+                return value.amax(1, keepdim=True)
+            return value.sum(1, keepdim=True) if how == "sum" else value.mean(1, keepdim=True)
+        how = node.attrs["how"]
+        if how in ("max", "min"):
+            value = self._masked(source, float("-inf") if how == "max" else float("inf"))
+            return value.amax(2) if how == "max" else value.amin(2)
+        value = self._masked(source, 0.0)
+        if how == "norm":
+            return (value * value).sum(2).sqrt()
+        total = value.sum(2)
+        if how == "mean":
+            total = total / self.own.clamp(min=1).view(-1, *[1] * (total.dim() - 1))
+        return total
+
+    def _field(self, node: Node, rows: slice, heads: slice, pages: slice) -> Tensor:
+        """fp32 [rows, kv_heads, pages, *axes] of a summary."""
+        field = self.fields[str(node.attrs["name"])]
+        listed = self.pages[rows, pages]
+        if rows.stop - rows.start == 1 and pages.stop > pages.start:
+            breaks = self.breaks[rows.start]
+            if breaks[pages.start] == breaks[pages.stop - 1]:
+                start = int(listed[0, 0])
+                return field[None, heads, start : start + listed.shape[1]].float()
+        number = torch.arange(heads.start, heads.stop, device=self.device)
+        index = listed[:, None] + number[:, None] * field.shape[1]
+        found = field.view(field.shape[0] * field.shape[1], -1).index_select(0, index.flatten()).float()
+        return found.view(*index.shape, *field.shape[2:])
+
+    def _sweep(self, sweep: Sweep) -> None:
+        """Evaluates wide nodes on a few requests, KV heads and pages at a time, and keeps the outputs whole."""
+        batch, heads = self.q.shape[:2]
+        inside = set(sweep.nodes)
+        outside = {
+            (n, i): self._operand(self.program.nodes[n], i)
+            for n in sweep.nodes
+            for i in self.program.nodes[n].inputs
+            if i not in inside
+        }
+        width = max(self.widths[i] for i in sweep.nodes)
+        budget = max(1, SWEEP_BYTES.get(self.device.type, 16 << 20) // (4 * width))
+        few_heads = max(1, min(heads, budget // 64))
+        few_pages = max(1, min(self.candidates, budget // few_heads))
+        few_rows = max(1, budget // (few_heads * few_pages)) if few_pages == self.candidates else 1
+        kept: dict[int, Tensor] = {}
+        for rows in _slices(batch, few_rows):
+            for some in _slices(heads, few_heads):
+                for run in _slices(self.candidates, few_pages):
+                    found = self._sweep_part(sweep, outside, rows, some, run)
+                    for i in sweep.outputs:
+                        if i not in kept:
+                            kept[i] = found[i].new_empty(batch, heads, self.candidates, *found[i].shape[3:])
+                        kept[i][rows, some, run] = found[i]
+        self.values.update(kept)
+
+    def _sweep_part(
+        self, sweep: Sweep, outside: Mapping[tuple[int, int], Value], rows: slice, heads: slice, run: slice
+    ) -> dict[int, Tensor]:
+        def part(source: int, value: Value) -> Value:
+            if not isinstance(value, Tensor):
+                return value
+            value = value[rows] if value.shape[0] > 1 else value
+            value = value[:, heads] if value.shape[1] > 1 else value
+            return value[:, :, run] if "page" in self.program.nodes[source].type.axes else value
+
+        found: dict[int, Tensor] = {}
+        for index in sweep.nodes:
+            node = self.program.nodes[index]
+            if node.op == "field":
+                found[index] = self._field(node, rows, heads, run)
+            else:
+                inputs = [found[i] if i in found else part(i, outside[index, i]) for i in node.inputs]
+                found[index] = self.kernels[index](inputs)
+        return found
+
+    # sets
+
+    def _set(self, node: Node) -> Tensor:
+        column = torch.arange(self.candidates + 1, device=self.device)
+        own = self.own[:, None, None, None]
+        inputs: list[Any] = [self.values.get(i) for i in node.inputs]
+        if node.op == "everything":
+            return column <= own
+        if node.op in ("first", "last"):
+            return torch_select.static_set(node.op, column, own, self._scalar(node.inputs[0]))
+        if node.op == "stride":
+            return torch_select.static_set(node.op, column, own, *(self._scalar(i) for i in node.inputs))
+        if node.op == "union":
+            return inputs[0] | inputs[1]
+        if node.op == "intersect":
+            return inputs[0] & inputs[1]
+        if node.op == "difference":
+            return inputs[0] & ~inputs[1]
+        if node.op == "complement":
+            return (column <= own) & ~inputs[0]
+        if node.op == "where":
+            return torch.where(self._scalar(node.inputs[0]).bool(), inputs[1], inputs[2])
+        return pad(self._chosen(node), (0, 1))
+
+    def _chosen(self, node: Node) -> Tensor:
+        """`topk`, `topp`, `above` and `random`: bool [batch, kv_heads, lists, candidates]."""
+        fixed = {"topk": 2, "topp": 4, "above": 3, "random": 1}[node.op]
+        allowed = self.live[:, :, None]
+        if len(node.inputs) > fixed:
+            allowed = allowed & self.values[node.inputs[fixed]][..., : self.candidates]
+        operands = [self._scalar(i) for i in node.inputs[(0 if node.op == "random" else 1) : fixed]]
+        if node.op == "random":
+            keys = torch_select.random_keys(
+                self.program.seed,
+                int(node.attrs["salt"]),  # type: ignore[arg-type]
+                self.static.layer,
+                self.q.shape[1],
+                self.lengths - 1,
+                self.candidates,
+                allowed,
+            )
+            return torch_select.choose(keys, operands[0])
+        score = self._score(node.inputs[0])
+        shape = torch.broadcast_shapes(score.shape, allowed.shape, *(x.shape for x in operands))
+        score, allowed = score.expand(shape), allowed.expand(shape)
+        if node.op == "topk":
+            return torch_select.topk(score, operands[0], allowed)
+        if node.op == "topp":
+            mass, scale, most = operands
+            return torch_select.topp(score, mass, scale, most, allowed)
+        threshold, most = operands
+        return torch_select.above(score, threshold, most, allowed)
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
