@@ -7,12 +7,27 @@ with one column less: the own page is never a candidate.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 _NEVER = torch.iinfo(torch.int64).min
 _MASK32 = 0xFFFFFFFF
+_earlier_first = True
+
+
+@contextlib.contextmanager
+def reversed_ties() -> Iterator[None]:
+    """Inside the block, of equal scores the later page comes first: for finding out what ties decided."""
+    global _earlier_first
+    before, _earlier_first = _earlier_first, False
+    try:
+        yield
+    finally:
+        _earlier_first = before
 
 
 def order_keys(score: Tensor, allowed: Tensor) -> Tensor:
@@ -24,7 +39,8 @@ def order_keys(score: Tensor, allowed: Tensor) -> Tensor:
     bits = score.view(torch.int32)
     rank = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     page = torch.arange(score.shape[-1], device=score.device)
-    return torch.where(allowed & (score > float("-inf")), (rank << 32) - page, _NEVER)
+    late = page if _earlier_first else -page
+    return torch.where(allowed & (score > float("-inf")), (rank << 32) - late, _NEVER)
 
 
 def choose(keys: Tensor, count: Tensor) -> Tensor:
