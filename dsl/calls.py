@@ -5,203 +5,270 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from vortexlab.dsl.graph import Place, Value
-from vortexlab.dsl.ir import FLOAT, INT, REDUCTIONS, SET, KnobRef, Type
+from vortexlab.dsl.declarations import shown, whole_number
+from vortexlab.dsl.graph import Place, Value, place_of
+from vortexlab.dsl.ir import DTYPES, INT, PAGE_STAGE, REDUCTIONS, SET, KnobRef, Type
+from vortexlab.dsl.words import BINARY, SELECTORS, UNARY
 
 if TYPE_CHECKING:
     from vortexlab.dsl.tracer import Tracer
 
-_SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # name: (required, optional), in order
-    "where": (("condition", "a", "b"), ()),
-    "clamp": (("x", "low", "high"), ()),
-    "dot": (("a", "b", "axis"), ()),
-    "softmax": (("x", "axis"), ()),
-    "share": (("score", "how"), ()),
-    "everything": ((), ()),
-    "first": (("n",), ()),
-    "last": (("n",), ()),
-    "stride": (("n",), ("offset",)),
-    "random": (("n",), ("among", "salt")),
-    "topk": (("score", "n"), ("among",)),
-    "topp": (("score", "p"), ("scale", "max", "among")),
-    "above": (("score", "threshold"), ("max", "among")),
-    **{name: (("x",), ()) for name in ("abs", "exp", "log", "sqrt", "relu", "sigmoid", "silu", "tanh")},
-    **{name: (("x",), ()) for name in ("floor", "ceil", "float")},
-    **{name: (("a", "b"), ()) for name in ("maximum", "minimum", "max", "min")},
+MAX_PARTS = 64
+_SHARES = ("sum", "max", "mean")
+#: Required and optional arguments in order; the last ones, from the marked number on, by keyword only.
+_SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
+    **{name: (("x",), (), 1) for name in UNARY},
+    **{name: (("a", "b"), (), 2) for name in BINARY},
+    "where": (("condition", "a", "b"), (), 3),
+    "clamp": (("x", "low", "high"), (), 3),
+    "dot": (("a", "b", "axis"), (), 3),
+    "softmax": (("x", "axis"), (), 2),
+    "share": (("score", "how"), (), 2),
+    "everything": ((), (), 0),
+    "first": (("n",), (), 1),
+    "last": (("n",), (), 1),
+    "stride": (("n",), ("offset",), 2),
+    "random": (("n",), ("among", "salt"), 1),
+    "topk": (("score", "n"), ("among",), 2),
+    "topp": (("score", "p"), ("scale", "max", "among"), 2),
+    "above": (("score", "threshold"), ("max", "among"), 2),
 }
-_KEYWORD_ONLY = {"among", "salt", "scale", "max", "offset"}
+
+
+def signature(name: str) -> str:
+    required, optional, _ = _SIGNATURES[name]
+    return f"{name}({', '.join([*required, *(f'{key}=...' for key in optional)])})"
 
 
 def _bind(name: str, node: ast.Call, place: Place) -> dict[str, ast.expr]:
-    required, optional = _SIGNATURES[name]
-    shape = f"{name}({', '.join([*required, *(f'{o}=...' for o in optional)])})"
-    positional = [*required, *(o for o in optional if o == "offset")]
-    if len(node.args) > len(positional):
-        raise place.error("argument-count", f"{name} was given too many arguments", found=str(len(node.args)),
-                          expected=shape)  # fmt: skip
-    given = dict(zip(positional, node.args, strict=False))
+    required, optional, positional = _SIGNATURES[name]
+    if len(node.args) > positional:
+        extra = node.args[positional]
+        hint = f"write {optional[0]}={shown(extra)}" if optional and positional == len(required) else ""
+        raise place_of(extra).error(
+            "argument-count", f"{name} has too many arguments", found=shown(extra), expected=signature(name), hint=hint
+        )
+    given = dict(zip((*required, *optional), node.args, strict=False))
     for keyword in node.keywords:
         key = str(keyword.arg)
         if key not in (*required, *optional):
-            raise place.error("unknown-argument", f"{name} has no argument {key}", expected=shape)
+            raise place_of(keyword.value).error(
+                "unknown-argument", f"{name} has no argument {key}", found=f"{key}=", expected=signature(name)
+            )
         if key in given:
-            raise place.error("argument-twice", f"{name} was given {key} twice", expected=shape)
+            raise place_of(keyword.value).error(
+                "argument-count", f"{name} is given {key} twice", found=f"{key}=", expected=signature(name)
+            )
         given[key] = keyword.value
     missing = [key for key in required if key not in given]
     if missing:
-        raise place.error("argument-missing", f"{name} lacks {missing[0]}", expected=shape)
+        raise place.error("argument-count", f"{name} lacks {missing[0]}", found=shown(node), expected=signature(name))
     return given
 
 
-def _axis(tracer: Tracer, node: ast.expr, place: Place) -> str:
+def _axis(tracer: Tracer, node: ast.expr) -> str:
     from vortexlab.dsl.tracer import Axis
 
     item = tracer.item(node)
     if not isinstance(item, Axis):
-        raise place.error("axis-expected", "the name of an axis is expected here", expected=", ".join(sorted(tracer.axes)))
+        raise place_of(node).error(
+            "axis-expected",
+            "the name of an axis is expected here",
+            found=shown(node),
+            expected=", ".join(sorted(tracer.axes)),
+            hint="axes have names and no positions",
+        )
     return item.name
 
 
-def _how(tracer: Tracer, node: ast.expr, place: Place) -> str | KnobRef:
+def _how(tracer: Tracer, node: ast.expr, allowed: tuple[str, ...]) -> str | KnobRef:
     from vortexlab.dsl.tracer import Text
 
     item = tracer.item(node)
+    expected = ", ".join(f'"{name}"' for name in allowed)
     if not isinstance(item, Text):
-        raise place.error("reduction-expected", "a reduction in quotes, or a choice knob, is expected here",
-                          expected=", ".join(f'"{r}"' for r in REDUCTIONS))  # fmt: skip
-    if isinstance(item.value, KnobRef):
-        from vortexlab.dsl.ir import Knob
-
-        knob = tracer.scope[item.value.name]
-        assert isinstance(knob, Knob)
-        wrong = [c for c in knob.choices if c not in REDUCTIONS]
-        if wrong:
-            raise place.error("unknown-reduction", f"knob {knob.name} offers {wrong[0]!r}, which is no reduction",
-                              expected=", ".join(REDUCTIONS))  # fmt: skip
+        raise place_of(node).error(
+            "unknown-reduction",
+            "a reduction in quotes, or a choice knob of them, is expected here",
+            found=shown(node),
+            expected=expected,
+        )
+    offered = (item.value,) if isinstance(item.value, str) else tracer.knobs[item.value.name].choices
+    wrong = [choice for choice in offered if choice not in allowed]
+    if wrong:
+        raise place_of(node).error(
+            "unknown-reduction", "this is no reduction here", found=repr(wrong[0])[:40], expected=expected
+        )
     return item.value
 
 
-def call_method(tracer: Tracer, x: Value, method: str, node: ast.Call, place: Place) -> Value:
-    graph = tracer.graph
-    if method in REDUCTIONS:
-        if len(node.args) != 1 or node.keywords:
-            raise place.error("argument-count", f".{method} takes the name of one axis", expected=f"x.{method}(axis)",
-                              hint=f"the value has the axes {', '.join(x.type.axes) or 'none'}")  # fmt: skip
-        return graph.reduce(x, method, _axis(tracer, node.args[0], place), place)
-    if method == "reduce":
-        if len(node.args) != 2 or node.keywords:
-            raise place.error("argument-count", ".reduce takes a reduction and an axis", expected='x.reduce("max", head)')
-        return graph.reduce(x, _how(tracer, node.args[0], place), _axis(tracer, node.args[1], place), place)
-    if method == "rename":
-        if len(node.args) != 2 or node.keywords or not isinstance(node.args[1], ast.Name):
-            raise place.error("argument-count", ".rename takes an axis and its new name", expected="x.rename(old, new)")
-        new = node.args[1].id
-        _new_axis(tracer, new, place)
-        made = graph.rename(x, _axis(tracer, node.args[0], place), new, place)
-        tracer.axes.add(new)
-        return made
+# ---- methods of a value
+
+
+def call_method(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
+    assert isinstance(node.func, ast.Attribute)
+    method = node.func.attr
     if method == "split":
         return _split(tracer, x, node, place)
+    if method == "rename":
+        return _rename(tracer, x, node, place)
+    if method == "to":
+        return _to(tracer, x, node, place)
+    shape = 'x.reduce("max", axis)' if method == "reduce" else f"x.{method}(axis)"
+    least = 2 if method == "reduce" else 1
+    if len(node.args) < least or node.keywords:
+        raise place.error(
+            "argument-count",
+            f".{method} takes the names of the axes it runs over",
+            found=shown(node),
+            expected=shape,
+            hint=f"the value has the axes {', '.join(x.type.axes) or 'none'}",
+        )
+    how: str | KnobRef = _how(tracer, node.args[0], REDUCTIONS) if method == "reduce" else method
+    for argument in node.args[least - 1 :]:
+        x = tracer.graph.reduce(x, how, _axis(tracer, argument), place_of(argument))
+    return x
+
+
+def _new_axis(tracer: Tracer, name: str, place: Place) -> str:
+    if tracer.has(name):
+        raise place.error("axis-taken", f"{name} is the name of a value here", hint="choose another name for the axis")
+    return name
+
+
+def _rename(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
+    if len(node.args) != 2 or node.keywords or not isinstance(node.args[1], ast.Name):
+        raise place.error(
+            "argument-count", ".rename takes an axis and its new name", found=shown(node), expected="x.rename(old, new)"
+        )
+    new = _new_axis(tracer, node.args[1].id, place_of(node.args[1]))
+    made = tracer.graph.rename(x, _axis(tracer, node.args[0]), new, place_of(node.args[0]))
+    tracer.axes.add(new)
+    return made
+
+
+def _to(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
     from vortexlab.dsl.tracer import Text
 
     item = tracer.item(node.args[0]) if len(node.args) == 1 and not node.keywords else None
     if not isinstance(item, Text) or isinstance(item.value, KnobRef):
-        raise place.error("argument-count", ".to takes a precision in quotes", expected='x.to("bf16")')
-    return graph.cast(x, item.value, place)
-
-
-def _new_axis(tracer: Tracer, name: str, place: Place) -> None:
-    if name in tracer.scope:
-        raise place.error("name-taken", f"{name} is already a name here", hint="choose another name for the axis")
+        raise place.error(
+            "unknown-dtype",
+            ".to takes a precision in quotes",
+            found=shown(node),
+            expected=", ".join(f'x.to("{name}")' for name in DTYPES),
+        )
+    return tracer.graph.cast(x, item.value, place_of(node.args[0]))
 
 
 def _split(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
     if len(node.args) != 1 or len(node.keywords) != 1:
-        raise place.error("argument-count", ".split takes an axis and one named count", expected="x.split(token, sub=4)")
-    name = str(node.keywords[0].arg)
-    _new_axis(tracer, name, place)
-    size = tracer.value(node.keywords[0].value)
+        raise place.error(
+            "argument-count",
+            ".split takes an axis and one named number of parts",
+            found=shown(node),
+            expected="x.split(token, part=4)",
+        )
+    keyword = node.keywords[0]
+    here = place_of(keyword.value)
+    name = _new_axis(tracer, str(keyword.arg), here)
+    size = tracer.value(keyword.value)
     made = tracer.graph.nodes[size.index]
     count: int | KnobRef
     if made.op == "const" and size.type.kind == INT:
         count = int(made.attrs["value"])  # type: ignore[arg-type]
-        if not 1 <= count <= 64:
-            raise place.error("split-size", "the number of parts is out of range", found=str(count), expected="1 to 64")
+        low = high = count
     elif made.op == "knob" and size.type.kind == INT:
-        count = KnobRef(str(made.attrs["name"]))
+        knob = tracer.knobs[str(made.attrs["name"])]
+        count = KnobRef(knob.name)
+        numbers = [n for n in (*knob.choices, knob.low, knob.high) if isinstance(n, int)]
+        low, high = min(numbers), max(numbers)
     else:
-        raise place.error("split-size", "the number of parts is a whole number or an int knob", found=str(size))
-    value = tracer.graph.split(x, _axis(tracer, node.args[0], place), name, count, place)
+        raise here.error(
+            "split-size",
+            "the number of parts is a whole number or an int knob",
+            found=shown(keyword.value),
+            expected=f"1 to {MAX_PARTS}",
+        )
+    if not 1 <= low <= high <= MAX_PARTS:
+        raise here.error(
+            "split-size",
+            "the number of parts is out of range",
+            found=f"{low} to {high}" if high > low else str(low),
+            expected=f"1 to {MAX_PARTS}",
+        )
+    value = tracer.graph.split(x, _axis(tracer, node.args[0]), name, count, place_of(node.args[0]))
     tracer.axes.add(name)
     return value
+
+
+# ---- functions
 
 
 def call_function(tracer: Tracer, name: str, node: ast.Call, place: Place) -> Value:
     graph = tracer.graph
     if name == "dict":
-        raise place.error("mapping", "dict(...) may only be returned", hint="return dict(a=..., b=...)")
+        raise place.error(
+            "mapping", "dict(...) stands only behind return", found=shown(node), hint="return dict(a=..., b=...)"
+        )
     given = _bind(name, node, place)
 
     def value(key: str) -> Value:
         return tracer.value(given[key])
 
-    if name in ("abs", "exp", "log", "sqrt", "relu", "sigmoid", "silu", "tanh", "floor", "ceil", "float"):
+    if name in UNARY:
         return graph.unary(name, value("x"), place)
-    if name in ("maximum", "minimum", "max", "min"):
-        return graph.binary({"max": "maximum", "min": "minimum"}.get(name, name), value("a"), value("b"), place)
+    if name in BINARY:
+        return graph.binary(BINARY[name], value("a"), value("b"), place)
     if name == "where":
         return graph.where(value("condition"), value("a"), value("b"), place)
     if name == "clamp":
         return graph.binary("minimum", graph.binary("maximum", value("x"), value("low"), place), value("high"), place)
     if name == "dot":
-        return graph.dot(value("a"), value("b"), _axis(tracer, given["axis"], place), place)
+        return graph.dot(value("a"), value("b"), _axis(tracer, given["axis"]), place_of(given["axis"]))
     if name == "softmax":
-        return graph.softmax(value("x"), _axis(tracer, given["axis"], place), place)
+        return graph.softmax(value("x"), _axis(tracer, given["axis"]), place_of(given["axis"]))
     if name == "share":
-        return graph.share(value("score"), _how(tracer, given["how"], place), place)
+        return graph.share(value("score"), _how(tracer, given["how"], _SHARES), place)
+    assert name in SELECTORS
     return _selector(tracer, name, given, place)
 
 
 def _selector(tracer: Tracer, name: str, given: dict[str, ast.expr], place: Place) -> Value:
     graph = tracer.graph
-    if graph.stage != "query":
-        raise place.error("selector-in-summary", f"{name} selects pages; a summary cannot", hint="move it to select")
+    if graph.stage == PAGE_STAGE:
+        raise place.error(
+            "selector-in-summary",
+            f"{name} selects pages, which a summary cannot",
+            found=f"{name}()",
+            hint="move it to select",
+        )
+
+    def count(key: str) -> Value:
+        return graph.count(tracer.value(given[key]), key, place_of(given[key]))
+
+    def number(key: str, axes: tuple[str, ...] = ()) -> Value:
+        return graph.number(tracer.value(given[key]), key, place_of(given[key]), axes)
+
     if name == "everything":
-        return graph.add("everything", Type(SET), (), place)
-    among = tracer.value(given["among"]) if "among" in given else None
-
-    def bound() -> Value:
-        if "max" in given:
-            return graph.count(tracer.value(given["max"]), "max", place)
-        return graph.ctx("pages", place)
-
+        return graph.add(name, Type(SET), (), place)
     if name in ("first", "last"):
-        return graph.add(name, Type(SET), (graph.count(tracer.value(given["n"]), "n", place),), place)
+        return graph.add(name, Type(SET), (count("n"),), place)
     if name == "stride":
-        n = graph.count(tracer.value(given["n"]), "n", place)
-        offset = graph.count(tracer.value(given["offset"]), "offset", place) if "offset" in given else graph.const(0, place)
-        return graph.add(name, Type(SET), (n, offset), place)
+        offset = count("offset") if "offset" in given else graph.const(0, place)
+        return graph.add(name, Type(SET), (count("n"), offset), place)
+    among: tuple[Value, ...] = ()
+    if "among" in given:
+        among = (graph.page_set(tracer.value(given["among"]), "among", place_of(given["among"])),)
     if name == "random":
-        n = graph.count(tracer.value(given["n"]), "n", place)
-        salt = given.get("salt")
-        if salt is not None and not (isinstance(salt, ast.Constant) and type(salt.value) is int and 0 <= salt.value < 2**32):
-            raise place.error("salt", "salt is a whole number written out", expected="0 to 4294967295")
-        number = salt.value if isinstance(salt, ast.Constant) else 0
-        if among is None:
-            return graph.add(name, Type(SET), (n,), place, salt=number)  # type: ignore[arg-type]
-        graph.page_set(among, "among", place)
-        return graph.add(name, Type(SET, among.type.axes), (n, among), place, salt=number)  # type: ignore[arg-type]
-    score = tracer.value(given["score"])
-    if score.type.kind == INT:
-        score = graph.unary("float", score, place)
+        salt = whole_number(given["salt"], 0, 2**32 - 1) if "salt" in given else 0
+        return graph.add(name, Type(SET, among[0].type.axes if among else ()), (count("n"), *among), place, salt=salt)
+    score = graph.score(name, tracer.value(given["score"]), place_of(given["score"]))
     if name == "topk":
-        return graph.scored(name, score, [graph.count(tracer.value(given["n"]), "n", place)], among, place)
+        return graph.scored(name, (score, count("n"), *among), place)
+    limit = count("max") if "max" in given else graph.ctx("pages", place)
     if name == "topp":
-        p = graph.number(tracer.value(given["p"]), "p", place)
-        scale = graph.number(tracer.value(given["scale"]), "scale", place) if "scale" in given else graph.const(1.0, place)
-        return graph.scored(name, score, [p, scale, bound()], among, place)
-    head = ("head",) if "head" in score.type.axes else ()
-    threshold = graph.number(tracer.value(given["threshold"]), "threshold", place, head)
-    assert threshold.type.kind == FLOAT
-    return graph.scored(name, score, [threshold, bound()], among, place)
+        scale = number("scale") if "scale" in given else graph.const(1.0, place)
+        return graph.scored(name, (score, number("p"), scale, limit, *among), place)
+    threshold = number("threshold", tuple(axis for axis in score.type.axes if axis == "head"))
+    return graph.scored(name, (score, threshold, limit, *among), place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from vortexlab.dsl.ir import Program, digest
 from vortexlab.dsl.normal import NormalForm, normal_form
@@ -95,8 +96,10 @@ def _ranks(form: NormalForm) -> dict[_Vertex, int]:
     Colour refinement on the graph of terms, knobs and axes: a vertex is told from another by what it is, what it
     reads and what reads it. Vertices that stay alike are interchangeable, so that any of them may come first.
     """
-    names = sorted({(kind, name) for t in form.terms for _, kind, name in t.marks}
-                   | ({(form.page[1], form.page[2])} if not isinstance(form.page, str) else set()))  # fmt: skip
+    names = sorted(
+        {(kind, name) for t in form.terms for _, kind, name in t.marks}
+        | ({(form.page[1], form.page[2])} if not isinstance(form.page, str) else set())
+    )
     if not names:
         return {}
     colours = _refined(form, names, {name: digest(_spec(form, *name)) for name in names})
@@ -132,12 +135,14 @@ def _refined(form: NormalForm, names: list[_Vertex], initial: dict[_Vertex, str]
         signatures = []
         for index, term in enumerate(terms):
             below = [term_colour[i] for i in term.inputs]
-            signatures.append((
-                term_colour[index],
-                tuple(below if term.is_ordered else sorted(below)),
-                tuple((role, name_colour[kind, name]) for role, kind, name in term.marks),
-                tuple(sorted((position, term_colour[user]) for position, user in users[index])),
-            ))  # fmt: skip
+            signatures.append(
+                (
+                    term_colour[index],
+                    tuple(below if term.is_ordered else sorted(below)),
+                    tuple((role, name_colour[kind, name]) for role, kind, name in term.marks),
+                    tuple(sorted((position, term_colour[user]) for position, user in users[index])),
+                )
+            )
         name_signatures = [
             (name_colour[n], tuple(sorted((role, term_colour[holder]) for role, holder in holders[n]))) for n in names
         ]
@@ -149,7 +154,7 @@ def _refined(form: NormalForm, names: list[_Vertex], initial: dict[_Vertex, str]
         count = seen
 
 
-def _compact(signatures: list) -> list[int]:  # type: ignore[type-arg]
+def _compact(signatures: list[Any]) -> list[int]:
     """Each signature's place among the different ones, in their own order."""
     place = {signature: position for position, signature in enumerate(sorted(set(signatures)))}
     return [place[signature] for signature in signatures]

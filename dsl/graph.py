@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vortexlab.dsl.errors import Diagnostic
@@ -22,8 +23,9 @@ from vortexlab.dsl.ir import (
     Node,
     Type,
     ordered,
-)  # fmt: skip
+)
 from vortexlab.dsl.ops import OPS
+from vortexlab.dsl.sizes import Size
 
 RESERVED_AXES = ("page", "head", "token", "channel")
 
@@ -45,6 +47,10 @@ class Place:
         return Finding(Diagnostic(code, message, self.line, self.column, found, expected, hint))
 
 
+def place_of(node: ast.AST) -> Place:
+    return Place(getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1)
+
+
 @dataclass(frozen=True)
 class Value:
     """A node of the graph as the tracer passes it around."""
@@ -57,24 +63,48 @@ class Value:
 
 
 class Graph:
-    """Nodes under construction. Equal nodes are made once; constants of scalars are folded."""
+    """Nodes under construction. Equal nodes are made once; `sizes` holds the length of each node's axes."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self._seen: dict[object, int] = {}
+        self.sizes: list[Mapping[str, Size]] = []
         self.stage = QUERY_STAGE
+        self._seen: dict[object, int] = {}
 
     def add(
-        self, op: str, type_: Type, inputs: Sequence[Value], place: Place, **attrs: Attr | KnobRef
+        self,
+        op: str,
+        type_: Type,
+        inputs: Sequence[Value],
+        place: Place,
+        sizes: Mapping[str, Size] | None = None,
+        **attrs: Attr | KnobRef,
     ) -> Value:
-        key = (op, type_, tuple(v.index for v in inputs), tuple(sorted(attrs.items(), key=lambda kv: kv[0])), self.stage,
-               tuple(type(v) for _, v in sorted(attrs.items())))  # fmt: skip
+        """`sizes` are those of a leaf or of an op that changes axes; elsewhere they follow from the inputs."""
+        merged = dict(self._merged(inputs, place) if sizes is None else sizes)
+        spelled = tuple((name, type(value), value) for name, value in sorted(attrs.items()))
+        key = (op, type_, tuple(v.index for v in inputs), spelled, self.stage)
         if key not in self._seen:
             self._seen[key] = len(self.nodes)
             self.nodes.append(
                 Node(op, type_, tuple(v.index for v in inputs), attrs, self.stage, place.line, place.column)
             )
+            self.sizes.append({axis: merged[axis] for axis in type_.axes if axis != "page"})
         return Value(self._seen[key], type_)
+
+    def _merged(self, inputs: Sequence[Value], place: Place) -> dict[str, Size]:
+        merged: dict[str, Size] = {}
+        for value in inputs:
+            for axis, size in self.sizes[value.index].items():
+                if merged.setdefault(axis, size) != size:
+                    raise place.error(
+                        "axis-size",
+                        f"the axis {axis} has different lengths",
+                        found=f"{merged[axis]} and {size}",
+                        expected="one length",
+                        hint=f"reduce {axis}, or rename one of them",
+                    )
+        return merged
 
     # ---- leaves
 
@@ -86,9 +116,10 @@ class Graph:
         kind = STATIC_CTX.get(name) or DYNAMIC_CTX[name]
         if self.stage == PAGE_STAGE and name in DYNAMIC_CTX:
             raise place.error(
-                "summary-not-pure", f"a summary may not read ctx.{name}",
+                "summary-not-pure",
+                f"a summary may not read ctx.{name}",
                 hint="a summary is a function of its page's tokens alone; use ctx in score or select",
-            )  # fmt: skip
+            )
         return self.add("ctx", Type(kind), (), place, name=name)
 
     # ---- elementwise
@@ -97,8 +128,12 @@ class Graph:
         self._not_set(op, x, place)
         if op in ("floor", "ceil"):
             if x.type.axes:
-                raise place.error("count-not-scalar", f"{op} takes a scalar", found=str(x),
-                                  hint="reduce it first, for example with .mean(page)")  # fmt: skip
+                raise place.error(
+                    "count-not-scalar",
+                    f"{op} takes a scalar",
+                    found=str(x),
+                    hint="reduce it first, for example with .mean(page)",
+                )
             return x if x.type.kind == INT else self.add(op, Type(INT), (x,), place)
         if op == "float":
             return x if x.type.kind == FLOAT else self.add(op, Type(FLOAT, x.type.axes), (x,), place)
@@ -125,15 +160,18 @@ class Graph:
         axes = ordered({*a.type.axes, *b.type.axes})
         kind = INT if a.type.kind == b.type.kind == INT else FLOAT
         if op in ("floordiv", "mod") and kind != INT:
-            raise place.error("integer-only", f"`{'//' if op == 'floordiv' else '%'}` works on ints", found=f"{a} and {b}",
-                              hint="use floor(a / b)")  # fmt: skip
+            raise place.error(
+                "integer-only",
+                f"`{'//' if op == 'floordiv' else '%'}` works on ints",
+                found=f"{a} and {b}",
+                hint="use floor(a / b)",
+            )
         if op == "div":
             kind = FLOAT
         return self.add(op, Type(kind, axes), (a, b), place)
 
     def compare(self, op: str, a: Value, b: Value, place: Place) -> Value:
         for value in (a, b):
-            self._not_set(op, value, place)
             self._numeric(op, value, place)
         return self.add(op, Type(BOOL, ordered({*a.type.axes, *b.type.axes})), (a, b), place)
 
@@ -146,21 +184,33 @@ class Graph:
 
     def where(self, c: Value, a: Value, b: Value, place: Place) -> Value:
         if c.type.kind != BOOL:
-            raise place.error("not-a-truth-value", "where takes a truth value first", found=str(c), hint="compare first")
+            raise place.error(
+                "not-a-truth-value", "where takes a truth value first", found=str(c), hint="compare first"
+            )
         if SET in (a.type.kind, b.type.kind):
             if a.type.kind != b.type.kind:
-                raise place.error("set-and-number", "where chooses between two sets or two numbers", found=f"{a} and {b}")
+                raise place.error(
+                    "set-and-number", "where chooses between two sets or two numbers", found=f"{a} and {b}"
+                )
             if c.type.axes:
-                raise place.error("set-condition", "between sets the condition must be a scalar", found=str(c),
-                                  hint="use above(score, threshold, max=n) to choose page by page")  # fmt: skip
+                raise place.error(
+                    "set-condition",
+                    "between sets the condition must be a scalar",
+                    found=str(c),
+                    hint="use above(score, threshold, max=n) to choose page by page",
+                )
             return self.add("where", Type(SET, ordered({*a.type.axes, *b.type.axes})), (c, a, b), place)
         axes = ordered({*c.type.axes, *a.type.axes, *b.type.axes})
         kinds = {a.type.kind, b.type.kind}
         if kinds == {BOOL}:
             kind = BOOL
         elif BOOL in kinds:
-            raise place.error("truth-and-number", "where chooses between values of one kind", found=f"{a} and {b}",
-                              hint="use float(x) on the truth value")  # fmt: skip
+            raise place.error(
+                "truth-and-number",
+                "where chooses between values of one kind",
+                found=f"{a} and {b}",
+                hint="use float(x) on the truth value",
+            )
         else:
             kind = INT if kinds == {INT} else FLOAT
         made = self.add("where", Type(kind, axes), (c, a, b), place)
@@ -174,8 +224,18 @@ class Graph:
         if axis not in ("token", "channel"):
             raise place.error("split-axis", f"{axis} cannot be split", expected="token or channel")
         self._fresh_axis(x, name, place)
-        return self.add("split", Type(x.type.kind, ordered({*x.type.axes, name}), x.type.dtype), (x,), place,
-                        axis=axis, name=name, size=size)  # fmt: skip
+        before = self.sizes[x.index]
+        sizes = {**before, axis: before[axis].split(size), name: Size(size)}
+        return self.add(
+            "split",
+            Type(x.type.kind, ordered({*x.type.axes, name}), x.type.dtype),
+            (x,),
+            place,
+            sizes,
+            axis=axis,
+            name=name,
+            size=size,
+        )
 
     def rename(self, x: Value, old: str, new: str, place: Place) -> Value:
         self._numeric("rename", x, place)
@@ -183,13 +243,20 @@ class Graph:
         if old == "page":
             raise place.error("rename-page", "page cannot be renamed", hint="scores keep their page axis")
         self._fresh_axis(x, new, place)
-        return self.add("rename", Type(x.type.kind, ordered({*x.type.axes, new} - {old}), x.type.dtype), (x,), place,
-                        old=old, new=new)  # fmt: skip
+        sizes = {new if axis == old else axis: size for axis, size in self.sizes[x.index].items()}
+        return self.add(
+            "rename",
+            Type(x.type.kind, ordered({*x.type.axes, new} - {old}), x.type.dtype),
+            (x,),
+            place,
+            sizes,
+            old=old,
+            new=new,
+        )
 
     def reduce(self, x: Value, how: str | KnobRef, axis: str, place: Place) -> Value:
         if isinstance(how, str) and how not in REDUCTIONS:
             raise place.error("unknown-reduction", f"unknown reduction {how!r}", expected=", ".join(REDUCTIONS))
-        self._not_set("a reduction", x, place)
         self._numeric("a reduction", x, place)
         self._has_axis("a reduction", x, axis, place)
         axes = tuple(a for a in x.type.axes if a != axis)
@@ -214,44 +281,66 @@ class Graph:
         if isinstance(how, str) and how not in ("sum", "max", "mean"):
             raise place.error("unknown-reduction", f"share cannot use {how!r}", expected="sum, max or mean")
         if x.type.kind != FLOAT or x.type.axes != ("page",):
-            raise place.error("share-axes", "share takes a score with the axis page alone", found=str(x),
-                              hint="reduce the other axes first, for example with .max(head)")  # fmt: skip
+            raise place.error(
+                "share-axes",
+                "share takes a score with the axis page alone",
+                found=str(x),
+                hint="reduce the other axes first, for example with .max(head)",
+            )
         return self.add("share", x.type, (x,), place, how=how)
 
     # ---- sets
 
     def count(self, value: Value, what: str, place: Place) -> Value:
         if value.type.kind != INT or value.type.axes:
-            hint = "use floor(x) or ceil(x)" if value.type.kind == FLOAT and not value.type.axes else "reduce it to a scalar"
+            hint = (
+                "use floor(x) or ceil(x)"
+                if value.type.kind == FLOAT and not value.type.axes
+                else "reduce it to a scalar"
+            )
             raise place.error("count-not-int", f"{what} must be an int scalar", found=str(value), hint=hint)
         return value
 
     def number(self, value: Value, what: str, place: Place, axes: tuple[str, ...] = ()) -> Value:
         self._numeric(what, value, place)
         if not set(value.type.axes) <= set(axes):
-            raise place.error("not-scalar", f"{what} must be a scalar", found=str(value),
-                              hint="reduce it first, for example with .mean(page)")  # fmt: skip
+            raise place.error(
+                "not-scalar",
+                f"{what} must be a scalar",
+                found=str(value),
+                hint="reduce it first, for example with .mean(page)",
+            )
         return self.unary("float", value, place)
 
-    def scored(self, op: str, x: Value, rest: Sequence[Value], among: Value | None, place: Place) -> Value:
-        if x.type.kind != FLOAT or x.type.axes not in (("page",), ("page", "head")):
-            extra = [a for a in x.type.axes if a not in ("page", "head")]
-            hint = f"reduce {extra[0]}, for example with .max({extra[0]})" if extra else "a score has one value per page"
-            raise place.error("score-axes", f"{op} takes a score with axes page or head, page", found=str(x),
-                              expected="float[page] or float[page, head]", hint=hint)  # fmt: skip
-        axes = {a for a in x.type.axes if a == "head"}
-        for value in rest:
-            axes |= {a for a in value.type.axes if a == "head"}
-        if among is not None:
-            self.page_set(among, "among", place)
-            axes |= set(among.type.axes)
-        inputs = (x, *rest) if among is None else (x, *rest, among)
+    def score(self, op: str, x: Value, place: Place) -> Value:
+        self._numeric(op, x, place)
+        if x.type.axes not in (("page",), ("page", "head")):
+            extra = [axis for axis in x.type.axes if axis not in ("page", "head")]
+            hint = (
+                f"reduce {extra[0]}, for example with .max({extra[0]})" if extra else "a score has one value per page"
+            )
+            raise place.error(
+                "score-axes",
+                f"{op} takes one score per page, or per query head and page",
+                found=str(x),
+                expected="float[page] or float[page, head]",
+                hint=hint,
+            )
+        return self.unary("float", x, place)
+
+    def scored(self, op: str, inputs: tuple[Value, ...], place: Place) -> Value:
+        """topk, topp or above: one list per query head where the score or `among` has one."""
+        axes = {axis for value in inputs for axis in value.type.axes if axis == "head"}
         return self.add(op, Type(SET, ordered(axes)), inputs, place)
 
     def page_set(self, value: Value, what: str, place: Place) -> Value:
         if value.type.kind != SET:
-            raise place.error("not-a-set", f"{what} must be a set of pages", found=str(value),
-                              hint="make one with topk(score, n), first(n), last(n), ...")  # fmt: skip
+            raise place.error(
+                "not-a-set",
+                f"{what} must be a set of pages",
+                found=str(value),
+                hint="make one with topk(score, n), first(n), last(n), ...",
+            )
         return value
 
     def _set_algebra(self, op: str, a: Value, b: Value, place: Place) -> Value:
@@ -266,17 +355,25 @@ class Graph:
 
     def _not_set(self, op: str, x: Value, place: Place) -> None:
         if x.type.kind == SET:
-            raise place.error("set-and-number", f"{op} takes numbers", found=str(x), hint="sets combine with |, &, - and ~")
+            raise place.error(
+                "set-and-number", f"{op} takes numbers", found=str(x), hint="sets combine with |, &, - and ~"
+            )
 
     def _numeric(self, op: str, x: Value, place: Place) -> None:
         self._not_set(OPS[op].signature if op in OPS else op, x, place)
         if x.type.kind == BOOL:
-            raise place.error("truth-and-number", f"{op} takes numbers", found=str(x), hint="use float(x) or where(c, a, b)")
+            raise place.error(
+                "truth-and-number", f"{op} takes numbers", found=str(x), hint="use float(x) or where(c, a, b)"
+            )
 
     def _has_axis(self, op: str, x: Value, axis: str, place: Place) -> None:
         if axis not in x.type.axes:
-            raise place.error("axis-missing", f"{op} over {axis}, but the value has no axis {axis}", found=str(x),
-                              expected=f"one of {', '.join(x.type.axes) or 'none (it is a scalar)'}")  # fmt: skip
+            raise place.error(
+                "axis-missing",
+                f"{op} over {axis}, but the value has no axis {axis}",
+                found=str(x),
+                expected=f"one of {', '.join(x.type.axes) or 'none (it is a scalar)'}",
+            )
 
     def _fresh_axis(self, x: Value, name: str, place: Place) -> None:
         if name in x.type.axes or name in RESERVED_AXES:

@@ -1,6 +1,8 @@
 """What a program's text may look like, checked before any parser sees it.
 
-Every check is linear in the text and stops at the first offence, so hostile input costs milliseconds.
+The checks are one pass over the text with a lexer of our own, stop at the first offence, and look at nothing beyond
+the size limit, so hostile input costs milliseconds and no recursion. Python's parser then turns what is left into a
+syntax tree; the text is never compiled or run.
 """
 
 from __future__ import annotations
@@ -8,87 +10,268 @@ from __future__ import annotations
 import ast
 import re
 import unicodedata
+import warnings
+from dataclasses import dataclass
 
 from vortexlab.dsl.errors import Diagnostic, ProgramError
 
 MAX_BYTES = 20_000
 MAX_LINE = 1_000
-MAX_DEPTH = 40
-MAX_NODES = 4_000
-MAX_DIGITS = 20
+MAX_BRACKETS = 32
+MAX_TOKENS = 5_000
+MAX_STATEMENT = 400  #: tokens of one statement: bounds the depth of operators written without brackets
 MAX_NAME = 64
+MAX_NUMBER = 24  #: characters of one number as written
+MAX_NODES = 5_000
+MAX_DEPTH = 60  #: levels of the syntax tree; the evaluator recurses at most this deep
 
-_NUMBER = re.compile(r"[0-9][0-9_]*")
-_NAME = re.compile(r"\w+")
-_OPEN, _CLOSE = "([{", ")]}"
+#: One token. Every alternative starts with a different character or has a fixed length, so matching is linear.
+_TOKEN = re.compile(
+    r"""
+    (?P<space>[ \t\f]+)
+  | (?P<newline>\n)
+  | (?P<comment>\#[^\n]*)
+  | (?P<string>(?P<prefix>[A-Za-z]{0,2})
+      (?:\"\"\"(?:[^"\\]|\\.|\"(?!\"\"))*\"\"\" | '''(?:[^'\\]|\\.|'(?!''))*'''
+        | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*'))
+  | (?P<number>(?:[0-9]|\.[0-9])(?:[eE][+-]|[A-Za-z0-9_.])*)
+  | (?P<name>\w+)
+  | (?P<open>[(\[{])
+  | (?P<close>[)\]}])
+  | (?P<operator>\*\*|//|->|:=|<<|>>|[<>=!]=|[-+*/%@&|^~<>=,.:;\\])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Mn", "Me")
 
 
-def fail(
-    code: str, message: str, line: int = 1, column: int = 1, *, found: str = "", expected: str = "", hint: str = ""
-) -> ProgramError:
-    return ProgramError([Diagnostic(code, message, line, column, found, expected, hint)])
+@dataclass(frozen=True)
+class _Position:
+    """Turns an offset into a line and a column, both counted from 1."""
+
+    text: str
+
+    def fail(
+        self, offset: int, code: str, message: str, found: str = "", expected: str = "", hint: str = ""
+    ) -> ProgramError:
+        line = self.text.count("\n", 0, offset) + 1
+        column = offset - (self.text.rfind("\n", 0, offset) + 1) + 1
+        return ProgramError([Diagnostic(code, message, line, column, found, expected, hint)])
 
 
 def check_text(text: str) -> None:
     """Raises `ProgramError` for text that no program needs: too long, too deep, or not plain."""
+    at = _Position(text)
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise fail(
-            "text-too-long", "the program is too long", found=f"{len(text)} characters",
-            expected=f"at most {MAX_BYTES} bytes", hint="a program is a few dozen lines",
-        )  # fmt: skip
-    depth = 0
+        raise ProgramError(
+            [
+                Diagnostic(
+                    "text-too-long",
+                    "the program is too long",
+                    1,
+                    1,
+                    f"{len(text)} characters",
+                    f"at most {MAX_BYTES} bytes",
+                    "a program is a few dozen lines",
+                )
+            ]
+        )
+    _check_characters(text, at)
+    _check_lines(text, at)
+    _check_tokens(text, at)
+
+
+def _check_characters(text: str, at: _Position) -> None:
+    for offset, char in enumerate(text):
+        if char in "\n\t\f" or (char.isascii() and char.isprintable()):
+            continue
+        if char == "\r" and text[offset + 1 : offset + 2] == "\n":
+            continue
+        if unicodedata.normalize("NFC", char) != char or unicodedata.combining(char):
+            raise at.fail(
+                offset,
+                "not-normalised",
+                "the text holds a character that is not in its plain form",
+                f"U+{ord(char):04X}",
+                "text in Unicode normal form C",
+                "write the composed letter",
+            )
+        if unicodedata.category(char) in _HIDDEN:
+            raise at.fail(
+                offset,
+                "hidden-character",
+                "the text holds an invisible or undefined character",
+                f"U+{ord(char):04X}",
+                "visible characters",
+                "remove it",
+            )
+
+
+def _check_lines(text: str, at: _Position) -> None:
+    offset = 0
     for number, line in enumerate(text.split("\n"), 1):
         if len(line) > MAX_LINE:
-            raise fail("line-too-long", "a line is too long", number, MAX_LINE, found=f"{len(line)} characters",
-                       expected=f"at most {MAX_LINE}")  # fmt: skip
-        if number <= 2 and re.match(r"[ \t\f]*#.*coding[:=]", line):
-            raise fail("coding-cookie", "the program declares an encoding", number, 1, hint="remove it; text is UTF-8")
-        for column, char in enumerate(line, 1):
-            if char in _OPEN:
-                depth += 1
-                if depth > MAX_DEPTH:
-                    raise fail("nesting-too-deep", "brackets are nested too deeply", number, column,
-                               expected=f"at most {MAX_DEPTH} levels")  # fmt: skip
-            elif char in _CLOSE:
-                depth = max(0, depth - 1)
-            elif ord(char) < 32 and char not in "\t\f\r" or ord(char) == 127:
-                raise fail("control-character", "the text holds a control character", number, column,
-                           found=f"U+{ord(char):04X}", hint="remove it")  # fmt: skip
-            elif unicodedata.category(char) in ("Cf", "Cs", "Co", "Cn"):
-                raise fail("hidden-character", "the text holds an invisible or undefined character", number, column,
-                           found=f"U+{ord(char):04X}", hint="remove it")  # fmt: skip
-        code = line.split("#")[0] if '"' not in line and "'" not in line else line
-        for match in _NUMBER.finditer(code):
-            if len(match.group()) > MAX_DIGITS:
-                raise fail("number-too-long", "a number has too many digits", number, match.start() + 1,
-                           found=f"{len(match.group())} digits", expected=f"at most {MAX_DIGITS}")  # fmt: skip
-        for match in _NAME.finditer(code):
-            if len(match.group()) > MAX_NAME and not match.group().isdigit():
-                raise fail("name-too-long", "a name is too long", number, match.start() + 1,
-                           expected=f"at most {MAX_NAME} characters")  # fmt: skip
+            raise at.fail(
+                offset + MAX_LINE,
+                "line-too-long",
+                "a line is too long",
+                f"{len(line)} characters",
+                f"at most {MAX_LINE}",
+                "break it inside brackets",
+            )
+        start = line.lstrip(" \t\f")
+        if number <= 2 and start.startswith("#") and ("coding:" in start or "coding=" in start):
+            raise at.fail(
+                offset,
+                "coding-cookie",
+                "the program declares an encoding",
+                start[:40],
+                "text in UTF-8",
+                "remove the declaration",
+            )
+        offset += len(line) + 1
+
+
+def _check_tokens(text: str, at: _Position) -> None:
+    text = text.replace("\r\n", " \n")
+    offset = depth = tokens = statement = 0
+    while offset < len(text):
+        match = _TOKEN.match(text, offset)
+        if match is None:
+            char = text[offset]
+            if char in "\"'":
+                raise at.fail(offset, "open-string", "a string is not closed", char, "the closing quote")
+            raise at.fail(
+                offset,
+                "stray-character",
+                "the character has no meaning here",
+                repr(char),
+                "letters a-z, digits and operators",
+                "other characters stand in docstrings and comments",
+            )
+        kind, piece = match.lastgroup, match.group()
+        if kind == "newline" and depth == 0:
+            statement = 0
+        elif kind not in ("space", "newline", "comment"):
+            tokens += 1
+            statement += 1
+            if tokens > MAX_TOKENS:
+                raise at.fail(offset, "too-many-tokens", "the program is too large", "", f"at most {MAX_TOKENS} tokens")
+            if statement > MAX_STATEMENT:
+                raise at.fail(
+                    offset,
+                    "statement-too-long",
+                    "a statement is too long",
+                    "",
+                    f"at most {MAX_STATEMENT} tokens",
+                    "give parts of it names",
+                )
+        if kind == "open":
+            depth += 1
+            if depth > MAX_BRACKETS:
+                raise at.fail(
+                    offset,
+                    "nesting-too-deep",
+                    "brackets are nested too deeply",
+                    "",
+                    f"at most {MAX_BRACKETS} levels",
+                    "give parts of it names",
+                )
+        elif kind == "close":
+            depth = max(0, depth - 1)
+        elif kind == "string" and match["prefix"]:
+            raise at.fail(
+                offset,
+                "string-prefix",
+                "strings have no prefix",
+                piece[:20],
+                'text in quotes: "max"',
+                "text has no meaning in a program beyond naming a reduction or a precision",
+            )
+        elif kind == "number" and len(piece) > MAX_NUMBER:
+            raise at.fail(
+                offset,
+                "number-too-long",
+                "a number has too many digits",
+                f"{len(piece)} characters",
+                f"at most {MAX_NUMBER}",
+            )
+        elif kind == "name" and not piece.isascii():
+            bad = next(i for i, char in enumerate(piece) if not char.isascii())
+            raise at.fail(
+                offset + bad,
+                "name-not-ascii",
+                "a name has letters outside a-z",
+                ascii(piece[:40]),
+                "a-z, A-Z, 0-9 and _",
+                "letters that look alike are different names; use plain ones",
+            )
+        elif kind == "name" and len(piece) > MAX_NAME:
+            raise at.fail(
+                offset, "name-too-long", "a name is too long", f"{len(piece)} characters", f"at most {MAX_NAME}"
+            )
+        offset = match.end()
 
 
 def syntax_tree(text: str) -> ast.Module:
     """The checked text as a syntax tree; it is parsed, never run. Raises `ProgramError`."""
     check_text(text)
     try:
-        tree = ast.parse(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a backslash in a docstring is nobody's concern
+            tree = ast.parse(text)
     except SyntaxError as error:
-        raise fail(
-            "syntax", f"this is not Python syntax: {error.msg}", error.lineno or 1, max(1, error.offset or 1),
-            hint="a program is one class with the methods summarize, score and select",
-        ) from None  # fmt: skip
+        raise ProgramError(
+            [
+                Diagnostic(
+                    "syntax",
+                    f"this is not Python syntax: {error.msg}",
+                    error.lineno or 1,
+                    max(1, error.offset or 1),
+                    hint="a program is one class with the methods summarize, score and select",
+                )
+            ]
+        ) from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise fail("syntax", f"the text cannot be parsed: {type(error).__name__}") from None
-    count = 0
-    for node in ast.walk(tree):
-        count += 1
-        if count > MAX_NODES:
-            raise fail("too-many-nodes", "the program is too large", getattr(node, "lineno", 1),
-                       found=f"more than {MAX_NODES} syntax nodes")  # fmt: skip
-        for name in (getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "name", None)):
-            if isinstance(name, str) and not name.isascii():
-                raise fail("name-not-ascii", "a name has letters outside a-z", getattr(node, "lineno", 1),
-                           getattr(node, "col_offset", 0) + 1, found=ascii(name),
-                           hint="letters that look alike are different names; use plain ones")  # fmt: skip
+        raise ProgramError([Diagnostic("syntax", f"the text cannot be parsed: {type(error).__name__}", 1, 1)]) from None
+    _check_tree(tree)
     return tree
+
+
+def _check_tree(tree: ast.Module) -> None:
+    count = 0
+    level: list[ast.AST] = [tree]
+    depth = 0
+    while level:
+        count += len(level)
+        depth += 1
+        first = next((node for node in level if hasattr(node, "lineno")), None)
+        line, column = getattr(first, "lineno", 1), getattr(first, "col_offset", 0) + 1
+        if depth > MAX_DEPTH:
+            raise ProgramError(
+                [
+                    Diagnostic(
+                        "expression-too-deep",
+                        "an expression is nested too deeply",
+                        line,
+                        column,
+                        "",
+                        f"at most {MAX_DEPTH} levels",
+                        "give parts of it names",
+                    )
+                ]
+            )
+        if count > MAX_NODES:
+            raise ProgramError(
+                [
+                    Diagnostic(
+                        "too-many-nodes",
+                        "the program is too large",
+                        line,
+                        column,
+                        "",
+                        f"at most {MAX_NODES} syntax nodes",
+                    )
+                ]
+            )
+        level = [child for node in level for child in ast.iter_child_nodes(node)]

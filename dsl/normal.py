@@ -2,7 +2,8 @@
 
 Live nodes become *terms*. Scalars made of constants alone are evaluated, differences are sums with a negative, set
 algebra is written with union, intersection and complements of leaves, chains of associative operations are flattened
-and their order is dropped, equal terms are one. Names stay behind as *marks*: a knob or an axis made by the program is only what uses it.
+and their order is dropped, equal terms are one. Names stay behind as *marks*: a knob or an axis made by the program
+is only what uses it.
 """
 
 from __future__ import annotations
@@ -123,9 +124,9 @@ class _Builder:
             if self.program.nodes[chosen].type == node.type:
                 return self.place[chosen]
         spec = OPS[op]
-        if spec.group == "selector" and len(inputs) == spec.arity[1] > spec.arity[0]:
-            if self.terms[inputs[-1]].label == ("everything",):
-                inputs = inputs[:-1]
+        has_among = spec.group == "selector" and len(inputs) == spec.arity[1] > spec.arity[0]
+        if has_among and self.terms[inputs[-1]].label == ("everything",):
+            inputs = inputs[:-1]
         ordered = not spec.commutative
         label, marks = self._attrs(op, node.attrs)
         return self.add(Term((op, *label), inputs if ordered else tuple(sorted(inputs)), ordered, marks))
@@ -161,7 +162,9 @@ class _Builder:
     def _float(self, index: int) -> int:
         """An int constant among floats is the float of its value."""
         label = self.terms[index].label
-        return self.add(Term(("const", "float", float(int(label[2])).hex()))) if label[:2] == ("const", "int") else index
+        return (
+            self.add(Term(("const", "float", float(int(label[2])).hex()))) if label[:2] == ("const", "int") else index
+        )
 
     def _negative(self, index: int) -> int:
         label = self.terms[index].label

@@ -1,40 +1,28 @@
 """From a program's text to a checked `Program`.
 
-The text is parsed to a syntax tree under limits and evaluated by our own tracer; it is never run, imported or
+The text is turned into a syntax tree under limits and evaluated by our own tracer; it is never run, imported or
 evaluated by Python, whoever wrote it.
 """
 
 from __future__ import annotations
 
 import ast
-import math
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from vortexlab.dsl.errors import Diagnostic, ProgramError, VortexError
-from vortexlab.dsl.graph import RESERVED_AXES, Finding, Graph, Place, Value
-from vortexlab.dsl.ir import (
-    DYNAMIC_CTX,
-    FLOAT,
-    PAGE_STAGE,
-    QUERY_STAGE,
-    SET,
-    STATIC_CTX,
-    Attr,
-    Knob,
-    KnobRef,
-    Program,
-    Type,
-)  # fmt: skip
-from vortexlab.dsl.limits import syntax_tree
-from vortexlab.dsl.tracer import FUNCTIONS, Item, Record, Tracer, place_of, refused, suggestion
-from vortexlab.dsl.warnings import warnings_of
+from vortexlab.dsl.graph import RESERVED_AXES, Graph, Place, Value, place_of
+from vortexlab.dsl.ir import DYNAMIC_CTX, FLOAT, PAGE_STAGE, QUERY_STAGE, SET, STATIC_CTX, KnobRef, Program, Type
+from vortexlab.dsl.limits import MAX_BYTES, syntax_tree
+from vortexlab.dsl.lint import spent_on_forced, unused_names
+from vortexlab.dsl.outline import Findings, Outline, read_outline
+from vortexlab.dsl.sizes import Size
+from vortexlab.dsl.tracer import Deferred, Item, Poisoned, Record, Returned, Text, Tracer, knob_item
 
-T = TypeVar("T")
-MAX_PAGE = 256
-_METHODS = {"summarize": ("k", "v", "ctx"), "score": ("q", "s", "ctx"), "select": ("score", "ctx")}
-_SUMMARY_DTYPES = ("kv", "fp32", "bf16", "fp16")
+MAX_PROGRAM_NODES = 400
+MAX_PROGRAM_DEPTH = 128
 
 
 def parse(text: str) -> Program:
@@ -47,325 +35,318 @@ def parse(text: str) -> Program:
 
 def load(path: str | Path) -> Program:
     """Parses a file. Raises `VortexError` when it cannot be read, `ProgramError` when it is no program."""
+    return parse(read_text(path))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a program file. Raises `VortexError` when it cannot be read or is no text."""
+    path = Path(path)
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise VortexError(f"cannot read {path}: {error.strerror}; give the path of a program file") from None
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise VortexError(f"{path} is no file; give the path of a program file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise VortexError(f"cannot read {path}: {reason}; give the path of a program file") from None
+    if len(data) > MAX_BYTES:
+        raise VortexError(f"{path} is larger than {MAX_BYTES} bytes; give the path of a program file")
     try:
-        return parse(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise VortexError(f"{path} is not UTF-8 text; give the path of a program file") from None
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise VortexError(f"{path} is not UTF-8 text (byte {error.start}); give the path of a program file") from None
 
 
 def check(text: str) -> tuple[Program | None, list[Diagnostic]]:
-    """The program, or None, and every finding: errors first, then warnings."""
+    """The program, or None, and every finding: errors first, then warnings, each in the order of the text."""
     try:
         tree = syntax_tree(text)
     except ProgramError as error:
         return None, list(error.diagnostics)
-    return _Reader(text).read(tree)
+    findings = Findings()
+    outline = read_outline(tree, findings)
+    program = _Reader(text, outline, findings).program() if outline is not None else None
+    lines = text.split("\n")
+    found = {_in_characters(finding, lines): None for finding in findings}
+    return program, sorted(found, key=lambda f: (f.severity != "error", f.line, f.column))
+
+
+def _in_characters(finding: Diagnostic, lines: list[str]) -> Diagnostic:
+    """Python counts columns in bytes, editors in characters."""
+    line = lines[finding.line - 1] if 0 < finding.line <= len(lines) else ""
+    if line.isascii():
+        return finding
+    return replace(finding, column=len(line.encode()[: finding.column - 1].decode(errors="ignore")) + 1)
 
 
 class _Reader:
-    def __init__(self, text: str):
+    """Traces the three methods of an outline into one graph."""
+
+    def __init__(self, text: str, outline: Outline, findings: Findings):
         self.text = text
-        self.findings: list[Diagnostic] = []
+        self.outline = outline
+        self.findings = findings
         self.graph = Graph()
-        self.names: dict[str, Item | Knob] = {}
-        self.knobs: dict[str, Knob] = {}
-        self.fields: dict[str, Value] = {}
-        self.used: set[str] = set()
         self.axes = set(RESERVED_AXES)
-        self.page: int | KnobRef = 16
-        self.seed = 0
-        self.summaries = "kv"
+        self.used: set[str] = set()
+        self.unused: list[tuple[str, Place]] = []
+        self._constants: dict[tuple[str, str], Value | Text | None] = {}
+        self._names = self._class_names()
 
-    def guard(self, action: Callable[[], T]) -> T | None:
-        """Runs a step and keeps its finding, so that one reading reports several errors."""
-        try:
-            return action()
-        except Finding as finding:
-            self.findings.append(finding.diagnostic)
+    def program(self) -> Program | None:
+        """The program, or None with findings."""
+        if "select" not in self.outline.methods:
             return None
+        fields = self._summaries()
+        score = self._score(fields)
+        output = self._selection(score)
+        if self.findings or output is None or fields is None:
+            return None
+        program = self._assemble(fields, output)
+        if any(f.severity == "error" for f in self.findings):
+            return None
+        scores = score.members or () if isinstance(score, Record) else ()
+        self.findings += unused_names(program, self.outline, fields, self.graph, scores, self.used, self.unused)
+        self.findings += spent_on_forced(program)
+        return program
 
-    def read(self, tree: ast.Module) -> tuple[Program | None, list[Diagnostic]]:
-        body = self.guard(lambda: self._class(tree))
-        if body is None:
-            return None, self.findings
-        self.guard(lambda: self._decorator(body))
-        methods: dict[str, ast.FunctionDef] = {}
-        for position, item in enumerate(body.body):
-            self.guard(lambda item=item, position=position: self._member(item, position, methods))  # type: ignore[misc]
-        if "select" not in methods and not self.findings:
-            self.guard(lambda: _raise(place_of(body).error(
-                "select-missing", "the program does not select anything", expected="a method select(score, ctx)")))  # fmt: skip
-        output = self._trace(methods) if "select" in methods else None
-        if self.findings or output is None:
-            return None, self.findings
-        program = Program(
-            name=body.name, page=self.page, nodes=tuple(self.graph.nodes), seed=self.seed,
-            fields={name: value.index for name, value in self.fields.items()}, output=output.index, knobs=self.knobs,
-            summary_dtype=self.summaries, doc=ast.get_docstring(body) or "", source=self.text,
-        )  # fmt: skip
-        try:
-            program.bind()
-        except VortexError as error:
-            return None, [Diagnostic("sizes", str(error), body.lineno, body.col_offset + 1)]
-        return program, warnings_of(program, self.used)
+    # ---- names of the class body
 
-    # ---- the class
-
-    def _class(self, tree: ast.Module) -> ast.ClassDef:
-        found: ast.ClassDef | None = None
-        for position, item in enumerate(tree.body):
-            if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant) and position == 0:
-                continue
-            if isinstance(item, ast.ImportFrom) and item.module == "vortexlab.dsl" and item.level == 0 and (
-                [alias.name for alias in item.names] == ["*"]
-            ):
-                continue
-            if isinstance(item, (ast.Import, ast.ImportFrom)):
-                raise place_of(item).error("import", "a program imports nothing else",
-                                           expected="from vortexlab.dsl import *")  # fmt: skip
-            if isinstance(item, ast.ClassDef):
-                if found is not None:
-                    raise place_of(item).error("two-classes", "a file holds one program", hint="remove the second class")
-                found = item
-                continue
-            raise place_of(item).error("top-level", f"{type(item).__name__} cannot stand at the top of a program",
-                                       expected="one class decorated with @program(page=16)")  # fmt: skip
-        if found is None:
-            raise Place(1, 1).error("no-class", "the file holds no program", expected="a class decorated with @program")
-        if found.bases or found.keywords or getattr(found, "type_params", None):
-            raise place_of(found).error("class-bases", "a program has no base classes", hint=f"class {found.name}:")
-        return found
-
-    def _decorator(self, body: ast.ClassDef) -> None:
-        if len(body.decorator_list) != 1:
-            raise place_of(body).error("decorator", "a program has exactly one decorator", expected="@program(page=16)")
-        node = body.decorator_list[0]
-        place = place_of(node)
-        if isinstance(node, ast.Name) and node.id == "program":
-            return
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "program") or node.args:
-            raise place.error("decorator", "this is not the decorator of a program", expected="@program(page=16)")
-        for keyword in node.keywords:
-            here = place_of(keyword.value)
-            if keyword.arg == "page":
-                self._page(keyword.value, here)
-            elif keyword.arg == "summaries":
-                self.summaries = _literal(keyword.value, here, _SUMMARY_DTYPES)
-            elif keyword.arg == "seed":
-                self.seed = _integer(keyword.value, here, 0, 2**32 - 1)
+    def _class_names(self) -> dict[str, Deferred | None]:
+        names: dict[str, Deferred | None] = {}
+        outline = self.outline
+        for name in outline.places:
+            if name in outline.knobs:
+                if name != "page":
+                    names[name] = Deferred(lambda place, knob=outline.knobs[name]: knob_item(self.graph, knob, place))  # type: ignore[misc]
+            elif name in outline.constants:
+                earlier = dict(names)
+                names[name] = Deferred(lambda place, name=name, earlier=earlier: self._constant(name, earlier))  # type: ignore[misc]
+                if not self._is_sound(name, earlier):
+                    names[name] = None
             else:
-                raise here.error("unknown-argument", f"program has no option {keyword.arg}",
-                                 expected="page, summaries, seed")  # fmt: skip
+                names[name] = None  # a knob whose declaration has an error
+        return names
 
-    def _page(self, node: ast.expr, place: Place) -> None:
-        if isinstance(node, ast.Call):
-            knob = _knob("page", node)
-            sizes = knob.choices if knob.kind == "choice" else (knob.low, knob.high)
-            if knob.kind not in ("choice", "int") or not all(type(s) is int and 1 <= s <= MAX_PAGE for s in sizes):
-                raise place.error("page-size", "the page knob offers whole numbers", expected=f"1 to {MAX_PAGE}")
-            self.knobs["page"], self.page = knob, KnobRef("page")
-        else:
-            self.page = _integer(node, place, 1, MAX_PAGE)
-
-    def _member(self, item: ast.stmt, position: int, methods: dict[str, ast.FunctionDef]) -> None:
-        place = place_of(item)
-        if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant) and position == 0:
-            return
-        if isinstance(item, ast.Pass):
-            return
-        if isinstance(item, ast.FunctionDef):
-            if item.name not in _METHODS:
-                raise place.error("unknown-method", f"a program has no method {item.name}",
-                                  hint=suggestion(item.name, list(_METHODS)))  # fmt: skip
-            if item.name in methods:
-                raise place.error("method-twice", f"{item.name} is defined twice")
-            arguments = item.args
-            if (item.decorator_list or item.returns or arguments.vararg or arguments.kwarg or arguments.kwonlyargs
-                    or arguments.posonlyargs or arguments.defaults or any(a.annotation for a in arguments.args)
-                    or getattr(item, "type_params", None)):  # fmt: skip
-                raise place.error("method-shape", f"{item.name} takes plain parameters only",
-                                  expected=f"def {item.name}({', '.join(_METHODS[item.name])})")  # fmt: skip
-            for argument in arguments.args:
-                if argument.arg not in _METHODS[item.name]:
-                    raise place_of(argument).error("unknown-parameter", f"{item.name} has no parameter {argument.arg}",
-                                                   expected=", ".join(_METHODS[item.name]))  # fmt: skip
-            methods[item.name] = item
-            return
-        if isinstance(item, ast.Assign) and len(item.targets) == 1 and isinstance(item.targets[0], ast.Name):
-            self._assign(item.targets[0].id, item.value, place)
-            return
-        raise refused(item)
-
-    def _assign(self, name: str, node: ast.expr, place: Place) -> None:
-        if name in self.names or name in ("page", "head", "token", "channel", *FUNCTIONS, "k", "v", "q", "s", "ctx"):
-            raise place.error("name-taken", f"{name} is taken", hint="choose another name")
-        if isinstance(node, ast.Call):
-            knob = _knob(name, node)
-            self.knobs[name] = self.names[name] = knob
-            return
+    def _is_sound(self, name: str, earlier: Mapping[str, Deferred | None]) -> bool:
         try:
-            self.names[name] = Tracer(self.graph, {}).value(node)
-        except Finding:
-            raise place_of(node).error("class-constant", f"{name} is neither a number nor a knob",
-                                       hint=f"{name} = 4, or {name} = knob.int(1, 64, default=4)") from None  # fmt: skip
+            return self.findings.guard(lambda: self._constant(name, earlier)) is not None
+        except Poisoned:
+            return False
+
+    def _constant(self, name: str, earlier: Mapping[str, Deferred | None]) -> Value | Text:
+        """A class constant in the stage that uses it."""
+        key = (name, self.graph.stage)
+        if key not in self._constants:
+            node = self.outline.constants[name]
+            tracer = Tracer(self.graph, earlier, set(RESERVED_AXES), self.outline.knobs)
+            self._constants[key] = None
+            item: Item = tracer.item(node)
+            if not isinstance(item, (Value, Text)) or (
+                isinstance(item, Value) and (item.type.axes or item.type.kind == SET)
+            ):
+                raise place_of(node).error(
+                    "class-constant",
+                    f"{name} is neither a number nor a knob",
+                    found=ast.unparse(node)[:40],
+                    expected="a number, or arithmetic on numbers and knobs",
+                    hint=f"{name} = 4, or {name} = knob.int(1, 64, default=4)",
+                )
+            self.used |= tracer.used
+            self._constants[key] = item
+        made = self._constants[key]
+        if made is None:
+            raise Poisoned
+        return made
 
     # ---- the methods
 
-    def _trace(self, methods: dict[str, ast.FunctionDef]) -> Value | None:
-        graph = self.graph
-        ctx = Record("ctx", {name: (lambda place, name=name: graph.ctx(name, place))
-                             for name in (*STATIC_CTX, *DYNAMIC_CTX)})  # type: ignore[misc]  # fmt: skip
-        if "summarize" in methods:
-            graph.stage = PAGE_STAGE
-            axes = ("token", "channel")
-            scope: dict[str, Item | Knob] = {
-                name: graph.add(name, Type(FLOAT, axes), (), Place(0, 0)) for name in ("k", "v")
-            }
-            made = self._run("summarize", methods, {**scope, "ctx": ctx})
-            if made is not None and not isinstance(made, dict):
-                self.guard(lambda: _raise(place_of(methods["summarize"].body[-1]).error(
-                    "summary-mapping", "summarize returns named summaries", expected="return dict(name=value)")))  # fmt: skip
-            elif made is not None:
-                for name, value in made.items():
-                    if value.type.kind != FLOAT:
-                        self.guard(lambda name=name, value=value: _raise(place_of(methods["summarize"]).error(  # type: ignore[misc]
-                            "summary-kind", f"summary {name} must be a float", found=str(value))))  # fmt: skip
-                self.fields = made
-        graph.stage = QUERY_STAGE
-        score: Item | dict[str, Value] | None = None
-        if "score" in methods:
-            members = {name: self._field(name, value) for name, value in self.fields.items()}
-            q = graph.add("q", Type(FLOAT, ("head", "channel")), (), Place(0, 0))
-            score = self._run("score", methods, {"q": q, "s": Record("s", members), "ctx": ctx})
-            if self.findings:
-                return None
-        scope = {"ctx": ctx}
-        if isinstance(score, dict):
-            scope["score"] = Record("score", {n: (lambda place, v=v: v) for n, v in score.items()})  # type: ignore[misc]
-        elif score is not None:
-            scope["score"] = score
-        elif any(a.arg == "score" for a in methods["select"].args.args):
-            self.guard(lambda: _raise(place_of(methods["select"]).error(
-                "score-missing", "select takes a score, but the program has no score method",
-                hint="write def score(q, s), or remove the parameter")))  # fmt: skip
+    def _run(self, name: str, parameters: Mapping[str, Item | Deferred | None]) -> Returned | None:
+        method = self.outline.methods[name]
+        given = {a.arg for a in method.args.args}
+        scope = {**self._names, **{key: value for key, value in parameters.items() if key in given}}
+        tracer = Tracer(self.graph, scope, self.axes, self.outline.knobs, name)
+        made = tracer.run(method)
+        self.findings += tracer.findings
+        self.used |= tracer.used
+        self.unused += [(local, place) for local, place in tracer.assigned.items() if local not in tracer.used]
+        return made
+
+    def _ctx(self) -> Record:
+        def member(name: str) -> Callable[[Place], Value]:
+            return lambda place: self.graph.ctx(name, place)
+
+        return Record("ctx", {name: member(name) for name in (*STATIC_CTX, *DYNAMIC_CTX)})
+
+    def _summaries(self) -> dict[str, Value] | None:
+        """The summaries by name; None where they could not be made."""
+        if "summarize" not in self.outline.methods:
+            return {}
+        self.graph.stage = PAGE_STAGE
+        sizes = {"token": Size(self.outline.page), "channel": Size("channel")}
+
+        def leaf(name: str) -> Deferred:
+            type_ = Type(FLOAT, ("token", "channel"))
+            return Deferred(lambda place: self.graph.add(name, type_, (), place, sizes))
+
+        made = self._run("summarize", {"k": leaf("k"), "v": leaf("v"), "ctx": self._ctx()})
+        self.graph.stage = QUERY_STAGE
+        if made is None:
             return None
-        chosen = self._run("select", methods, scope)
-        if chosen is None:
+        end = place_of(self.outline.methods["summarize"].body[-1])
+        if not isinstance(made, dict):
+            self.findings.append(
+                end.error(
+                    "summary-mapping",
+                    "summarize returns summaries by name",
+                    found=str(made),
+                    expected="return dict(name=value)",
+                ).diagnostic
+            )
             return None
-        end = place_of(methods["select"].body[-1])
-        if not isinstance(chosen, Value) or chosen.type.kind != SET:
-            self.guard(lambda: _raise(end.error(
-                "not-a-set", "select returns a set of pages", found=str(chosen) if isinstance(chosen, Value) else "a mapping",
-                hint="make one with topk(score, n), first(n), last(n), ...")))  # fmt: skip
+        for name, value in made.items():
+            node = self.graph.nodes[value.index]
+            if value.type.kind != FLOAT or not self._reads_page(value.index):
+                self.findings.append(
+                    Place(node.line, node.column)
+                    .error(
+                        "summary-kind",
+                        f"summary {name} must be a float made of k or v",
+                        found=str(value),
+                        expected="float",
+                        hint="use float(x) on a truth value; numbers need no summary",
+                    )
+                    .diagnostic
+                )
+        return made
+
+    def _reads_page(self, index: int) -> bool:
+        seen: set[int] = set()
+        stack = [index]
+        while stack:
+            i = stack.pop()
+            if self.graph.nodes[i].op in ("k", "v"):
+                return True
+            stack.extend(j for j in self.graph.nodes[i].inputs if j not in seen)
+            seen.update(self.graph.nodes[i].inputs)
+        return False
+
+    def _score(self, fields: dict[str, Value] | None) -> Item | None:
+        if "score" not in self.outline.methods:
             return None
-        return chosen
+        q_type, q_sizes = Type(FLOAT, ("head", "channel")), {"head": Size("head"), "channel": Size("channel")}
+        q = Deferred(lambda place: self.graph.add("q", q_type, (), place, q_sizes))
+        s = Record("s", None if fields is None else {name: self._field(name, value) for name, value in fields.items()})
+        made = self._run("score", {"q": q, "s": s, "ctx": self._ctx()})
+        if isinstance(made, dict):
+            return Record("score", {name: (lambda place, v=v: v) for name, v in made.items()})  # type: ignore[misc]
+        return made
 
     def _field(self, name: str, value: Value) -> Callable[[Place], Value]:
         type_ = Type(FLOAT, ("page", *value.type.axes))
-        return lambda place: self.graph.add("field", type_, (), place, name=name)
+        return lambda place: self.graph.add("field", type_, (), place, self.graph.sizes[value.index], name=name)
 
-    def _run(
-        self, name: str, methods: dict[str, ast.FunctionDef], parameters: dict[str, Item | Knob]
-    ) -> Item | dict[str, Value] | None:
-        method = methods[name]
-        given = {a.arg for a in method.args.args}
-        visible = {key: value for key, value in parameters.items() if key in given}
-        tracer = Tracer(self.graph, {**self.names, **visible}, self.axes)
-        made = self.guard(lambda: tracer.run(method))
-        self.used |= tracer.used
+    def _selection(self, score: Item | None) -> Value | None:
+        method = self.outline.methods["select"]
+        parameter = next((a for a in method.args.args if a.arg == "score"), None)
+        if parameter is not None and "score" not in self.outline.methods:
+            self.findings.append(
+                place_of(parameter)
+                .error(
+                    "score-missing",
+                    "select takes a score, but the program has no score method",
+                    found="score",
+                    hint="write def score(q, s), or remove the parameter",
+                )
+                .diagnostic
+            )
+        made = self._run("select", {"ctx": self._ctx(), "score": score})
+        if made is None:
+            return None
+        if not isinstance(made, Value) or made.type.kind != SET:
+            self.findings.append(
+                place_of(method.body[-1])
+                .error(
+                    "not-a-set",
+                    "select returns a set of pages",
+                    found="a mapping" if isinstance(made, dict) else str(made),
+                    expected="set",
+                    hint="make one with topk(score, n), first(n), last(n), ...",
+                )
+                .diagnostic
+            )
+            return None
         return made
 
+    # ---- the whole
 
-def _raise(finding: Finding) -> None:
-    raise finding
+    def _assemble(self, fields: Mapping[str, Value], output: Value) -> Program:
+        outline, graph = self.outline, self.graph
+        whole = Program(
+            name=outline.name,
+            page=outline.page,
+            nodes=tuple(graph.nodes),
+            seed=outline.seed,
+            fields={name: value.index for name, value in fields.items()},
+            output=output.index,
+            knobs=outline.knobs,
+            summary_dtype=outline.summary_dtype,
+            doc=outline.doc,
+            source=self.text,
+        )
+        program = live_part(whole)
+        if len(program.nodes) > MAX_PROGRAM_NODES or _depth(program) > MAX_PROGRAM_DEPTH:
+            self.findings.append(
+                outline.place.error(
+                    "program-too-large",
+                    "the program computes too much",
+                    found=f"{len(program.nodes)} operations",
+                    expected=f"at most {MAX_PROGRAM_NODES}, no chain longer than {MAX_PROGRAM_DEPTH}",
+                ).diagnostic
+            )
+        self._check_splits(graph)
+        return program
 
-
-def _integer(node: ast.expr, place: Place, low: int, high: int) -> int:
-    if isinstance(node, ast.Constant) and type(node.value) is int and low <= node.value <= high:
-        return node.value
-    raise place.error("whole-number", "a whole number is expected here", found=ast.unparse(node)[:40],
-                      expected=f"{low} to {high}")  # fmt: skip
-
-
-def _literal(node: ast.expr, place: Place, allowed: tuple[str, ...]) -> str:
-    if isinstance(node, ast.Constant) and node.value in allowed:
-        return str(node.value)
-    raise place.error("unknown-dtype", "unknown precision", found=ast.unparse(node)[:40], expected=", ".join(allowed))
-
-
-def _number(node: ast.expr) -> Attr:
-    """A literal, with its sign; anything else raises."""
-    sign = 1
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        sign, node = -1, node.operand
-    if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float, str)):
-        value = node.value
-        if isinstance(value, (bool, str)):
-            if sign == 1:
-                return value
-        elif isinstance(value, int) and abs(value) < 2**53 or isinstance(value, float) and math.isfinite(value):
-            return sign * value
-    raise place_of(node).error("knob-value", "a knob's ranges and values are written out", found=ast.unparse(node)[:40],
-                               expected="a finite number, True, False or text in quotes")  # fmt: skip
-
-
-def _knob(name: str, node: ast.Call) -> Knob:
-    """`knob.int(low, high, log=, step=, default=)`, `knob.float(...)`, `knob.choice(*values, default=)`, `knob.bool(default=)`."""
-    place = place_of(node)
-    kinds = ("int", "float", "choice", "bool")
-    if not (isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) and node.func.value.id == "knob"):
-        raise place.error("class-constant", f"{name} is neither a number nor a knob",
-                          hint=f"{name} = 4, or {name} = knob.int(1, 64, default=4)")  # fmt: skip
-    kind = node.func.attr
-    if kind not in kinds:
-        raise place.error("knob-kind", f"unknown kind of knob {kind}", expected=", ".join(f"knob.{k}" for k in kinds))
-    options = {str(k.arg): _number(k.value) for k in node.keywords}
-    values = [_number(arg) for arg in node.args]
-    allowed = {"int": {"log", "step", "default"}, "float": {"log", "step", "default"}}.get(kind, {"default"})
-    for option in options:
-        if option not in allowed:
-            raise place.error("unknown-argument", f"knob.{kind} has no option {option}", expected=", ".join(sorted(allowed)))
-    if kind == "bool":
-        if values or type(options.get("default", True)) is not bool:
-            raise place.error("knob-range", "knob.bool takes a default alone", expected="knob.bool(default=True)")
-        return Knob(name, kind, bool(options.get("default", True)))
-    if kind == "choice":
-        types = {str if isinstance(v, str) else bool if isinstance(v, bool) else float for v in values}
-        if len(values) < 2 or len(set(values)) != len(values) or len(values) > 16 or len(types) != 1:
-            raise place.error("knob-range", "knob.choice takes 2 to 16 different values of one kind",
-                              expected='knob.choice("max", "mean", default="max")')  # fmt: skip
-        default = options.get("default", values[0])
-        if default not in values:
-            raise place.error("knob-default", f"the default of {name} is none of its choices", found=repr(default))
-        return Knob(name, kind, default, choices=tuple(values))
-    return _range(name, kind, values, options, place)
+    def _check_splits(self, graph: Graph) -> None:
+        for index, node in enumerate(graph.nodes):
+            if node.op != "split":
+                continue
+            misfits = list(graph.sizes[index][str(node.attrs["axis"])].misfits(self.outline.knobs))
+            for is_default, found in misfits[:1]:
+                count = node.attrs["size"]
+                finding = (
+                    Place(node.line, node.column)
+                    .error(
+                        "split-size",
+                        f"split does not divide {node.attrs['axis']}",
+                        found=found,
+                        expected="a divisor",
+                        hint=f"the page is {_shown(self.outline.page)}, the parts are {_shown(count)}",
+                    )
+                    .diagnostic
+                )
+                is_error = is_default or any(default for default, _ in misfits)
+                self.findings.append(finding if is_error else replace(finding, severity="warning"))
 
 
-def _range(name: str, kind: str, values: list[Attr], options: dict[str, Attr], place: Place) -> Knob:
-    shape = f"knob.{kind}(low, high, default=...)"
-    if len(values) != 2:
-        raise place.error("knob-range", f"knob.{kind} takes its lowest and highest value", expected=shape)
-    wanted = (int,) if kind == "int" else (int, float)
-    default, step, log = options.get("default"), options.get("step"), options.get("log", False)
-    numbers = [*values, *([] if default is None else [default]), *([] if step is None else [step])]
-    if any(type(v) not in wanted for v in numbers) or type(log) is not bool:
-        raise place.error("knob-range", f"the values of knob.{kind} {name} have another kind", expected=shape)
-    low, high = values[0], values[1]
-    assert isinstance(low, (int, float)) and isinstance(high, (int, float))
-    if not low <= high:
-        raise place.error("knob-range", f"the range of {name} is empty", found=f"{low} to {high}", hint="low <= high")
-    if log and low <= 0:
-        raise place.error("knob-range", f"{name} is logarithmic and starts at {low}", hint="start above 0")
-    if step is not None and (not isinstance(step, (int, float)) or step <= 0 or log):
-        raise place.error("knob-range", f"the step of {name} must be above 0, and a log knob has none", found=str(step))
-    if default is None:
-        raise place.error("knob-default", f"{name} has no default", expected=shape)
-    assert isinstance(default, (int, float))
-    if not low <= default <= high:
-        raise place.error("knob-default", f"the default of {name} is outside its range", found=str(default),
-                          expected=f"{low} to {high}")  # fmt: skip
-    return Knob(name, kind, default if kind == "int" else float(default), low, high, bool(log), step)  # type: ignore[arg-type]
+def _shown(size: object) -> str:
+    return f"knob {size.name}" if isinstance(size, KnobRef) else str(size)
+
+
+def live_part(program: Program) -> Program:
+    """The program without what its output does not depend on."""
+    live = program.live()
+    place = {old: new for new, old in enumerate(live)}
+    nodes = tuple(
+        replace(program.nodes[old], inputs=tuple(place[i] for i in program.nodes[old].inputs)) for old in live
+    )
+    fields = {name: place[index] for name, index in program.live_fields().items()}
+    return replace(program, nodes=nodes, fields=fields, output=place[program.output])
+
+
+def _depth(program: Program) -> int:
+    depth: list[int] = []
+    for node in program.nodes:
+        below = [*node.inputs, *([program.fields[str(node.attrs["name"])]] if node.op == "field" else [])]
+        depth.append(1 + max((depth[i] for i in below), default=0))
+    return depth[program.output]

@@ -19,7 +19,8 @@ _INFIX = {
 _PREFIX = {"neg": ("-", _SIGN), "complement": ("~", _SIGN), "not": ("not ", _NOT)}
 #: Arguments by position, then by keyword; a last input beyond these is `among`.
 _ARGUMENTS = {
-    "topk": (2, ()), "topp": (2, ("scale", "max")), "above": (2, ("max",)), "random": (1, ()), "stride": (1, ("offset",)),
+    "topk": (2, ()), "topp": (2, ("scale", "max")), "above": (2, ("max",)), "random": (1, ()),
+    "stride": (1, ("offset",)),
 }  # fmt: skip
 _LEAVES = ("const", "knob", "ctx", "field", "k", "v", "q", "everything")
 _LONG = 72
@@ -37,8 +38,11 @@ def to_source(program: Program) -> str:
     if fields:
         lines += _Method(program, {}).lines("summarize", list(fields.values()), list(fields))
     handed = _handed(program)
-    given = dict(zip(handed, ["score"] if len(handed) == 1 else [f"score.{_letters(n)}" for n in range(len(handed))],
-                     strict=True))  # fmt: skip
+    given = dict(
+        zip(
+            handed, ["score"] if len(handed) == 1 else [f"score.{_letters(n)}" for n in range(len(handed))], strict=True
+        )
+    )
     if handed:
         keys = [] if len(handed) == 1 else [name.removeprefix("score.") for name in given.values()]
         lines += _Method(program, {}).lines("score", handed, keys)
@@ -56,7 +60,7 @@ def _handed(program: Program) -> list[int]:
             continue
         if node.type.kind == SET:
             handed.update(i for i in node.inputs if i not in exact and program.nodes[i].type.kind != SET)
-        elif node.op in ("const", "knob", "ctx") or node.inputs and all(i in exact for i in node.inputs):
+        elif node.op in ("const", "knob", "ctx") or (node.inputs and all(i in exact for i in node.inputs)):
             exact.add(index)
     return sorted(handed)
 
@@ -87,7 +91,7 @@ class _Method:
         for index in nodes:
             node = self.program.nodes[index]
             text, binding = self._expression(node)
-            if node.op not in _LEAVES and (uses[index] > 1 or len(text) > _LONG and index not in results):
+            if node.op not in _LEAVES and (uses[index] > 1 or (len(text) > _LONG and index not in results)):
                 local = self._local(node)
                 body.append(f"        {local} = {text}")
                 text, binding = local, _ATOM
@@ -134,7 +138,9 @@ class _Method:
         owner = _in(parts[0], _ATOM) if parts else ""
         if op == "reduce":
             how, axis = attrs["how"], attrs["axis"]
-            return (f"{owner}.reduce({how.name}, {axis})" if isinstance(how, KnobRef) else f"{owner}.{how}({axis})"), _ATOM
+            return (
+                f"{owner}.reduce({how.name}, {axis})" if isinstance(how, KnobRef) else f"{owner}.{how}({axis})"
+            ), _ATOM
         if op == "split":
             return f"{owner}.split({attrs['axis']}, {attrs['name']}={_attr(attrs['size'])})", _ATOM
         if op == "rename":

@@ -7,13 +7,19 @@ handed to Python to run.
 from __future__ import annotations
 
 import ast
-import difflib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vortexlab.dsl.graph import RESERVED_AXES, Finding, Graph, Place, Value
-from vortexlab.dsl.ir import FLOAT, INT, REDUCTIONS, SET, Knob, KnobRef, Type
+from vortexlab.dsl.calls import call_function, call_method
+from vortexlab.dsl.declarations import check_number
+from vortexlab.dsl.graph import Graph, Place, Value, place_of
+from vortexlab.dsl.ir import BOOL, FLOAT, INT, SET, Knob, KnobRef, Type
+from vortexlab.dsl.outline import Findings, check_name, is_docstring
+from vortexlab.dsl.words import FUNCTIONS, METHOD_PARAMETERS, METHODS, function_hint, refused, suggestion
+
+
+class Poisoned(Exception):
+    """An expression uses something whose own error is reported already."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +29,28 @@ class Axis:
 
 @dataclass(frozen=True)
 class Text:
-    """A string literal, or a choice knob of strings: allowed only as a named option."""
+    """A text, or a choice knob of texts: allowed only where a reduction or a precision is named."""
 
     value: str | KnobRef
 
 
 @dataclass(frozen=True)
 class Record:
-    """`s`, `score` or `ctx`: something with named members."""
+    """`s`, `score` or `ctx`: something with named members; None where its making failed."""
 
     what: str
-    members: Mapping[str, Callable[[Place], Value]]
+    members: Mapping[str, Callable[[Place], Value]] | None
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A name whose node is made when it is used: a knob, a constant, `k`, `v` or `q`."""
+
+    make: Callable[[Place], Value | Text]
 
 
 Item = Value | Axis | Text | Record
+Returned = Item | dict[str, Value]
 
 _BINARY: dict[type[ast.operator], str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.FloorDiv: "floordiv", ast.Mod: "mod",
@@ -46,101 +60,143 @@ _COMPARE: dict[type[ast.cmpop], tuple[str, bool]] = {
     ast.Lt: ("lt", False), ast.LtE: ("le", False), ast.Gt: ("lt", True), ast.GtE: ("le", True),
     ast.Eq: ("eq", False), ast.NotEq: ("ne", False),
 }  # fmt: skip
-_UNARY_CALLS = ("abs", "exp", "log", "sqrt", "relu", "sigmoid", "silu", "tanh", "floor", "ceil", "float")
-_BINARY_CALLS = {"maximum": "maximum", "minimum": "minimum", "max": "maximum", "min": "minimum"}
-FUNCTIONS = (
-    *_UNARY_CALLS, *_BINARY_CALLS, "where", "clamp", "dot", "softmax", "share", "everything", "first", "last", "stride",
-    "random", "topk", "topp", "above", "dict",
-)  # fmt: skip
-METHODS = (*REDUCTIONS, "reduce", "split", "rename", "to")
-_REFUSED = {
-    "If": "write where(condition, a, b)", "IfExp": "write where(condition, a, b)", "For": "name the axis and reduce it",
-    "While": "name the axis and reduce it", "Lambda": "write the expression where it is used",
-    "ListComp": "name the axis and reduce it", "GeneratorExp": "name the axis and reduce it",
-    "DictComp": "write dict(a=..., b=...)", "SetComp": "sets of pages are made by selectors",
-    "JoinedStr": "text has no meaning in a program", "Subscript": "axes have names: use split, rename or a reduction",
-    "Await": "remove it", "Yield": "use return", "NamedExpr": "assign on a line of its own",
-    "Import": "only `from vortexlab.dsl import *` may be imported", "ImportFrom": "imports go at the top of the file",
-    "List": "there are no lists; combine sets with | and &", "Tuple": "return one value, or dict(a=..., b=...)",
-    "Pow": "write x * x, sqrt(x) or exp(x)", "MatMult": "write dot(a, b, axis)", "Starred": "name each argument",
-    "Assert": "remove it", "Try": "remove it", "With": "remove it", "Delete": "remove it", "Raise": "remove it",
-    "FunctionDef": "a method has no inner functions", "Global": "remove it", "Match": "write where(condition, a, b)",
-}  # fmt: skip
 
 
-def place_of(node: ast.AST) -> Place:
-    return Place(getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1)
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known)[:20]) or 'nothing'}"
-
-
-def refused(node: ast.AST) -> Finding:
-    kind = type(node).__name__
-    return place_of(node).error(
-        "not-in-language", f"{kind} is Python that is not in the language", hint=_REFUSED.get(kind, "see the language reference")
-    )
+def knob_item(graph: Graph, knob: Knob, place: Place) -> Value | Text:
+    """A knob where a value stands: a scalar, or a text when it chooses among texts."""
+    if isinstance(knob.default, str):
+        return Text(KnobRef(knob.name))
+    kind = BOOL if knob.kind == "bool" else FLOAT if isinstance(knob.default, float) else INT
+    return graph.add("knob", Type(kind), (), place, name=knob.name)
 
 
 class Tracer:
-    """Evaluates one method.
+    """Evaluates one method, or a class constant.
 
-    `scope` holds parameters, knobs and class constants by name; `axes` the names of axes, which a method extends by
-    those it makes, so that `score` can name what `summarize` split.
+    `scope` holds the names that can be read; None stands for one whose making failed. `axes` are the names of axes,
+    which a method extends by those it makes, so that `score` can name what `summarize` split.
     """
 
-    def __init__(self, graph: Graph, scope: Mapping[str, Item | Knob], axes: set[str] | None = None):
+    def __init__(
+        self,
+        graph: Graph,
+        scope: Mapping[str, Item | Deferred | None],
+        axes: set[str],
+        knobs: Mapping[str, Knob],
+        method: str = "",
+    ):
         self.graph = graph
-        self.scope: dict[str, Item | Knob] = dict(scope)
-        self.axes = set(RESERVED_AXES) if axes is None else axes
+        self.axes = axes
+        self.knobs = knobs
+        self.findings = Findings()
         self.used: set[str] = set()
+        self.assigned: dict[str, Place] = {}
+        self._scope: dict[str, Item | Deferred | None] = dict(scope)
+        self._fixed = frozenset(scope)
+        self._method = method
 
-    def run(self, method: ast.FunctionDef) -> Item | dict[str, Value]:
-        """The returned value, or the returned mapping."""
+    def has(self, name: str) -> bool:
+        return name in self._scope
+
+    # ---- statements
+
+    def run(self, method: ast.FunctionDef) -> Returned | None:
+        """The returned value or mapping, or None with `findings`. A faulty statement does not hide later ones."""
         for position, statement in enumerate(method.body):
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and position == 0:
+            if is_docstring(statement, position):
                 continue
-            if isinstance(statement, ast.Assign):
-                if len(statement.targets) != 1 or not isinstance(statement.targets[0], ast.Name):
-                    raise place_of(statement).error("assignment", "assign to one plain name", hint="name = expression")
-                self.scope[self._assignable(statement.targets[0])] = self.value(statement.value)
-            elif isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-                name = self._assignable(statement.target)
-                self.scope[name] = self._binary(statement.op, statement, statement.target, statement.value)
-            elif isinstance(statement, ast.Return):
-                if statement.value is None:
-                    raise place_of(statement).error("empty-return", "return gives nothing back", hint="return a value")
+            if isinstance(statement, ast.Return):
                 if position != len(method.body) - 1:
-                    raise place_of(method.body[position + 1]).error("dead-statement", "statements after return never run")
-                mapping = self._mapping(statement.value)
-                return mapping if mapping is not None else self.item(statement.value)
-            else:
-                raise refused(statement)
-        raise place_of(method).error("no-return", f"{method.name} does not return anything", hint="end it with return")
+                    after = method.body[position + 1]
+                    self.findings.append(
+                        place_of(after)
+                        .error("dead-statement", "nothing runs after return", hint="return once, at the end")
+                        .diagnostic
+                    )
+                return self._attempt(lambda node=statement: self._returned(node))  # type: ignore[misc]
+            self._statement(statement)
+        self.findings.append(
+            place_of(method)
+            .error("no-return", f"{method.name} returns nothing", expected="return value", hint="end it with return")
+            .diagnostic
+        )
+        return None
 
-    def _assignable(self, name: ast.Name) -> str:
-        if name.id in FUNCTIONS or name.id in self.axes:
-            raise place_of(name).error("name-taken", f"{name.id} is a word of the language", hint="choose another name")
-        return name.id
+    def _attempt(self, step: Callable[[], Returned]) -> Returned | None:
+        try:
+            return self.findings.guard(step)
+        except Poisoned:
+            return None
 
-    def _mapping(self, node: ast.expr) -> dict[str, Value] | None:
+    def _statement(self, node: ast.stmt) -> None:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            name, value = node.targets[0].id, node.value
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            load = ast.copy_location(ast.Name(node.target.id, ast.Load()), node.target)
+            name, value = node.target.id, ast.copy_location(ast.BinOp(load, node.op, node.value), node)
+        else:
+            self.findings.append(refused(node).diagnostic)
+            return
+        made = self._attempt(lambda: self._item_to_keep(value))
+        if self.findings.guard(lambda: self._assignable(name, place_of(node))):
+            assert not isinstance(made, dict)
+            self._scope[name] = made
+            self.assigned.setdefault(name, place_of(node))
+
+    def _item_to_keep(self, node: ast.expr) -> Item:
+        item = self.item(node)
+        return item if isinstance(item, Text) else self.value(node)
+
+    def _assignable(self, name: str, place: Place) -> bool:
+        check_name(name, place)
+        if name in self.axes:
+            raise place.error("name-taken", f"{name} names an axis", hint="choose another name")
+        if name in self._fixed and name not in METHOD_PARAMETERS.get(self._method, ()):
+            raise place.error("name-taken", f"{name} is declared in the class", hint="choose another name")
+        return True
+
+    def _returned(self, node: ast.Return) -> Returned:
+        if node.value is None:
+            raise place_of(node).error("no-return", "return gives nothing back", expected="return value")
+        pairs = self._mapping(node.value)
+        if pairs is None:
+            return self.value(node.value)
+        made: dict[str, Value] = {}
+        failed = False
+        for key, value in pairs:
+            item = self._attempt(lambda value=value: self.value(value))  # type: ignore[misc]
+            failed = failed or item is None
+            if isinstance(item, Value):
+                made[key] = item
+        if failed:
+            raise Poisoned
+        return made
+
+    def _mapping(self, node: ast.expr) -> list[tuple[str, ast.expr]] | None:
+        expected = "dict(lo=..., hi=...)"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
             if node.args or any(k.arg is None for k in node.keywords):
-                raise place_of(node).error("mapping", "dict takes named values only", hint="dict(lo=..., hi=...)")
+                raise place_of(node).error("mapping", "dict takes named values only", expected=expected)
             pairs = [(str(k.arg), k.value) for k in node.keywords]
         elif isinstance(node, ast.Dict):
             pairs = []
             for key, value in zip(node.keys, node.values, strict=True):
                 if not isinstance(key, ast.Constant) or not isinstance(key.value, str) or not key.value.isidentifier():
-                    raise place_of(node).error("mapping", "the keys of a mapping are plain names", hint="dict(lo=...)")
+                    raise place_of(key or node).error(
+                        "mapping", "the keys of a mapping are plain names", expected=expected
+                    )
                 pairs.append((key.value, value))
         else:
             return None
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise place_of(node).error("mapping", "a name occurs twice in the mapping")
-        return {key: self.value(value) for key, value in pairs}
+        names = [key for key, _ in pairs]
+        if not names or len(set(names)) != len(names) or not all(n.isascii() and not n.startswith("__") for n in names):
+            raise place_of(node).error(
+                "mapping",
+                "a mapping has one or more names, each once",
+                found=", ".join(names) or "none",
+                expected=expected,
+            )
+        return pairs
 
     # ---- expressions
 
@@ -150,11 +206,31 @@ class Tracer:
             return item
         place = place_of(node)
         if isinstance(item, Axis):
-            raise place.error("axis-as-value", f"{item.name} is the name of an axis, not a value")
+            raise place.error(
+                "axis-as-value",
+                f"{item.name} is the name of an axis, not a value",
+                found=item.name,
+                expected="a value",
+                hint=f"reduce over it: x.max({item.name})",
+            )
         if isinstance(item, Record):
-            hint = f"for example {item.what}.{next(iter(item.members), 'name')}"
-            raise place.error("record-as-value", f"{item.what} is not a value by itself", hint=hint)
-        raise place.error("text-as-value", "text has no meaning here", found=repr(item.value))
+            if item.members is None:
+                raise Poisoned
+            first = next(iter(item.members), "name")
+            raise place.error(
+                "record-as-value",
+                f"{item.what} is not a value by itself",
+                expected="one of its members",
+                hint=f"write {item.what}.{first}",
+            )
+        found = item.value if isinstance(item.value, str) else f"knob {item.value.name}"
+        raise place.error(
+            "text-as-value",
+            "text is not a value",
+            found=found[:40],
+            expected="a number or a set",
+            hint='text names a reduction or a precision: x.reduce("max", head), x.to("bf16")',
+        )
 
     def item(self, node: ast.expr) -> Item:
         place = place_of(node)
@@ -163,32 +239,18 @@ class Tracer:
         if isinstance(node, ast.Name):
             return self._name(node.id, place)
         if isinstance(node, ast.Attribute):
-            owner = self.item(node.value)
-            if isinstance(owner, Record):
-                if node.attr not in owner.members:
-                    raise place.error("unknown-member", f"{owner.what} has no {node.attr}",
-                                      hint=suggestion(node.attr, list(owner.members)))  # fmt: skip
-                return owner.members[node.attr](place)
-            raise place.error("unknown-attribute", f"a value has no attribute {node.attr}",
-                              hint=suggestion(node.attr, list(METHODS)) + "; methods are called")  # fmt: skip
+            return self._attribute(node, place)
         if isinstance(node, ast.BinOp):
-            return self._binary(node.op, node, node.left, node.right)
+            return self._binary(node, place)
         if isinstance(node, ast.UnaryOp):
             return self._unary(node, place)
         if isinstance(node, ast.Compare):
-            if len(node.ops) != 1:
-                raise place.error("chained-comparison", "comparisons do not chain", hint="write (a < b) and (b < c)")
-            if type(node.ops[0]) not in _COMPARE:
-                raise place.error("not-in-language", f"{type(node.ops[0]).__name__} is not a comparison of the language",
-                                  expected="< <= > >= == !=")  # fmt: skip
-            op, swap = _COMPARE[type(node.ops[0])]
-            a, b = self.value(node.left), self.value(node.comparators[0])
-            return self.graph.compare(op, *((b, a) if swap else (a, b)), place)
+            return self._comparison(node, place)
         if isinstance(node, ast.BoolOp):
             op = "and" if isinstance(node.op, ast.And) else "or"
-            made = self.value(node.values[0])
-            for other in node.values[1:]:
-                made = self.graph.logic(op, made, self.value(other), place)
+            made, *others = [self.value(value) for value in node.values]
+            for other in others:
+                made = self.graph.logic(op, made, other, place)
             return made
         if isinstance(node, ast.Call):
             return self._call(node, place)
@@ -196,90 +258,132 @@ class Tracer:
 
     def _constant(self, node: ast.Constant, place: Place) -> Item:
         value = node.value
-        if isinstance(value, bool):
-            return self.graph.const(value, place)
-        if isinstance(value, int):
-            if abs(value) >= 2**53:
-                raise place.error("number-range", "the number is too large", found=str(value), expected="below 2**53")
-            return self.graph.const(value, place)
-        if isinstance(value, float):
-            if not math.isfinite(value) or (value != 0 and not 1e-30 <= abs(value) <= 1e30):
-                raise place.error("number-range", "the number is outside the range of the language", found=str(value),
-                                  expected="0, or between 1e-30 and 1e30 in size")  # fmt: skip
-            return self.graph.const(value, place)
         if isinstance(value, str):
             return Text(value)
-        raise place.error("not-in-language", f"{value!r} has no meaning in a program", expected="a number")
+        if isinstance(value, bool):
+            return self.graph.const(value, place)
+        if isinstance(value, (int, float)):
+            return self.graph.const(check_number(value, place), place)
+        raise place.error(
+            "not-in-language", "this has no meaning in a program", found=repr(value)[:40], expected="a number"
+        )
 
     def _name(self, name: str, place: Place) -> Item:
-        self.used.add(name)
-        if name in self.scope:
-            held = self.scope[name]
-            if isinstance(held, Value) and self.graph.nodes[held.index].op == "const":
-                return self.graph.const(self.graph.nodes[held.index].attrs["value"], place)  # type: ignore[arg-type]
-            return self.knob(held, place) if isinstance(held, Knob) else held
+        if name in self._scope:
+            self.used.add(name)
+            held = self._scope[name]
+            if held is None:
+                raise Poisoned
+            return held.make(place) if isinstance(held, Deferred) else held
         if name in self.axes:
             return Axis(name)
         if name == "everything":
             return self.graph.add("everything", Type(SET), (), place)
-        known = [*self.scope, *FUNCTIONS, *self.axes]
-        raise place.error("unknown-name", f"unknown name {name}", hint=suggestion(name, known))
+        owners = [method for method, names in METHOD_PARAMETERS.items() if name in names]
+        if self._method in owners:
+            hint = f"add it to the parameters: def {self._method}({', '.join(METHOD_PARAMETERS[self._method])})"
+        elif owners and self._method:
+            hint = f"{name} is given to {' and '.join(owners)} only"
+        elif name in FUNCTIONS:
+            hint = f"{name} is a function: write {name}(...)"
+        else:
+            hint = suggestion(name, [*self._scope, *FUNCTIONS, *self.axes])
+        raise place.error("unknown-name", f"unknown name {name}", found=name, hint=hint)
 
-    def knob(self, knob: Knob, place: Place) -> Item:
-        if knob.kind == "choice" and isinstance(knob.default, str):
-            return Text(KnobRef(knob.name))
-        kind = knob.kind
-        if kind == "choice":
-            kind = FLOAT if any(isinstance(choice, float) for choice in knob.choices) else INT
-        return self.graph.add("knob", Type({"int": INT, "float": FLOAT, "bool": "bool"}[kind]), (), place, name=knob.name)
+    def _attribute(self, node: ast.Attribute, place: Place) -> Item:
+        owner = self.item(node.value)
+        if not isinstance(owner, Record):
+            hint = f"write x.{node.attr}(axis)" if node.attr in METHODS else suggestion(node.attr, METHODS)
+            raise place.error(
+                "unknown-attribute",
+                f"there is no attribute {node.attr} here",
+                found=f".{node.attr}",
+                expected="a method call",
+                hint=hint,
+            )
+        if owner.members is None:
+            raise Poisoned
+        if node.attr not in owner.members:
+            raise place.error(
+                "unknown-member",
+                f"{owner.what} has no {node.attr}",
+                found=f"{owner.what}.{node.attr}",
+                hint=suggestion(node.attr, owner.members),
+            )
+        self.used.add(f"{owner.what}.{node.attr}")
+        return owner.members[node.attr](place)
 
-    def _binary(self, op: ast.operator, node: ast.AST, left: ast.expr, right: ast.expr) -> Value:
-        place = place_of(node)
-        if type(op) not in _BINARY:
-            raise place.error("not-in-language", f"{type(op).__name__} is not an operator of the language",
-                              hint=_REFUSED.get(type(op).__name__, ""))  # fmt: skip
-        a, b = self.value(left), self.value(right)
-        name = _BINARY[type(op)]
-        if name in ("or", "and"):
-            for value in (a, b):
-                if value.type.kind != SET:
-                    raise place.error("set-and-number", "| and & combine sets of pages", found=f"{a} and {b}",
-                                      hint="between truth values write `or` and `and`; make sets with topk, first, last, ...")  # fmt: skip
+    def _binary(self, node: ast.BinOp, place: Place) -> Value:
+        if type(node.op) not in _BINARY:
+            raise refused(node.op, node)
+        a, b = self.value(node.left), self.value(node.right)
+        name = _BINARY[type(node.op)]
+        if name in ("or", "and") and not a.type.kind == b.type.kind == SET:
+            raise place.error(
+                "set-and-number",
+                "| and & combine sets of pages",
+                found=f"{a} and {b}",
+                expected="two sets",
+                hint="between truth values write `or` and `and`; sets are made by topk, first, last, ...",
+            )
         return self.graph.binary(name, a, b, place)
 
     def _unary(self, node: ast.UnaryOp, place: Place) -> Value:
+        if isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+            number = node.operand.value
+            if isinstance(number, (int, float)) and not isinstance(number, bool):
+                return self.graph.const(check_number(-number, place), place)
         x = self.value(node.operand)
-        if isinstance(node.op, ast.USub):
-            if isinstance(node.operand, ast.Constant) and isinstance(node.operand.value, (int, float)):
-                return self.graph.const(-node.operand.value, place)
-            return self.graph.unary("neg", x, place)
         if isinstance(node.op, ast.UAdd):
-            return x
-        if isinstance(node.op, ast.Not):
-            return self.graph.unary("not", x, place)
-        self.graph.page_set(x, "what ~ is applied to", place)
-        return self.graph.add("complement", x.type, (x,), place)
+            return self.graph.number(x, "what + is applied to", place)
+        if isinstance(node.op, ast.Invert):
+            self.graph.page_set(x, "what ~ is applied to", place)
+            return self.graph.add("complement", x.type, (x,), place)
+        return self.graph.unary("neg" if isinstance(node.op, ast.USub) else "not", x, place)
 
-    # ---- calls
+    def _comparison(self, node: ast.Compare, place: Place) -> Value:
+        if len(node.ops) != 1:
+            raise place.error(
+                "chained-comparison",
+                "comparisons do not chain",
+                found=ast.unparse(node)[:40],
+                expected="one comparison",
+                hint="write a < b and b < c",
+            )
+        if type(node.ops[0]) not in _COMPARE:
+            raise refused(node.ops[0], node)
+        op, is_swapped = _COMPARE[type(node.ops[0])]
+        a, b = self.value(node.left), self.value(node.comparators[0])
+        return self.graph.compare(op, b, a, place) if is_swapped else self.graph.compare(op, a, b, place)
 
     def _call(self, node: ast.Call, place: Place) -> Value:
-        if any(isinstance(arg, ast.Starred) for arg in node.args) or any(k.arg is None for k in node.keywords):
-            raise place.error("not-in-language", "arguments are not unpacked", hint=_REFUSED["Starred"])
-        from vortexlab.dsl.calls import call_function, call_method
-
+        for argument in [*node.args, *(k.value for k in node.keywords if k.arg is None)]:
+            if isinstance(argument, ast.Starred) or argument not in node.args:
+                raise place_of(argument).error(
+                    "not-in-language", "arguments are not unpacked", found="*", hint="name each argument"
+                )
         if isinstance(node.func, ast.Attribute):
             owner = self.item(node.func.value)
-            if isinstance(owner, Value):
-                if node.func.attr not in METHODS:
-                    raise place.error("unknown-method", f"a value has no method {node.func.attr}",
-                                      hint=suggestion(node.func.attr, list(METHODS)))  # fmt: skip
-                return call_method(self, owner, node.func.attr, node, place)
-            raise place.error("not-callable", "this is not something that can be called")
-        if isinstance(node.func, ast.Name):
-            name = node.func.id
-            if name not in FUNCTIONS:
-                hint = {"int": "use floor(x) or ceil(x)", "round": "use floor(x + 0.5)", "mean": "write x.mean(axis)",
-                        "sum": "write x.sum(axis)"}.get(name) or suggestion(name, list(FUNCTIONS))  # fmt: skip
-                raise place.error("unknown-function", f"unknown function {name}", hint=hint)
-            return call_function(self, name, node, place)
-        raise refused(node.func)
+            method = node.func.attr
+            if not isinstance(owner, Value):
+                what = owner.what if isinstance(owner, Record) else type(owner).__name__.lower()
+                raise place.error(
+                    "not-callable",
+                    f"{what} has nothing to call",
+                    found=f".{method}()",
+                    expected="a method of a value",
+                    hint=f"values have the methods {', '.join(METHODS)}",
+                )
+            if method not in METHODS:
+                hint = f"write {method}(x)" if method in FUNCTIONS else suggestion(method, METHODS)
+                raise place.error(
+                    "unknown-function", f"a value has no method {method}", found=f".{method}()", hint=hint
+                )
+            return call_method(self, owner, node, place)
+        if not isinstance(node.func, ast.Name):
+            raise refused(node.func)
+        name = node.func.id
+        if name not in FUNCTIONS:
+            hint = f"{name} is a value, not a function" if self.has(name) else function_hint(name)
+            raise place.error("unknown-function", f"unknown function {name}", found=f"{name}()", hint=hint)
+        return call_function(self, name, node, place)

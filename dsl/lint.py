@@ -1,0 +1,121 @@
+"""Warnings: what is legal and probably not meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from vortexlab.dsl.errors import Diagnostic
+from vortexlab.dsl.graph import Graph, Place, Value
+from vortexlab.dsl.ir import KnobRef, Program
+from vortexlab.dsl.outline import Outline
+
+_STATIC = ("first", "last", "stride", "everything")
+#: Selectors that choose among candidates, with their number of inputs before `among`.
+_CHOOSING = {"topk": 2, "topp": 4, "above": 3, "random": 1}
+
+
+def unused_names(
+    program: Program,
+    outline: Outline,
+    fields: Mapping[str, Value],
+    graph: Graph,
+    scores: Iterable[str],
+    used: set[str],
+    variables: Iterable[tuple[str, Place]],
+) -> list[Diagnostic]:
+    """Summaries, scores, knobs, constants and variables that the selection does not depend on."""
+    found = []
+    for name, value in fields.items():
+        if name not in program.fields:
+            node = graph.nodes[value.index]
+            found.append(
+                _warning(
+                    "unused-summary", f"the selection does not depend on summary {name}", Place(node.line, node.column)
+                )
+            )
+    for name in scores:
+        if f"score.{name}" not in used:
+            found.append(_warning("unused-score", f"select does not read score.{name}", outline.place))
+    live = {str(node.attrs["name"]) for node in program.nodes if node.op == "knob"}
+    live |= {v.name for node in program.nodes for v in node.attrs.values() if isinstance(v, KnobRef)} | {"page"}
+    for name in outline.knobs:
+        if name not in live:
+            found.append(_warning("unused-knob", f"the selection does not depend on knob {name}", outline.places[name]))
+    for name in outline.constants:
+        if name not in used:
+            found.append(_warning("unused-variable", f"nothing reads {name}", outline.places[name]))
+    for name, place in variables:
+        found.append(_warning("unused-variable", f"nothing reads {name}", place))
+    return found
+
+
+def spent_on_forced(program: Program) -> list[Diagnostic]:
+    """Rule 4: selectors whose budget may go to pages that a static pattern of the same union reads anyway."""
+    found = []
+    for members in _unions(program):
+        forced = {i for i in members if program.nodes[i].op in _STATIC and not _is_never_candidate(program, i)}
+        for index in members:
+            node = program.nodes[index]
+            if node.op not in _CHOOSING:
+                continue
+            among = node.inputs[_CHOOSING[node.op] :]
+            if forced - (_excluded(program, among[0]) if among else set()):
+                found.append(
+                    Diagnostic(
+                        "budget-on-forced",
+                        f"{node.op} may choose pages that are read anyway",
+                        node.line,
+                        node.column,
+                        found=f"no `among` that leaves out {', '.join(sorted({program.nodes[i].op for i in forced}))}",
+                        expected="a choice among the other pages",
+                        hint="forced = first(sink) | last(recent); return forced | topk(score, n, among=~forced)",
+                        severity="warning",
+                    )
+                )
+    return found
+
+
+def _unions(program: Program) -> list[set[int]]:
+    """The members of every largest union."""
+    inner = {i for node in program.nodes if node.op == "union" for i in node.inputs if program.nodes[i].op == "union"}
+    return [_members(program, i) for i, node in program if node.op == "union" and i not in inner]
+
+
+def _members(program: Program, index: int) -> set[int]:
+    found, stack = set(), [index]
+    while stack:
+        i = stack.pop()
+        if program.nodes[i].op == "union":
+            stack.extend(program.nodes[i].inputs)
+        else:
+            found.add(i)
+    return found
+
+
+def _excluded(program: Program, index: int) -> set[int]:
+    """Sets that `among` plainly leaves out."""
+    node = program.nodes[index]
+    if node.op == "complement":
+        return _members(program, node.inputs[0])
+    if node.op == "difference":
+        return _excluded(program, node.inputs[0]) | _members(program, node.inputs[1])
+    if node.op == "intersect":
+        return _excluded(program, node.inputs[0]) | _excluded(program, node.inputs[1])
+    if node.op in _CHOOSING and len(node.inputs) > _CHOOSING[node.op]:
+        return _excluded(program, node.inputs[-1])
+    return set()
+
+
+def _is_never_candidate(program: Program, index: int) -> bool:
+    """first(0), last(0) and last(1): nothing, or the own page alone."""
+    node = program.nodes[index]
+    count = program.nodes[node.inputs[0]] if node.inputs else None
+    if count is None or count.op != "const":
+        return False
+    number = count.attrs["value"]
+    assert isinstance(number, int)
+    return number <= (1 if node.op == "last" else 0) and node.op in ("first", "last")
+
+
+def _warning(code: str, message: str, place: Place) -> Diagnostic:
+    return Diagnostic(code, message, place.line, place.column, hint="remove it, or use it", severity="warning")

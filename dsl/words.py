@@ -1,0 +1,94 @@
+"""The words of the language, and what to say about those that are not."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable
+
+from vortexlab.dsl.graph import RESERVED_AXES, Finding, place_of
+from vortexlab.dsl.ir import REDUCTIONS
+from vortexlab.dsl.ops import OPS
+
+#: Functions that take one value or two and are ops of the same name.
+UNARY = ("abs", "exp", "log", "sqrt", "relu", "sigmoid", "silu", "tanh", "floor", "ceil", "float")
+BINARY = {"maximum": "maximum", "minimum": "minimum", "max": "maximum", "min": "minimum"}
+SELECTORS = tuple(spec.name for spec in OPS.values() if spec.group == "selector")
+FUNCTIONS = (*UNARY, *BINARY, "where", "clamp", "dot", "softmax", "share", *SELECTORS, "dict")
+METHODS = (*REDUCTIONS, "reduce", "split", "rename", "to")
+
+METHOD_PARAMETERS = {"summarize": ("k", "v", "ctx"), "score": ("q", "s", "ctx"), "select": ("score", "ctx")}
+PARAMETERS = frozenset(name for names in METHOD_PARAMETERS.values() for name in names)
+RESERVED = frozenset({*RESERVED_AXES, *FUNCTIONS, "ctx", "program", "knob"})
+
+_CHOICE, _REDUCE = "write where(condition, a, b)", "name the axis and reduce it"
+_SETS = "sets of pages are made by topk, first, last, ... and combine with |, & and -"
+_TARGET, _IMPORT = (
+    "assign to one plain name",
+    "only `from vortexlab.dsl import *` may be imported, at the top of the file",
+)
+_HINTS = {
+    **dict.fromkeys(("If", "IfExp", "Match"), _CHOICE),
+    **dict.fromkeys(("For", "While", "ListComp", "GeneratorExp"), _REDUCE),
+    **dict.fromkeys(("Set", "SetComp", "List"), _SETS),
+    **dict.fromkeys(("Assign", "AugAssign"), _TARGET),
+    **dict.fromkeys(("Import", "ImportFrom"), _IMPORT),
+    **dict.fromkeys(("Dict", "DictComp"), "a mapping stands behind return only: return dict(a=..., b=...)"),
+    "AnnAssign": "write name = value, without a type",
+    "Expr": "assign the value to a name, or remove it",
+    "Lambda": "write the expression where it is used",
+    "NamedExpr": "assign on a line of its own",
+    "Pass": "remove it",
+    "Subscript": "axes have names: use split, rename or a reduction",
+    "Tuple": "return one value, or dict(a=..., b=...)",
+    "FunctionDef": "a method has no inner functions",
+    "ClassDef": "a program has no inner classes",
+    "Pow": "write x * x, sqrt(x) or exp(x)",
+    "MatMult": "write dot(a, b, axis)",
+    "BitXor": "write (a | b) - (a & b)",
+    "LShift": "write x * 2",
+    "RShift": "write x // 2",
+    "Is": "write ==",
+    "IsNot": "write !=",
+    "In": "write a == 1 or a == 2",
+    "NotIn": "write a != 1 and a != 2",
+}
+
+_FUNCTION_HINTS = {
+    "int": "use floor(x) or ceil(x)",
+    "round": "use floor(x + 0.5)",
+    "bool": "compare: x > 0",
+    "pow": "write x * x, sqrt(x) or exp(x)",
+    "len": "use ctx.pages",
+    "range": _REDUCE,
+    **dict.fromkeys(("matmul", "einsum"), "write dot(a, b, axis)"),
+    **{name: f"write x.{name}(axis)" for name in ("sum", "mean", "norm")},
+    "window": "write last(n)",
+    **dict.fromkeys(("sink", "sinks"), "write first(n)"),
+    "union": "write a | b",
+    "intersect": "write a & b",
+    "difference": "write a - b",
+    "complement": "write ~a",
+}
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The closest known name, or the known names."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known[:20]) or 'nothing'}"
+
+
+def function_hint(name: str) -> str:
+    return _FUNCTION_HINTS.get(name) or suggestion(name, FUNCTIONS)
+
+
+def refused(node: ast.AST, at: ast.AST | None = None) -> Finding:
+    """The finding about a piece of Python that the language does not have, at the node or at the one around it."""
+    kind = type(node).__name__
+    return place_of(at or node).error(
+        "not-in-language",
+        "this is Python that the language does not have",
+        found=kind,
+        hint=_HINTS.get(kind, "see the language reference"),
+    )
