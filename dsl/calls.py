@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vortexlab.dsl.declarations import shown, whole_number
-from vortexlab.dsl.graph import Place, Value, place_of
+from vortexlab.dsl.graph import Value
 from vortexlab.dsl.ir import DTYPES, INT, PAGE_STAGE, REDUCTIONS, SET, KnobRef, Type
-from vortexlab.dsl.words import BINARY, SELECTORS, UNARY
+from vortexlab.dsl.items import Axis, Text
+from vortexlab.dsl.places import Place, place_of
+from vortexlab.dsl.words import BINARY, SELECTORS, UNARY, suggestion
 
 if TYPE_CHECKING:
-    from vortexlab.dsl.tracer import Tracer
+    from vortexlab.dsl.expressions import Expressions
 
 MAX_PARTS = 64
 _SHARES = ("sum", "max", "mean")
@@ -53,22 +56,34 @@ def _bind(name: str, node: ast.Call, place: Place) -> dict[str, ast.expr]:
         key = str(keyword.arg)
         if key not in (*required, *optional):
             raise place_of(keyword.value).error(
-                "unknown-argument", f"{name} has no argument {key}", found=f"{key}=", expected=signature(name)
+                "unknown-argument",
+                f"{name} has no argument {key}",
+                found=f"{key}=",
+                expected=signature(name),
+                hint=suggestion(key, [*required, *optional]),
             )
         if key in given:
             raise place_of(keyword.value).error(
-                "argument-count", f"{name} is given {key} twice", found=f"{key}=", expected=signature(name)
+                "argument-count",
+                f"{name} is given {key} twice",
+                found=f"{key}=",
+                expected=signature(name),
+                hint="give it once",
             )
         given[key] = keyword.value
     missing = [key for key in required if key not in given]
     if missing:
-        raise place.error("argument-count", f"{name} lacks {missing[0]}", found=shown(node), expected=signature(name))
+        raise place.error(
+            "argument-count",
+            f"{name} lacks {missing[0]}",
+            found=shown(node),
+            expected=signature(name),
+            hint=f"write {signature(name)}",
+        )
     return given
 
 
-def _axis(tracer: Tracer, node: ast.expr) -> str:
-    from vortexlab.dsl.tracer import Axis
-
+def _axis(tracer: Expressions, node: ast.expr) -> str:
     item = tracer.item(node)
     if not isinstance(item, Axis):
         raise place_of(node).error(
@@ -81,9 +96,7 @@ def _axis(tracer: Tracer, node: ast.expr) -> str:
     return item.name
 
 
-def _how(tracer: Tracer, node: ast.expr, allowed: tuple[str, ...]) -> str | KnobRef:
-    from vortexlab.dsl.tracer import Text
-
+def _how(tracer: Expressions, node: ast.expr, allowed: tuple[str, ...]) -> str | KnobRef:
     item = tracer.item(node)
     expected = ", ".join(f'"{name}"' for name in allowed)
     if not isinstance(item, Text):
@@ -92,12 +105,17 @@ def _how(tracer: Tracer, node: ast.expr, allowed: tuple[str, ...]) -> str | Knob
             "a reduction in quotes, or a choice knob of them, is expected here",
             found=shown(node),
             expected=expected,
+            hint=f"write {expected.split(', ')[0]}",
         )
     offered = (item.value,) if isinstance(item.value, str) else tracer.knobs[item.value.name].choices
     wrong = [choice for choice in offered if choice not in allowed]
     if wrong:
         raise place_of(node).error(
-            "unknown-reduction", "this is no reduction here", found=repr(wrong[0])[:40], expected=expected
+            "unknown-reduction",
+            "this is no reduction here",
+            found=repr(wrong[0])[:40],
+            expected=expected,
+            hint=suggestion(str(wrong[0]), allowed),
         )
     return item.value
 
@@ -105,7 +123,7 @@ def _how(tracer: Tracer, node: ast.expr, allowed: tuple[str, ...]) -> str | Knob
 # ---- methods of a value
 
 
-def call_method(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
+def call_method(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Value:
     assert isinstance(node.func, ast.Attribute)
     method = node.func.attr
     if method == "split":
@@ -130,16 +148,26 @@ def call_method(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value
     return x
 
 
-def _new_axis(tracer: Tracer, name: str, place: Place) -> str:
+def _new_axis(tracer: Expressions, name: str, place: Place) -> str:
     if tracer.has(name):
-        raise place.error("axis-taken", f"{name} is the name of a value here", hint="choose another name for the axis")
+        raise place.error(
+            "axis-taken",
+            f"{name} is the name of a value here",
+            hint="choose another name for the axis",
+            found=name,
+            expected="a name of its own",
+        )
     return name
 
 
-def _rename(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
+def _rename(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Value:
     if len(node.args) != 2 or node.keywords or not isinstance(node.args[1], ast.Name):
         raise place.error(
-            "argument-count", ".rename takes an axis and its new name", found=shown(node), expected="x.rename(old, new)"
+            "argument-count",
+            ".rename takes an axis and its new name",
+            found=shown(node),
+            expected="x.rename(old, new)",
+            hint="x.rename(channel, other)",
         )
     new = _new_axis(tracer, node.args[1].id, place_of(node.args[1]))
     made = tracer.graph.rename(x, _axis(tracer, node.args[0]), new, place_of(node.args[0]))
@@ -147,9 +175,7 @@ def _rename(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
     return made
 
 
-def _to(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
-    from vortexlab.dsl.tracer import Text
-
+def _to(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Value:
     item = tracer.item(node.args[0]) if len(node.args) == 1 and not node.keywords else None
     if not isinstance(item, Text) or isinstance(item.value, KnobRef):
         raise place.error(
@@ -157,17 +183,19 @@ def _to(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
             ".to takes a precision in quotes",
             found=shown(node),
             expected=", ".join(f'x.to("{name}")' for name in DTYPES),
+            hint="write the precision in quotes",
         )
     return tracer.graph.cast(x, item.value, place_of(node.args[0]))
 
 
-def _split(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
+def _split(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Value:
     if len(node.args) != 1 or len(node.keywords) != 1:
         raise place.error(
             "argument-count",
             ".split takes an axis and one named number of parts",
             found=shown(node),
             expected="x.split(token, part=4)",
+            hint="the new axis `part` counts the parts; the old one gets their length",
         )
     keyword = node.keywords[0]
     here = place_of(keyword.value)
@@ -189,6 +217,7 @@ def _split(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
             "the number of parts is a whole number or an int knob",
             found=shown(keyword.value),
             expected=f"1 to {MAX_PARTS}",
+            hint="write a number, or name a knob.int or a knob.choice of whole numbers",
         )
     if not 1 <= low <= high <= MAX_PARTS:
         raise here.error(
@@ -196,20 +225,39 @@ def _split(tracer: Tracer, x: Value, node: ast.Call, place: Place) -> Value:
             "the number of parts is out of range",
             found=f"{low} to {high}" if high > low else str(low),
             expected=f"1 to {MAX_PARTS}",
+            hint="a page is cut into a few parts",
         )
     value = tracer.graph.split(x, _axis(tracer, node.args[0]), name, count, place_of(node.args[0]))
     tracer.axes.add(name)
+    misfits = list(
+        tracer.graph.sizes[value.index][str(tracer.graph.nodes[value.index].attrs["axis"])].misfits(tracer.knobs)
+    )
+    if misfits:
+        finding = here.error(
+            "split-size",
+            "the parts do not divide the page",
+            found=misfits[0][1],
+            expected="a divisor of the page size",
+            hint="choose page and parts among powers of two",
+        )
+        if any(is_default for is_default, _ in misfits):
+            raise finding
+        tracer.findings.append(replace(finding.diagnostic, severity="warning"))
     return value
 
 
 # ---- functions
 
 
-def call_function(tracer: Tracer, name: str, node: ast.Call, place: Place) -> Value:
+def call_function(tracer: Expressions, name: str, node: ast.Call, place: Place) -> Value:
     graph = tracer.graph
     if name == "dict":
         raise place.error(
-            "mapping", "dict(...) stands only behind return", found=shown(node), hint="return dict(a=..., b=...)"
+            "mapping",
+            "dict(...) stands only behind return",
+            found=shown(node),
+            hint="return dict(a=..., b=...)",
+            expected="a value",
         )
     given = _bind(name, node, place)
 
@@ -234,7 +282,7 @@ def call_function(tracer: Tracer, name: str, node: ast.Call, place: Place) -> Va
     return _selector(tracer, name, given, place)
 
 
-def _selector(tracer: Tracer, name: str, given: dict[str, ast.expr], place: Place) -> Value:
+def _selector(tracer: Expressions, name: str, given: dict[str, ast.expr], place: Place) -> Value:
     graph = tracer.graph
     if graph.stage == PAGE_STAGE:
         raise place.error(
@@ -242,6 +290,7 @@ def _selector(tracer: Tracer, name: str, given: dict[str, ast.expr], place: Plac
             f"{name} selects pages, which a summary cannot",
             found=f"{name}()",
             hint="move it to select",
+            expected="a float made of k or v",
         )
 
     def count(key: str) -> Value:

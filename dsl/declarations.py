@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import math
 
-from vortexlab.dsl.graph import Place, place_of
 from vortexlab.dsl.ir import Attr, Knob
+from vortexlab.dsl.places import Place, place_of
+from vortexlab.dsl.words import suggestion
 
 _INT_LIMIT = 2**31
 _SMALL, _LARGE = 1e-30, 1e30
@@ -22,13 +23,20 @@ MAX_CHOICES = 16
 def check_number(value: int | float, place: Place) -> int | float:
     """A number that every executor can hold; zero has no sign."""
     if isinstance(value, int) and abs(value) >= _INT_LIMIT:
-        raise place.error("number-range", "the number is too large", found=str(value), expected="below 2**31 in size")
+        raise place.error(
+            "number-range",
+            "the number is too large",
+            found=str(value),
+            expected="below 2**31 in size",
+            hint="a budget is a number of pages; larger numbers come from ctx.length",
+        )
     if isinstance(value, float) and value != 0 and not _SMALL <= abs(value) <= _LARGE:
         raise place.error(
             "number-range",
             "the number is outside the range of the language",
             found=str(value),
             expected=f"0, or between {_SMALL} and {_LARGE} in size",
+            hint="to leave pages out, use among=; -inf is not needed",
         )
     return value if isinstance(value, int) or value else 0.0
 
@@ -49,6 +57,7 @@ def literal(node: ast.expr) -> Attr:
         "a value that is written out is expected here",
         found=shown(node),
         expected="a number, True, False or text in quotes",
+        hint="ranges and defaults are literals; arithmetic goes into the methods",
     )
 
 
@@ -56,7 +65,11 @@ def whole_number(node: ast.expr, low: int, high: int) -> int:
     if isinstance(node, ast.Constant) and type(node.value) is int and low <= node.value <= high:
         return node.value
     raise place_of(node).error(
-        "whole-number", "a whole number is expected here", found=shown(node), expected=f"{low} to {high}"
+        "whole-number",
+        "a whole number is expected here",
+        found=shown(node),
+        expected=f"{low} to {high}",
+        hint="write the number out",
     )
 
 
@@ -64,7 +77,11 @@ def one_of(node: ast.expr, allowed: tuple[str, ...]) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in allowed:
         return node.value
     raise place_of(node).error(
-        "unknown-dtype", "unknown precision", found=shown(node), expected=", ".join(f'"{name}"' for name in allowed)
+        "unknown-dtype",
+        "unknown precision",
+        found=shown(node),
+        expected=", ".join(f'"{name}"' for name in allowed),
+        hint="write one of them in quotes",
     )
 
 
@@ -88,21 +105,37 @@ def read_knob(name: str, node: ast.Call) -> Knob:
     assert isinstance(node.func, ast.Attribute)
     kind = node.func.attr
     if kind not in _KINDS:
-        raise place.error("knob-kind", f"unknown kind of knob {kind}", expected=", ".join(f"knob.{k}" for k in _KINDS))
+        raise place.error(
+            "knob-kind",
+            f"unknown kind of knob {kind}",
+            expected=", ".join(f"knob.{k}" for k in _KINDS),
+            found=f"knob.{kind}",
+            hint=suggestion(kind, _KINDS),
+        )
     shape = _SHAPES[kind]
     options: dict[str, Attr] = {}
     for keyword in node.keywords:
         if keyword.arg not in _KINDS[kind]:
             raise place_of(keyword.value).error(
-                "unknown-argument", f"knob.{kind} has no option {keyword.arg}", expected=shape
+                "unknown-argument",
+                f"knob.{kind} has no option {keyword.arg}",
+                expected=shape,
+                found=f"{keyword.arg}=",
+                hint=suggestion(str(keyword.arg), _KINDS[kind]),
             )
         options[keyword.arg] = literal(keyword.value)
     values = [literal(arg) for arg in node.args]
     if kind == "bool":
         if values or not isinstance(options.get("default"), bool):
-            raise place.error("knob-values", f"{name}: knob.bool takes a default alone", expected=shape)
+            raise place.error(
+                "knob-values",
+                f"{name}: knob.bool takes a default alone",
+                expected=shape,
+                found=shown(node),
+                hint="write True or False",
+            )
         return Knob(name, kind, options["default"])
-    return _choice(name, values, options, place) if kind == "choice" else _range(name, kind, values, options, place)
+    return _choice(name, values, options, place) if kind == "choice" else _range(name, kind, values, options, node)
 
 
 def _choice(name: str, values: list[Attr], options: dict[str, Attr], place: Place) -> Knob:
@@ -113,6 +146,7 @@ def _choice(name: str, values: list[Attr], options: dict[str, Attr], place: Plac
             f"{name}: knob.choice takes 2 to {MAX_CHOICES} different texts or numbers",
             found=", ".join(map(repr, values)) or "none",
             expected=_SHAPES["choice"],
+            hint="texts and numbers do not mix; for True and False there is knob.bool",
         )
     default = options.get("default", values[0])
     if default not in values or isinstance(default, bool):
@@ -121,27 +155,44 @@ def _choice(name: str, values: list[Attr], options: dict[str, Attr], place: Plac
             f"the default of {name} is none of its choices",
             found=repr(default),
             expected=", ".join(map(repr, values)),
+            hint="take one of the choices",
         )
     if any(isinstance(v, float) for v in values):
         values, default = [float(v) for v in values], float(default)  # type: ignore[arg-type]
     return Knob(name, "choice", default, choices=tuple(values))
 
 
-def _range(name: str, kind: str, values: list[Attr], options: dict[str, Attr], place: Place) -> Knob:
-    shape = _SHAPES[kind]
+def _range(name: str, kind: str, values: list[Attr], options: dict[str, Attr], node: ast.Call) -> Knob:
+    place, shape = place_of(node), _SHAPES[kind]
     default, step, log = options.get("default"), options.get("step"), options.get("log", False)
     wanted = (int,) if kind == "int" else (int, float)
     numbers = [*values, *(v for v in (default, step) if v is not None)]
     if len(values) != 2 or any(type(v) not in wanted for v in numbers) or not isinstance(log, bool):
-        raise place.error("knob-values", f"{name}: knob.{kind} takes its lowest and its highest {kind}", expected=shape)
+        raise place.error(
+            "knob-values",
+            f"{name}: knob.{kind} takes its lowest and its highest {kind}",
+            expected=shape,
+            found=shown(node),
+            hint=f"both bounds and the default are written out and of kind {kind}",
+        )
     low, high = values
     assert isinstance(low, (int, float)) and isinstance(high, (int, float))
     if not low <= high:
         raise place.error(
-            "knob-range", f"the range of {name} is empty", found=f"{low} to {high}", hint="low comes first"
+            "knob-range",
+            f"the range of {name} is empty",
+            found=f"{low} to {high}",
+            hint="low comes first",
+            expected="low <= high",
         )
     if log and low <= 0:
-        raise place.error("knob-range", f"{name} is logarithmic and starts at {low}", hint="start above 0, or drop log")
+        raise place.error(
+            "knob-range",
+            f"{name} is logarithmic and starts at {low}",
+            hint="start above 0, or drop log",
+            found=str(low),
+            expected="low > 0",
+        )
     if step is not None:
         assert isinstance(step, (int, float))
         reached = [(end - low) / step for end in (high, default) if step > 0 and isinstance(end, (int, float))]
@@ -151,9 +202,12 @@ def _range(name: str, kind: str, values: list[Attr], options: dict[str, Attr], p
                 f"the step of {name} does not lead from {low} to {high}",
                 found=str(step),
                 hint="a step is above 0 and leads to high and to the default; a log knob has none",
+                expected="equal steps from low to high",
             )
     if default is None:
-        raise place.error("knob-default", f"{name} has no default", expected=shape)
+        raise place.error(
+            "knob-default", f"{name} has no default", expected=shape, found="no default", hint=f"default={low}"
+        )
     assert isinstance(default, (int, float))
     if not low <= default <= high:
         raise place.error(
@@ -161,6 +215,7 @@ def _range(name: str, kind: str, values: list[Attr], options: dict[str, Attr], p
             f"the default of {name} is outside its range",
             found=str(default),
             expected=f"{low} to {high}",
+            hint="widen the range, or move the default",
         )
     if kind == "float":
         low, high, default = float(low), float(high), float(default)

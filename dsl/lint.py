@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from vortexlab.dsl.errors import Diagnostic
-from vortexlab.dsl.graph import Graph, Place, Value
+from vortexlab.dsl.graph import Value
 from vortexlab.dsl.ir import KnobRef, Program
 from vortexlab.dsl.outline import Outline
+from vortexlab.dsl.places import Place
+from vortexlab.dsl.rules import Graph
 
 _STATIC = ("first", "last", "stride", "everything")
 #: Selectors that choose among candidates, with their number of inputs before `among`.

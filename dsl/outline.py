@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from vortexlab.dsl.declarations import is_knob_call, one_of, read_knob, whole_number
-from vortexlab.dsl.errors import Diagnostic
-from vortexlab.dsl.graph import Finding, Place, place_of
 from vortexlab.dsl.ir import Knob, KnobRef
+from vortexlab.dsl.places import Findings, Place, place_of
 from vortexlab.dsl.words import METHOD_PARAMETERS, PARAMETERS, RESERVED, refused, suggestion
 
-T = TypeVar("T")
 MAX_PAGE = 256
 SUMMARY_DTYPES = ("kv", "fp32", "bf16", "fp16")
 _EXAMPLE = "{0} = 4, or {0} = knob.int(1, 64, default=4)"
@@ -35,17 +31,6 @@ class Outline:
     methods: dict[str, ast.FunctionDef] = field(default_factory=dict)
 
 
-class Findings(list[Diagnostic]):
-    """Findings collected so far; `guard` runs a step and keeps what it raises, so that one reading reports several."""
-
-    def guard(self, step: Callable[[], T]) -> T | None:
-        try:
-            return step()
-        except Finding as finding:
-            self.append(finding.diagnostic)
-            return None
-
-
 def read_outline(tree: ast.Module, findings: Findings) -> Outline | None:
     """The outline, or None where there is no class to speak of. Findings are collected."""
     body = findings.guard(lambda: _the_class(tree))
@@ -62,6 +47,7 @@ def read_outline(tree: ast.Module, findings: Findings) -> Outline | None:
                 "the program does not select anything",
                 expected="a method select(score, ctx)",
                 hint="def select(score): return topk(score, 64)",
+                found="no method select",
             ).diagnostic
         )
     return outline
@@ -80,6 +66,7 @@ def _the_class(tree: ast.Module) -> ast.ClassDef:
                 "a program imports nothing else",
                 found=ast.unparse(item)[:60],
                 expected="from vortexlab.dsl import *",
+                hint="a program needs no other module; remove the line",
             )
         if not isinstance(item, ast.ClassDef):
             raise place_of(item).error(
@@ -87,6 +74,7 @@ def _the_class(tree: ast.Module) -> ast.ClassDef:
                 "this cannot stand outside the class",
                 found=type(item).__name__,
                 expected="one class decorated with @program(page=16)",
+                hint="move it into the class, or remove it",
             )
         if found is not None:
             raise place_of(item).error(
@@ -94,6 +82,7 @@ def _the_class(tree: ast.Module) -> ast.ClassDef:
                 "a file holds one program",
                 found=f"class {item.name}",
                 hint="put it in a file of its own",
+                expected="one class",
             )
         found = item
     if found is None:
@@ -102,9 +91,16 @@ def _the_class(tree: ast.Module) -> ast.ClassDef:
             "the file holds no program",
             expected="a class decorated with @program",
             hint="@program(page=16) above class Name:",
+            found="no class",
         )
     if found.bases or found.keywords or getattr(found, "type_params", None):
-        raise place_of(found).error("class-bases", "a program has no base classes", expected=f"class {found.name}:")
+        raise place_of(found).error(
+            "class-bases",
+            "a program has no base classes",
+            expected=f"class {found.name}:",
+            found=ast.unparse(found.bases[0])[:40] if found.bases else f"class {found.name}(...)",
+            hint="a program stands alone; copy what it needs",
+        )
     return found
 
 
@@ -125,6 +121,7 @@ def _decorator(body: ast.ClassDef, outline: Outline) -> None:
             "a program has exactly one decorator",
             found=f"{len(body.decorator_list)} decorators",
             expected=expected,
+            hint="write @program(page=16) above the class",
         )
     node = body.decorator_list[0]
     if isinstance(node, ast.Name) and node.id == "program":
@@ -133,7 +130,11 @@ def _decorator(body: ast.ClassDef, outline: Outline) -> None:
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "program" and not node.args
     ):
         raise place_of(node).error(
-            "decorator", "this is not the decorator of a program", found=ast.unparse(node)[:40], expected=expected
+            "decorator",
+            "this is not the decorator of a program",
+            found=ast.unparse(node)[:40],
+            expected=expected,
+            hint="write @program(page=16) above the class",
         )
     for keyword in node.keywords:
         if keyword.arg == "page":
@@ -148,6 +149,7 @@ def _decorator(body: ast.ClassDef, outline: Outline) -> None:
                 f"program has no option {keyword.arg}",
                 expected="page, summaries, seed",
                 hint=suggestion(str(keyword.arg), ["page", "summaries", "seed"]),
+                found=f"{keyword.arg}=",
             )
 
 
@@ -164,6 +166,7 @@ def _page(node: ast.expr, outline: Outline) -> None:
             "the page knob offers whole numbers of tokens",
             found=", ".join(map(repr, sizes)),
             expected=f"1 to {MAX_PAGE}",
+            hint="page=knob.choice(8, 16, 32, 64, default=16)",
         )
     outline.knobs["page"], outline.page, outline.places["page"] = knob, KnobRef("page"), place_of(node)
 
@@ -177,7 +180,9 @@ def _member(item: ast.stmt, position: int, outline: Outline) -> None:
         name, place = item.targets[0].id, place_of(item)
         check_name(name, place)
         if name in outline.places or name in PARAMETERS:
-            raise place.error("name-taken", f"{name} is taken", hint="choose another name")
+            raise place.error(
+                "name-taken", f"{name} is taken", hint="choose another name", found=name, expected="a name of its own"
+            )
         outline.places[name] = place
         if is_knob_call(item.value):
             assert isinstance(item.value, ast.Call)
@@ -190,6 +195,7 @@ def _member(item: ast.stmt, position: int, outline: Outline) -> None:
                 "a knob has a kind",
                 found=ast.unparse(item.value)[:40],
                 expected="knob.int, knob.float, knob.choice, knob.bool",
+                hint="knob.int(1, 64, default=4)",
             )
         else:
             outline.constants[name] = item.value
@@ -200,7 +206,13 @@ def _member(item: ast.stmt, position: int, outline: Outline) -> None:
 def check_name(name: str, place: Place) -> None:
     """Words of the language keep their meaning everywhere."""
     if name in RESERVED or name.startswith("__"):
-        raise place.error("name-taken", f"{name} is a word of the language", hint="choose another name")
+        raise place.error(
+            "name-taken",
+            f"{name} is a word of the language",
+            hint="choose another name",
+            found=name,
+            expected="a name of your own",
+        )
 
 
 def _method(item: ast.FunctionDef, outline: Outline) -> None:
@@ -211,9 +223,16 @@ def _method(item: ast.FunctionDef, outline: Outline) -> None:
             f"a program has no method {item.name}",
             expected="summarize, score, select",
             hint=suggestion(item.name, list(METHOD_PARAMETERS)),
+            found=f"def {item.name}",
         )
     if item.name in outline.methods:
-        raise place.error("method-twice", f"{item.name} is defined twice", hint="keep one of them")
+        raise place.error(
+            "method-twice",
+            f"{item.name} is defined twice",
+            hint="keep one of them",
+            found=f"def {item.name}",
+            expected="each method once",
+        )
     outline.methods[item.name] = item  # even if its head is wrong: no finding about a missing method then
     allowed = METHOD_PARAMETERS[item.name]
     arguments = item.args
@@ -234,10 +253,15 @@ def _method(item: ast.FunctionDef, outline: Outline) -> None:
             f"{item.name} has plain parameters only",
             expected=shape,
             hint="no decorators, defaults, annotations or stars",
+            found=f"def {item.name}({ast.unparse(arguments)[:40]})",
         )
     for argument in arguments.args:
         if argument.arg not in allowed:
             hint = "methods have no self" if argument.arg == "self" else suggestion(argument.arg, list(allowed))
             raise place_of(argument).error(
-                "unknown-parameter", f"{item.name} has no parameter {argument.arg}", expected=shape, hint=hint
+                "unknown-parameter",
+                f"{item.name} has no parameter {argument.arg}",
+                expected=shape,
+                hint=hint,
+                found=argument.arg,
             )

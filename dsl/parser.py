@@ -13,13 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from vortexlab.dsl.errors import Diagnostic, ProgramError, VortexError
-from vortexlab.dsl.graph import RESERVED_AXES, Graph, Place, Value, place_of
-from vortexlab.dsl.ir import DYNAMIC_CTX, FLOAT, PAGE_STAGE, QUERY_STAGE, SET, STATIC_CTX, KnobRef, Program, Type
+from vortexlab.dsl.expressions import Expressions
+from vortexlab.dsl.graph import RESERVED_AXES, Value
+from vortexlab.dsl.ir import DYNAMIC_CTX, FLOAT, PAGE_STAGE, QUERY_STAGE, SET, STATIC_CTX, Program, Type
+from vortexlab.dsl.items import Deferred, Item, Poisoned, Record, Returned, Text, knob_item
 from vortexlab.dsl.limits import MAX_BYTES, syntax_tree
 from vortexlab.dsl.lint import spent_on_forced, unused_names
-from vortexlab.dsl.outline import Findings, Outline, read_outline
+from vortexlab.dsl.outline import Outline, read_outline
+from vortexlab.dsl.places import Findings, Place, place_of
+from vortexlab.dsl.rules import Graph
 from vortexlab.dsl.sizes import Size
-from vortexlab.dsl.tracer import Deferred, Item, Poisoned, Record, Returned, Text, Tracer, knob_item
+from vortexlab.dsl.tracer import Tracer
 
 MAX_PROGRAM_NODES = 400
 MAX_PROGRAM_DEPTH = 128
@@ -139,7 +143,7 @@ class _Reader:
         key = (name, self.graph.stage)
         if key not in self._constants:
             node = self.outline.constants[name]
-            tracer = Tracer(self.graph, earlier, set(RESERVED_AXES), self.outline.knobs)
+            tracer = Expressions(self.graph, earlier, set(RESERVED_AXES), self.outline.knobs)
             self._constants[key] = None
             item: Item = tracer.item(node)
             if not isinstance(item, (Value, Text)) or (
@@ -201,6 +205,7 @@ class _Reader:
                     "summarize returns summaries by name",
                     found=str(made),
                     expected="return dict(name=value)",
+                    hint="each summary has a name: s.name in score",
                 ).diagnostic
             )
             return None
@@ -257,6 +262,7 @@ class _Reader:
                     "select takes a score, but the program has no score method",
                     found="score",
                     hint="write def score(q, s), or remove the parameter",
+                    expected="a method score(q, s)",
                 )
                 .diagnostic
             )
@@ -302,35 +308,10 @@ class _Reader:
                     "the program computes too much",
                     found=f"{len(program.nodes)} operations",
                     expected=f"at most {MAX_PROGRAM_NODES}, no chain longer than {MAX_PROGRAM_DEPTH}",
+                    hint="simplify it; a published program has under thirty operations",
                 ).diagnostic
             )
-        self._check_splits(graph)
         return program
-
-    def _check_splits(self, graph: Graph) -> None:
-        for index, node in enumerate(graph.nodes):
-            if node.op != "split":
-                continue
-            misfits = list(graph.sizes[index][str(node.attrs["axis"])].misfits(self.outline.knobs))
-            for is_default, found in misfits[:1]:
-                count = node.attrs["size"]
-                finding = (
-                    Place(node.line, node.column)
-                    .error(
-                        "split-size",
-                        f"split does not divide {node.attrs['axis']}",
-                        found=found,
-                        expected="a divisor",
-                        hint=f"the page is {_shown(self.outline.page)}, the parts are {_shown(count)}",
-                    )
-                    .diagnostic
-                )
-                is_error = is_default or any(default for default, _ in misfits)
-                self.findings.append(finding if is_error else replace(finding, severity="warning"))
-
-
-def _shown(size: object) -> str:
-    return f"knob {size.name}" if isinstance(size, KnobRef) else str(size)
 
 
 def live_part(program: Program) -> Program:

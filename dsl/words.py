@@ -6,9 +6,10 @@ import ast
 import difflib
 from collections.abc import Iterable
 
-from vortexlab.dsl.graph import RESERVED_AXES, Finding, place_of
+from vortexlab.dsl.graph import RESERVED_AXES
 from vortexlab.dsl.ir import REDUCTIONS
 from vortexlab.dsl.ops import OPS
+from vortexlab.dsl.places import Finding, place_of
 
 #: Functions that take one value or two and are ops of the same name.
 UNARY = ("abs", "exp", "log", "sqrt", "relu", "sigmoid", "silu", "tanh", "floor", "ceil", "float")
@@ -71,6 +72,11 @@ _FUNCTION_HINTS = {
     "complement": "write ~a",
 }
 
+_SYMBOLS = {
+    "Pow": "**", "MatMult": "@", "BitXor": "^", "LShift": "<<", "RShift": ">>", "Is": "is", "IsNot": "is not",
+    "In": "in", "NotIn": "not in",
+}  # fmt: skip
+
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The closest known name, or the known names."""
@@ -86,9 +92,11 @@ def function_hint(name: str) -> str:
 def refused(node: ast.AST, at: ast.AST | None = None) -> Finding:
     """The finding about a piece of Python that the language does not have, at the node or at the one around it."""
     kind = type(node).__name__
+    found = _SYMBOLS.get(kind) or ast.unparse(node).split("\n")[0][:40]
     return place_of(at or node).error(
         "not-in-language",
         "this is Python that the language does not have",
-        found=kind,
+        found=found,
         hint=_HINTS.get(kind, "see the language reference"),
+        expected="a construct of the language",
     )
