@@ -11,9 +11,11 @@ import copy
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
 
 from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
+from vortexlab.search_spaces.knobs import SHARED
 
 _NAME_LIMIT = 24
 
@@ -78,7 +80,8 @@ class Genome:
                 else "dict(" + ", ".join(f"{key}={ast.unparse(value)}" for key, value in lean.scores.items()) + ")"
             )
             lines += ["    def score(q, s, ctx):", f"        return {body}", ""]
-        lines += ["    def select(score, ctx):", f"        return {ast.unparse(lean.select)}"]
+        parameters = "score, ctx" if lean.scores else "ctx"
+        lines += [f"    def select({parameters}):", f"        return {ast.unparse(lean.select)}"]
         text = "\n".join(lines)
         options = ", ".join(f"{key}={ast.unparse(value)}" for key, value in lean.options.items())
         mark = hashlib.sha256((options + text).encode()).hexdigest()[:6]
@@ -88,20 +91,15 @@ class Genome:
 
     def _pruned(self) -> Genome:
         genome = self
-        used = {node.value.id + "." + node.attr for node in walk(genome.select) if is_attribute(node, "score")}
         if set(genome.scores) != {"score"}:
-            genome = replace(genome, scores={k: v for k, v in genome.scores.items() if f"score.{k}" in used})
-        elif not any(isinstance(node, ast.Name) and node.id == "score" for node in walk(genome.select)):
+            used = members(genome.select, "score")
+            genome = replace(genome, scores={k: v for k, v in genome.scores.items() if k in used})
+        elif not any(isinstance(node, ast.Name) and node.id == "score" for node in ast.walk(genome.select)):
             genome = replace(genome, scores={})
-        read = {
-            node.attr
-            for tree in (*genome.scores.values(), genome.select)
-            for node in walk(tree)
-            if is_attribute(node, "s")
-        }
+        read = {name for tree in genome.scores.values() for name in members(tree, "s")}
         genome = replace(genome, fields={k: v for k, v in genome.fields.items() if k in read})
         trees = (*genome.options.values(), *genome.fields.values(), *genome.scores.values(), genome.select)
-        mentioned = {node.id for tree in trees for node in walk(tree) if isinstance(node, ast.Name)}
+        mentioned = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
         return replace(genome, names={k: v for k, v in genome.names.items() if k in mentioned})
 
     def parts(self) -> Iterator[tuple[str, str, ast.expr]]:
@@ -115,20 +113,22 @@ class Genome:
     def with_part(self, place: str, key: str, tree: ast.expr) -> Genome:
         if place == "select":
             return replace(self, select=tree)
-        return replace(self, **{place: {**getattr(self, place), key: tree}})
+        if place == "fields":
+            return replace(self, fields={**self.fields, key: tree})
+        return replace(self, scores={**self.scores, key: tree})
 
-    def with_name(self, key: str, text: str) -> Genome:
-        """Adds a knob or constant, unless one of that name exists: shared names have one meaning."""
-        if key in self.names:
+    def with_knob(self, name: str) -> Genome:
+        """Declares the shared knob of that name, unless the program has a knob or constant of that name already."""
+        if name in self.names:
             return self
-        return replace(self, names={**self.names, key: expression(text)})
+        return replace(self, names={**self.names, name: expression(SHARED[name].declaration)})
 
 
 @dataclass
 class _Substitute(ast.NodeTransformer):
     values: dict[str, ast.expr] = field(default_factory=dict)
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:
+    def visit_Name(self, node: ast.Name) -> ast.expr:  # the name is ast's
         return copy.deepcopy(self.values[node.id]) if node.id in self.values else node
 
 
@@ -172,12 +172,13 @@ def fill(template: str, **holes: ast.expr) -> ast.expr:
     return _Substitute(holes).visit(expression(template))
 
 
-def walk(tree: ast.expr) -> Iterator[ast.AST]:
-    return ast.walk(tree)
-
-
-def is_attribute(node: ast.AST, owner: str) -> bool:
+def is_attribute(node: ast.AST, owner: str) -> TypeGuard[ast.Attribute]:
     return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == owner
+
+
+def members(tree: ast.expr, owner: str) -> set[str]:
+    """The names that follow `owner.` in the expression."""
+    return {node.attr for node in ast.walk(tree) if is_attribute(node, owner)}
 
 
 def sites(tree: ast.expr, wanted: type[ast.AST] | tuple[type[ast.AST], ...]) -> list[ast.AST]:
@@ -188,12 +189,13 @@ class _Swap(ast.NodeTransformer):
     def __init__(self, target: ast.AST, new: ast.expr):
         self.target, self.new = target, new
 
-    def visit(self, node: ast.AST) -> ast.AST:
+    def visit(self, node: ast.AST) -> Any:
         return self.new if node is self.target else self.generic_visit(node)
 
 
 def swapped(tree: ast.expr, target: ast.AST, new: ast.expr) -> ast.expr:
     """A copy of `tree` with the subtree `target` (by identity) replaced."""
-    memo: dict[int, ast.AST] = {}
+    memo: dict[int, Any] = {}
     clone = copy.deepcopy(tree, memo)
-    return _Swap(memo[id(target)], copy.deepcopy(new)).visit(clone)
+    made: ast.expr = _Swap(memo[id(target)], copy.deepcopy(new)).visit(clone)
+    return made

@@ -10,6 +10,7 @@ import ast
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import ProgramError, VortexError
@@ -18,19 +19,6 @@ from vortexlab.search_spaces.genome import Genome, expression, fill, is_attribut
 Operator = Callable[[Genome, random.Random], Genome | None]
 _REDUCERS = ("max", "mean", "sum", "min", "norm")
 _ATTEMPTS = 24
-
-#: Shared knobs that operators may introduce: one meaning each, in every program (see `knobs`).
-_KNOBS = {
-    "budget": "knob.int(4, 512, log=True, default=32)",
-    "sink": "knob.int(1, 8, default=1)",
-    "recent": "knob.int(1, 32, log=True, default=2)",
-    "fraction": "knob.float(0.01, 0.5, log=True, default=0.08)",
-    "mass": "knob.float(0.5, 0.99, default=0.9)",
-    "random_pages": "knob.int(1, 64, log=True, default=4)",
-    "stride_pages": "knob.int(2, 64, log=True, default=16)",
-    "weight": "knob.float(0.05, 4.0, log=True, default=0.5)",
-    "dense_layers": "knob.int(0, 4, default=1)",
-}
 
 #: Summaries and the score terms they allow; every term is [head, page] or broadcasts to it.
 _TERMS = [
@@ -44,19 +32,27 @@ _TERMS = [
 ]
 
 
-def _choose_site(genome: Genome, rng: random.Random, match: Callable[[ast.AST], bool]):  # type: ignore[no-untyped-def]
+@dataclass(frozen=True)
+class _Site:
+    """A subtree of one part of a genome. `node` is whatever the matcher asked for."""
+
+    place: str
+    key: str
+    tree: ast.expr
+    node: Any
+
+    def replaced(self, genome: Genome, new: ast.expr) -> Genome:
+        return genome.with_part(self.place, self.key, swapped(self.tree, self.node, new))
+
+
+def _choose_site(genome: Genome, rng: random.Random, match: Callable[[Any], bool]) -> _Site | None:
     found = [
-        (place, key, tree, node)
+        _Site(place, key, tree, node)
         for place, key, tree in genome.parts()
         for node in sites(tree, ast.AST)
         if match(node)
     ]
     return rng.choice(found) if found else None
-
-
-def _replace(genome: Genome, site, new: ast.expr) -> Genome:  # type: ignore[no-untyped-def]
-    place, key, tree, node = site
-    return genome.with_part(place, key, swapped(tree, node, new))
 
 
 def _is_call(node: ast.AST, *names: str) -> bool:
@@ -76,10 +72,10 @@ def swap_reducer(genome: Genome, rng: random.Random) -> Genome | None:
     site = _choose_site(genome, rng, _is_reduction)
     if site is None:
         return None
-    call: ast.Call = site[3]
+    call: ast.Call = site.node
     assert isinstance(call.func, ast.Attribute)
     how = rng.choice([name for name in _REDUCERS if name != call.func.attr])
-    return _replace(genome, site, ast.Call(ast.Attribute(call.func.value, how, ast.Load()), call.args, call.keywords))
+    return site.replaced(genome, ast.Call(ast.Attribute(call.func.value, how, ast.Load()), call.args, call.keywords))
 
 
 def add_term(genome: Genome, rng: random.Random) -> Genome | None:
@@ -98,14 +94,13 @@ def add_term(genome: Genome, rng: random.Random) -> Genome | None:
     made = expression(term)
     for node in ast.walk(made):
         if is_attribute(node, "s"):
-            assert isinstance(node, ast.Attribute)
             node.attr = names[node.attr]
     held = genome.scores[key]
     inner, outer = _split_head_reduction(held)
     template = rng.choice(["a + weight * b", "a * b", "maximum(a, b)"])
     joined = outer(fill(template, a=inner, b=made))
     genome = replace(genome, fields=fields).with_part("scores", key, joined)
-    return genome.with_name("weight", _KNOBS["weight"]) if "weight" in template else genome
+    return genome.with_knob("weight") if "weight" in template else genome
 
 
 def _split_head_reduction(tree: ast.expr) -> tuple[ast.expr, Callable[[ast.expr], ast.expr]]:
@@ -125,8 +120,8 @@ def drop_part(genome: Genome, rng: random.Random) -> Genome | None:
     site = _choose_site(genome, rng, lambda node: isinstance(node, ast.BinOp))
     if site is None:
         return None
-    node: ast.BinOp = site[3]
-    return _replace(genome, site, rng.choice([node.left, node.right]))
+    node: ast.BinOp = site.node
+    return site.replaced(genome, rng.choice([node.left, node.right]))
 
 
 def subdivide(genome: Genome, rng: random.Random) -> Genome | None:
@@ -146,36 +141,28 @@ def subdivide(genome: Genome, rng: random.Random) -> Genome | None:
     return replace(genome, fields=fields).with_part("scores", key, outer(fill("x.max(sub)", x=inner)))
 
 
-def change_page(genome: Genome, rng: random.Random) -> Genome | None:
-    """Another page size: granularity against the bytes of the summaries."""
-    held = genome.options.get("page")
-    value = held.value if isinstance(held, ast.Constant) else None
-    return replace(genome, options={**genome.options, "page": ast.Constant(rng.choice(
-        [size for size in (8, 16, 32, 64) if size != value]))})  # fmt: skip
-
-
 def add_selector(genome: Genome, rng: random.Random) -> Genome | None:
     """Unites the selection with a static pattern."""
     text, knob = rng.choice([
         ("a | random(random_pages)", "random_pages"), ("a | stride(stride_pages)", "stride_pages"),
         ("a | first(sink)", "sink"), ("a | last(recent)", "recent"),
     ])  # fmt: skip
-    return genome.with_part("select", "", fill(text, a=genome.select)).with_name(knob, _KNOBS[knob])
+    return genome.with_part("select", "", fill(text, a=genome.select)).with_knob(knob)
 
 
 def spare_forced(genome: Genome, rng: random.Random) -> Genome | None:
     """Lets a scored selector choose only among pages that no static pattern forces anyway."""
     statics = [node for node in sites(genome.select, ast.Call) if _is_call(node, "first", "last")]
     site = _choose_site(genome, rng, lambda node: _is_call(node, "topk", "topp", "above")
-                        and not any(k.arg == "among" for k in node.keywords))  # type: ignore[attr-defined]  # fmt: skip
+                        and not any(k.arg == "among" for k in node.keywords))  # fmt: skip
     if site is None or not statics:
         return None
     forced: ast.expr = statics[0]  # type: ignore[assignment]
     for other in statics[1:]:
         forced = ast.BinOp(forced, ast.BitOr(), other)  # type: ignore[arg-type]
-    call: ast.Call = site[3]
+    call: ast.Call = site.node
     among = ast.keyword("among", ast.UnaryOp(ast.Invert(), forced))
-    return _replace(genome, site, ast.Call(call.func, call.args, [*call.keywords, among]))
+    return site.replaced(genome, ast.Call(call.func, call.args, [*call.keywords, among]))
 
 
 _BUDGETS = {
@@ -189,14 +176,14 @@ _BUDGETS = {
 
 def change_budget(genome: Genome, rng: random.Random) -> Genome | None:
     """Another law for how many pages a top-k reads: fixed, a share, a root, or by layer."""
-    site = _choose_site(genome, rng, lambda node: _is_call(node, "topk") and len(node.args) == 2)  # type: ignore[attr-defined]
+    site = _choose_site(genome, rng, lambda node: _is_call(node, "topk") and len(node.args) == 2)
     if site is None:
         return None
-    call: ast.Call = site[3]
+    call: ast.Call = site.node
     law = rng.choice([text for text in _BUDGETS if text != ast.unparse(call.args[1])])
-    genome = _replace(genome, site, ast.Call(call.func, [call.args[0], expression(law)], call.keywords))
+    genome = site.replaced(genome, ast.Call(call.func, [call.args[0], expression(law)], call.keywords))
     for knob in _BUDGETS[law]:
-        genome = genome.with_name(knob, _KNOBS[knob])
+        genome = genome.with_knob(knob)
     return genome
 
 
@@ -205,7 +192,7 @@ def change_selector(genome: Genome, rng: random.Random) -> Genome | None:
     site = _choose_site(genome, rng, lambda node: _is_call(node, "topk", "topp", "above"))
     if site is None:
         return None
-    call: ast.Call = site[3]
+    call: ast.Call = site.node
     score, keep = call.args[0], [k for k in call.keywords if k.arg == "among"]
     text = rng.choice([
         "topk(x, budget)", "topp(x, mass, scale=ctx.scale, max=budget)", "above(x, x.mean(page), max=budget)",
@@ -215,7 +202,7 @@ def change_selector(genome: Genome, rng: random.Random) -> Genome | None:
         return None
     assert isinstance(made, ast.Call)
     made.keywords += keep
-    return _replace(genome, site, made).with_name("budget", _KNOBS["budget"]).with_name("mass", _KNOBS["mass"])
+    return site.replaced(genome, made).with_knob("budget").with_knob("mass")
 
 
 def normalise_heads(genome: Genome, rng: random.Random) -> Genome | None:
@@ -252,26 +239,15 @@ def by_layer(genome: Genome, rng: random.Random) -> Genome | None:
     """Dense or window-only in the first layers, the selection elsewhere."""
     other = rng.choice(["everything()", "first(sink) | last(recent)"])
     made = fill(f"where(ctx.layer < dense_layers, {other}, a)", a=genome.select)
-    genome = genome.with_part("select", "", made).with_name("dense_layers", _KNOBS["dense_layers"])
-    return genome.with_name("sink", _KNOBS["sink"]).with_name("recent", _KNOBS["recent"])
-
-
-def constant_to_knob(genome: Genome, rng: random.Random) -> Genome | None:
-    """A count written out as a number becomes something the search can tune."""
-    site = _choose_site(genome, rng, lambda node: _is_call(node, "first", "last")
-                        and isinstance(node.args[0], ast.Constant))  # type: ignore[attr-defined]  # fmt: skip
-    if site is None:
-        return None
-    call: ast.Call = site[3]
-    knob = "sink" if _is_call(call, "first") else "recent"
-    return _replace(genome, site, ast.Call(call.func, [expression(knob)], [])).with_name(knob, _KNOBS[knob])
+    genome = genome.with_part("select", "", made).with_knob("dense_layers")
+    return genome.with_knob("sink").with_knob("recent")
 
 
 OPERATORS: dict[str, Operator] = {
     function.__name__: function
     for function in (
-        swap_reducer, add_term, drop_part, subdivide, change_page, add_selector, spare_forced, change_budget,
-        change_selector, normalise_heads, share_heads, lists_per_head, by_layer, constant_to_knob,
+        swap_reducer, add_term, drop_part, subdivide, add_selector, spare_forced, change_budget, change_selector,
+        normalise_heads, share_heads, lists_per_head, by_layer,
     )
 }  # fmt: skip
 
@@ -288,7 +264,6 @@ def unite(first: Genome, second: Genome, rng: random.Random) -> Genome | None:
         tree = fill("x", x=tree)
         for node in ast.walk(tree):
             if is_attribute(node, "s"):
-                assert isinstance(node, ast.Attribute)
                 node.attr = renames[node.attr]
         return tree
 
@@ -297,7 +272,7 @@ def unite(first: Genome, second: Genome, rng: random.Random) -> Genome | None:
     left, right = first.scores[a], renamed(second.scores[b])
     joined = fill(rng.choice(["l + weight * r", "maximum(l, r)", "l * sigmoid(r)"]), l=left, r=right)
     made = replace(first, fields=fields, names=names).with_part("scores", a, joined)
-    return made.with_name("weight", _KNOBS["weight"])
+    return made.with_knob("weight")
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,16 @@ def _short(text: str, limit: int = 400) -> str:
 
 def describe(member: Member, source: bool) -> dict[str, Any]:
     """What a proposer is told of one evaluated program: plain JSON, no objects of ours."""
-    facts: dict[str, Any] = {"id": member.id, "name": member.name, "operator": member.operator, "knobs": member.knobs}
+    facts: dict[str, Any] = {
+        "id": member.id,
+        "name": member.name,
+        "operator": member.operator,
+        "knobs": dict(member.knobs),
+    }
     for key in ("speedup", "accuracy"):
-        estimate = getattr(member, key)
-        if estimate is not None:
-            facts[key] = [round(estimate.low, 3), round(estimate.value, 3), round(estimate.high, 3)]
+        value = getattr(member, key)
+        if value is not None:
+            facts[key] = round(value, 3)
     if member.density is not None:
         facts["density"] = round(member.density, 4)
     if member.status != "accepted":
@@ -70,7 +75,11 @@ def messages(history: Sequence[Member], rng: random.Random, task: str) -> list[d
     parents = rng.sample(others, min(3, len(others)))
     failures = [m for m in history if m.status != "accepted"][-6:]
     memory = [
-        {"hypothesis": _short(m.hypothesis), "predicted": m.predicted_effect, "measured": describe(m, source=False)}
+        {
+            "hypothesis": _short(m.hypothesis),
+            "predicted": dict(m.predicted_effect),
+            "measured": describe(m, source=False),
+        }
         for m in history
         if m.hypothesis
     ][-10:]
@@ -84,7 +93,9 @@ def messages(history: Sequence[Member], rng: random.Random, task: str) -> list[d
         {"role": "system", "content": Template(part("system")).substitute(language=manual(compact=True))},
         {
             "role": "user",
-            "content": Template(part("task")).substitute(task=task, material="\n".join(material)) + "\n" + part("reply"),
+            "content": Template(part("task")).substitute(task=task, material="\n".join(material))
+            + "\n"
+            + part("reply"),
         },
     ]
 

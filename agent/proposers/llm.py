@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import openai
 
 from vortexlab.agent import prompt
-from vortexlab.agent.budget import Budget
-from vortexlab.agent.proposers.base import Member, Proposal, ProposerError
+from vortexlab.agent.budget import Budget, BudgetExhausted
+from vortexlab.agent.proposers.base import Member, Proposal, ProposerError, Record
 from vortexlab.agent.proposers.replies import ReplyError, parse_reply
 from vortexlab.dsl import parse
 from vortexlab.dsl.errors import ProgramError, VortexError
@@ -31,7 +31,12 @@ _CHARACTERS_PER_TOKEN = 3
 
 @dataclass(frozen=True)
 class LLMConfig:
-    """Which model to ask and what it may cost. `key_variable` names the environment variable with the key."""
+    """Which model to ask and what it may cost.
+
+    `key_variable` names the environment variable with the key. `deadline` is in seconds and stands around one call
+    with all its retries. `label` is shown beside every program of this source: ``authored`` where a person wrote the
+    replies.
+    """
 
     model: str
     base_url: str | None = None
@@ -42,6 +47,7 @@ class LLMConfig:
     tokens: int = 4_000_000
     deadline: float = 180.0
     repairs: int = 2
+    label: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -119,25 +125,23 @@ class LLMProposer:
         self,
         config: LLMConfig,
         task: str,
-        record: Callable[[dict[str, Any]], None],
+        record: Record,
         endpoint: Endpoint | None = None,
         spent: tuple[int, int] = (0, 0),
     ):
         self.config, self.task, self.record = config, task, record
         self.name = f"llm:{config.model}"
+        self.operators = (self.name,)
         self.endpoint = endpoint or OpenAIEndpoint(config)
         self.budget = Budget(config.calls, config.tokens, *spent)
         self._failures = 0
 
-    @property
-    def broken(self) -> bool:
-        """Whether the endpoint failed so often in a row that it is not asked again."""
-        return self._failures >= BREAKER
-
-    def propose(self, history: Sequence[Member], rng: random.Random, slot: int) -> Proposal | None:
-        """Raises `ProposerError` when the endpoint fails or no repair yields a program, `BudgetExhausted` at a limit."""
-        if self.broken:
-            raise ProposerError(f"{self.name} failed {BREAKER} times in a row and is not asked again in this campaign")
+    def propose(
+        self, history: Sequence[Member], rng: random.Random, slot: int, operator: str | None = None
+    ) -> Proposal | None:
+        """Raises `ProposerError` when the endpoint fails, no repair yields a program, or the budget is spent."""
+        if self._failures >= BREAKER:
+            raise ProposerError(f"{self.name} failed {BREAKER} times in a row and is not asked again", permanent=True)
         chat = prompt.messages(history, rng, self.task)
         seed = rng.randrange(2**31)
         problem = ""
@@ -155,6 +159,7 @@ class LLMProposer:
                     parents=tuple(m.id for m in history if m.on_frontier)[:3],
                     hypothesis=reply.hypothesis,
                     predicted_effect=reply.predicted_effect,
+                    label=self.config.label,
                 )
             except ProgramError as error:
                 problem = "\n".join(map(str, error.diagnostics[:8]))
@@ -172,7 +177,10 @@ class LLMProposer:
             "seed": seed,
         }
         prompt_tokens = _estimate(request, "")
-        self.budget.reserve(prompt_tokens + self.config.max_tokens)
+        try:
+            self.budget.reserve(prompt_tokens + self.config.max_tokens)
+        except BudgetExhausted as error:
+            raise ProposerError(str(error), permanent=True) from None
         exchange: dict[str, Any] = {
             "key": digest(request), "slot": slot, "attempt": attempt, "label": self.endpoint.label,
             "prompt_version": prompt.version(), "request": request,

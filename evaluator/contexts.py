@@ -1,0 +1,182 @@
+"""The recorded contexts: keys and values of every context, computed once and read by every program.
+
+All contexts lie one after the other in one pool per layer, token-contiguous per KV head, so that every page size is
+a view. Behind them is room for the forks: each question asked of a context continues it in blocks of its own. The
+pool is backed by a file that is never written after the prefill; what forks write stays private to the process, and a
+restarted worker maps the file instead of computing it again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.models import LoadedModel
+from vortexlab.kernels.cache import PagedKV
+
+#: Contexts start at multiples of this, so pages that divide it are views of the pool as it lies.
+ALIGNMENT = 128
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question of one context, and how many tokens its answer has."""
+
+    question: tuple[int, ...]
+    answer_length: int
+
+    @property
+    def steps(self) -> int:
+        """Tokens that are fed: the last answer token is only read off."""
+        return len(self.question) + self.answer_length - 1
+
+
+@dataclass(frozen=True)
+class Context:
+    tokens: tuple[int, ...]
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Question `turn` of context `context`."""
+
+    context: int
+    turn: int
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+class ContextStore:
+    """Keys and values of `contexts` under `model`; `folder` receives the backing file."""
+
+    def __init__(self, model: LoadedModel, contexts: Sequence[Context], folder: Path):
+        self.model, self.contexts = model, tuple(contexts)
+        self._check()
+        self._room = max(max((turn.steps for turn in c.turns), default=0) for c in self.contexts)
+        self._forks = sum(len(c.turns) for c in self.contexts)
+        self._file = folder / "contexts.kv"
+        self._starts, end = self._layout(ALIGNMENT)
+        self._tokens = end + self._forks * _round_up(self._room + ALIGNMENT - 1, ALIGNMENT)
+        self._pool = self._map(end)
+        self._relaid: tuple[int, Tensor, list[int]] | None = None
+
+    def _check(self) -> None:
+        if not self.contexts or not any(context.turns for context in self.contexts):
+            raise VortexError("an evaluation needs at least one context with a question")
+        for context in self.contexts:
+            longest = len(context.tokens) + max((turn.steps for turn in context.turns), default=0)
+            if longest > self.model.max_length:
+                raise VortexError(
+                    f"a sample of {longest} tokens exceeds the model's {self.model.max_length}; choose shorter lengths"
+                )
+            ids = [*context.tokens, *(token for turn in context.turns for token in turn.question)]
+            if not context.tokens or min(ids) < 0 or max(ids) >= self.model.vocabulary:
+                raise VortexError(f"a sample holds token ids outside the model's vocabulary of {self.model.vocabulary}")
+
+    def _layout(self, alignment: int) -> tuple[list[int], int]:
+        """The first token of every context, and the end of the last one, at the given alignment."""
+        starts, end = [], 0
+        for context in self.contexts:
+            starts.append(end)
+            end += _round_up(len(context.tokens), alignment)
+        return starts, end
+
+    def _shape(self, tokens: int) -> tuple[int, ...]:
+        return (self.model.layers, 2, self.model.kv_heads, tokens, self.model.head_dim)
+
+    def _map(self, end: int) -> Tensor:
+        """The pool [layers, k/v, kv_heads, tokens, channel]; the prefill fills the file when it is not there yet."""
+        shape = self._shape(self._tokens)
+        count = torch.Size(shape).numel()
+        if not self._file.exists():
+            unfinished = self._file.with_suffix(".part")
+            try:
+                with open(unfinished, "wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, count * self.model.dtype.itemsize)
+            except OSError as error:
+                size = count * self.model.dtype.itemsize >> 20
+                raise VortexError(
+                    f"no room for {size} MB of recorded contexts ({error.strerror}); set TMPDIR or use fewer contexts"
+                ) from error
+            pool = torch.from_file(str(unfinished), shared=True, size=count, dtype=self.model.dtype).view(shape)
+            for start, context in zip(self._starts, self.contexts, strict=True):
+                found = self.model.prefill(torch.tensor(context.tokens))
+                for layer in range(self.model.layers):
+                    stop = start + len(context.tokens)
+                    pool[layer, 0, :, start:stop] = found.k[layer][0].to("cpu")
+                    pool[layer, 1, :, start:stop] = found.v[layer][0].to("cpu")
+            del pool
+            unfinished.rename(self._file)
+        pool = torch.from_file(str(self._file), shared=False, size=count, dtype=self.model.dtype).view(shape)
+        return pool if self.model.device.type == "cpu" else pool.to(self.model.device)
+
+    def block(self, page: int) -> int:
+        """The block of the cache that a program of this page size reads: its page, or 128 for larger pages."""
+        return ALIGNMENT if page % ALIGNMENT == 0 else page
+
+    def _pool_for(self, block: int) -> tuple[Tensor, list[int]]:
+        """The pool and the starts in it; a copy when contexts must start at multiples that 128 is none of."""
+        if ALIGNMENT % block == 0:
+            return self._pool, self._starts
+        if self._relaid is None or self._relaid[0] != block:
+            self._relaid = None
+            starts, end = self._layout(block)
+            tokens = end + self._forks * _round_up(self._room + block - 1, block)
+            pool = torch.zeros(self._shape(tokens), dtype=self.model.dtype, device=self.model.device)
+            for source, target, context in zip(self._starts, starts, self.contexts, strict=True):
+                size = len(context.tokens)
+                pool[:, :, :, target : target + size] = self._pool[:, :, :, source : source + size]
+            self._relaid = (block, pool, starts)
+        return self._relaid[1], self._relaid[2]
+
+    def caches(self, page: int) -> list[PagedKV]:
+        """One cache per layer whose rows are the contexts themselves."""
+        block = self.block(page)
+        pool, starts = self._pool_for(block)
+        lengths = [len(context.tokens) for context in self.contexts]
+        widths = [-(-length // block) for length in lengths]
+        table = torch.zeros(len(starts), max(widths), dtype=torch.int32)
+        for row, (start, width) in enumerate(zip(starts, widths, strict=True)):
+            table[row, :width] = torch.arange(start // block, start // block + width)
+        return self._caches(pool, block, table, torch.tensor(lengths, dtype=torch.int32))
+
+    def fork(self, page: int, forks: Sequence[Fork]) -> list[PagedKV]:
+        """One cache per layer whose row i continues the context of `forks[i]`, with room for its question and answer.
+
+        Full blocks are shared with the context and with its other forks; the last one, if it is not full, is copied.
+        """
+        block = self.block(page)
+        pool, starts = self._pool_for(block)
+        _, end = self._layout(ALIGNMENT if ALIGNMENT % block == 0 else block)
+        lengths = [len(self.contexts[fork.context].tokens) for fork in forks]
+        full = [length // block for length in lengths]
+        steps = [self.contexts[fork.context].turns[fork.turn].steps for fork in forks]
+        widths = [-(-(length + extra) // block) for length, extra in zip(lengths, steps, strict=True)]
+        table = torch.zeros(len(forks), max(widths), dtype=torch.int32)
+        free = end // block
+        for row, fork in enumerate(forks):
+            first = starts[fork.context] // block
+            table[row, : full[row]] = torch.arange(first, first + full[row])
+            own = widths[row] - full[row]
+            table[row, full[row] : widths[row]] = torch.arange(free, free + own)
+            started = lengths[row] % block
+            if started:
+                source = starts[fork.context] + full[row] * block
+                pool[:, :, :, free * block : free * block + started] = pool[:, :, :, source : source + started]
+            free += own
+        return self._caches(pool, block, table, torch.tensor(lengths, dtype=torch.int32))
+
+    def _caches(self, pool: Tensor, block: int, table: Tensor, lengths: Tensor) -> list[PagedKV]:
+        table, lengths = table.to(pool.device), lengths.to(pool.device)
+        used = pool.shape[3] // block * block
+        views = pool[:, :, :, :used].unflatten(3, (used // block, block)).transpose(2, 3)
+        return [PagedKV(view[0], view[1], table, lengths.clone(), block) for view in views]

@@ -1,0 +1,288 @@
+"""The controller's hold on a worker process: start it confined, talk to it under limits, end it and all it started.
+
+A worker may crash, hang, eat memory, flood its outputs or answer garbage; each of these raises `WorkerLost` in the
+controller after every process of the worker has been killed, and costs one evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import secrets
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator import frames
+
+_MARK = "VORTEX_WORKER"
+_KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ", "CUDA_HOME", "CUDA_PATH")
+_KEPT_PREFIXES = ("CUDA_VISIBLE_", "NVIDIA_", "TRITON_PTXAS")
+_WATCH_SECONDS = 0.1
+_TAIL_BYTES = 4096
+
+
+class WorkerLost(Exception):
+    """The worker is gone. `kind`: crash, time, memory, processes or garbage; the text is one line."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`memory_mb` over all processes of the worker; `seconds` of wall clock for one request; `processes` at once."""
+
+    memory_mb: int = 12288
+    seconds: float = 180.0
+    processes: int = 64
+    files: int = 4096
+    cuda: bool = False
+
+
+class Sandbox:
+    """One worker process in a session of its own, with a scratch folder that outlives it.
+
+    `start` may be called again after a loss; the scratch folder is kept until `close`.
+    """
+
+    module = "vortexlab.evaluator.worker"
+
+    def __init__(self, limits: Limits, *, threads: int = 0, scratch_root: str | None = None):
+        self.limits = limits
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._replies = -1
+        self._tail = b""
+        self._cpu_used = 0.0
+        try:
+            self.scratch = Path(tempfile.mkdtemp(prefix="vortex-worker-", dir=scratch_root))
+        except OSError as error:
+            raise VortexError(f"no scratch folder for the worker: {error}; set TMPDIR to a writable folder") from error
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    def command(self) -> list[str]:
+        """The worker's command line, without the number of its reply descriptor."""
+        memory = self.limits.memory_mb << 20
+        confinement = {
+            "files": self.limits.files,
+            "file_bytes": memory,
+            # A GPU driver reserves far more address space than memory; there only the watch below counts.
+            "data_bytes": 0 if self.limits.cuda else 2 * memory,
+            "processes": 4096,
+        }
+        return [sys.executable, "-m", "vortexlab.evaluator.confine", json.dumps(confinement), self.module]
+
+    def environment(self) -> dict[str, str]:
+        """What the worker sees: no keys, no proxies, no home; caches in the scratch folder."""
+        kept = {key: value for key, value in os.environ.items() if key in _KEPT or key.startswith(_KEPT_PREFIXES)}
+        scratch = str(self.scratch)
+        threads = str(self.threads)
+        return kept | {
+            _MARK: scratch,
+            "HOME": scratch,
+            "TMPDIR": scratch,
+            "TRITON_CACHE_DIR": f"{scratch}/triton",
+            "HF_HOME": f"{scratch}/hf",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "PYTHONHASHSEED": "0",
+            "PYTHONSAFEPATH": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONNOUSERSITE": "1",
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+        }
+
+    def start(self) -> None:
+        self.stop()
+        read_end, write_end = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [*self.command(), str(write_end)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=self.environment(),
+                cwd=self.scratch,
+                pass_fds=(write_end,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(read_end)
+            raise VortexError(f"the evaluation worker does not start: {error}") from error
+        finally:
+            os.close(write_end)
+        self._replies, self._tail, self._cpu_used = read_end, b"", 0.0
+        self.starts += 1
+        assert self._process.stdin is not None and self._process.stderr is not None
+        for descriptor in (read_end, self._process.stdin.fileno(), self._process.stderr.fileno()):
+            os.set_blocking(descriptor, False)
+
+    def request(self, message: dict[str, Any], *, seconds: float | None = None) -> dict[str, Any]:
+        """Sends one request and returns its reply. Raises `WorkerLost` after ending the worker."""
+        if self._process is None:
+            self.start()
+        nonce = secrets.token_hex(8)
+        allowed = self.limits.seconds if seconds is None else seconds
+        try:
+            payload = frames.encode({**message, "nonce": nonce}, frames.REQUEST_LIMIT)
+            self._raise_cpu_limit(allowed)
+            reply = self._exchange(payload, time.monotonic() + allowed, allowed)
+            if reply.pop("nonce", None) != nonce:
+                raise WorkerLost("garbage", "the worker answered another question than the one asked")
+            return reply
+        except frames.FrameError as error:
+            self.stop()
+            raise WorkerLost("garbage", f"the worker's answer is unreadable: {error}") from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def _exchange(self, payload: bytes, deadline: float, allowed: float) -> dict[str, Any]:
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stderr is not None
+        pending, received = memoryview(payload), bytearray()
+        expected: int | None = None
+        next_watch = 0.0
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdin, selectors.EVENT_WRITE)
+            selector.register(self._replies, selectors.EVENT_READ)
+            if not process.stderr.closed:
+                selector.register(process.stderr, selectors.EVENT_READ)
+            while True:
+                now = time.monotonic()
+                if now >= deadline:
+                    raise WorkerLost("time", f"no answer within {allowed:g} s; the worker was ended")
+                if now >= next_watch:
+                    self._watch()
+                    next_watch = now + _WATCH_SECONDS
+                for key, _ in selector.select(min(_WATCH_SECONDS, deadline - now)):
+                    if key.fileobj is process.stdin:
+                        try:
+                            pending = pending[os.write(process.stdin.fileno(), pending[: 1 << 20]) :]
+                        except BlockingIOError:
+                            continue
+                        except BrokenPipeError:
+                            pending = memoryview(b"")
+                        if not pending:
+                            selector.unregister(process.stdin)
+                    elif key.fileobj is process.stderr:
+                        chunk = os.read(process.stderr.fileno(), 1 << 16)
+                        self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
+                        if not chunk:
+                            selector.unregister(process.stderr)
+                    else:
+                        chunk = os.read(self._replies, 1 << 20)
+                        if not chunk:
+                            raise self._ended()
+                        received += chunk
+                        if expected is None and len(received) >= frames.HEADER.size:
+                            header = bytes(received[: frames.HEADER.size])
+                            expected = frames.HEADER.size + frames.body_length(header, frames.REPLY_LIMIT)
+                        if expected is not None and len(received) >= expected:
+                            if len(received) > expected:
+                                raise WorkerLost("garbage", "the worker answered more than once")
+                            return frames.decode(bytes(received[frames.HEADER.size :]))
+
+    def _ended(self) -> WorkerLost:
+        assert self._process is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=2)
+        code = self._process.returncode
+        said = [line for line in self._tail.decode(errors="replace").splitlines() if line.strip()]
+        last = "".join(c if c.isprintable() else "?" for c in said[-1])[:200] if said else "nothing on stderr"
+        if code is None:
+            return WorkerLost("garbage", "the worker closed its answers and went on running")
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+            return WorkerLost("crash", f"the worker was killed by {name}; last words: {last}")
+        kind = "memory" if "MemoryError" in last or "can't allocate memory" in last else "crash"
+        return WorkerLost(kind, f"the worker ended with status {code}; last words: {last}")
+
+    def _watch(self) -> None:
+        """Raises `WorkerLost` when the worker's processes are too many or hold too much memory."""
+        members = self._members(thorough=False)
+        if len(members) > self.limits.processes:
+            raise WorkerLost("processes", f"the worker started {len(members)} processes; {self.limits.processes} allowed")
+        resident = sum(map(_private_bytes, members)) >> 20
+        if resident > self.limits.memory_mb:
+            raise WorkerLost("memory", f"the worker holds {resident} MB; {self.limits.memory_mb} allowed")
+
+    def _raise_cpu_limit(self, seconds: float) -> None:
+        """Grants the next request its share of CPU seconds: a stop for a worker that outlives its controller."""
+        assert self._process is not None
+        pid = self._process.pid
+        with suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            allowed = int(used + seconds * (self.threads + 1)) + 10
+            _, hard = resource.prlimit(pid, resource.RLIMIT_CPU)
+            resource.prlimit(pid, resource.RLIMIT_CPU, (allowed, hard))
+
+    def _members(self, thorough: bool) -> list[int]:
+        """Processes of the worker's session; when `thorough` also those that left it but carry its mark."""
+        if self._process is None:
+            return []
+        session, mark, found = self._process.pid, f"{_MARK}={self.scratch}".encode(), []
+        for entry in os.scandir("/proc"):
+            if not entry.name.isdigit():
+                continue
+            with suppress(OSError, IndexError, ValueError):
+                fields = Path(f"/proc/{entry.name}/stat").read_text().rsplit(")", 1)[1].split()
+                if fields[0] in "ZX":
+                    continue
+                inside = int(fields[3]) == session
+                if not inside and thorough:
+                    inside = mark in Path(f"/proc/{entry.name}/environ").read_bytes().split(b"\0")
+                if inside:
+                    found.append(int(entry.name))
+        return found
+
+    def stop(self) -> None:
+        """Kills the worker and everything it started; returns when none of it is left."""
+        if self._process is None:
+            return
+        process = self._process
+        for _ in range(100):
+            members = [pid for pid in self._members(thorough=True) if pid != os.getpid()]
+            for pid in members:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.05)
+            if not members and process.returncode is not None:
+                break
+        for stream in (process.stdin, process.stderr):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+        os.close(self._replies)
+        self._process, self._replies = None, -1
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _private_bytes(pid: int) -> int:
+    """Resident memory of a process that is not shared with files, in bytes; 0 when it is gone."""
+    with suppress(OSError, ValueError, IndexError):
+        size = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(size[1]) - int(size[2])) * os.sysconf("SC_PAGE_SIZE")
+    return 0
