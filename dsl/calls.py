@@ -47,7 +47,7 @@ def _bind(name: str, node: ast.Call, place: Place) -> dict[str, ast.expr]:
     required, optional, positional = _SIGNATURES[name]
     if len(node.args) > positional:
         extra = node.args[positional]
-        hint = f"write {optional[0]}={shown(extra)}" if optional and positional == len(required) else ""
+        hint = f"write {optional[0]}={shown(extra)}" if optional and positional == len(required) else "leave it out"
         raise place_of(extra).error(
             "argument-count", f"{name} has too many arguments", found=shown(extra), expected=signature(name), hint=hint
         )

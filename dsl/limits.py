@@ -51,9 +51,7 @@ class _Position:
 
     text: str
 
-    def fail(
-        self, offset: int, code: str, message: str, found: str = "", expected: str = "", hint: str = ""
-    ) -> ProgramError:
+    def fail(self, offset: int, code: str, message: str, found: str, expected: str, hint: str) -> ProgramError:
         line = self.text.count("\n", 0, offset) + 1
         column = offset - (self.text.rfind("\n", 0, offset) + 1) + 1
         return ProgramError([Diagnostic(code, message, line, column, found, expected, hint)])
@@ -140,7 +138,14 @@ def _check_tokens(text: str, at: _Position) -> None:
         if match is None:
             char = text[offset]
             if char in "\"'":
-                raise at.fail(offset, "open-string", "a string is not closed", char, "the closing quote")
+                raise at.fail(
+                    offset,
+                    "open-string",
+                    "a string is not closed",
+                    char,
+                    "the closing quote",
+                    "close it on its line; a text of several lines stands in triple quotes",
+                )
             raise at.fail(
                 offset,
                 "stray-character",
@@ -156,13 +161,20 @@ def _check_tokens(text: str, at: _Position) -> None:
             tokens += 1
             statement += 1
             if tokens > MAX_TOKENS:
-                raise at.fail(offset, "too-many-tokens", "the program is too large", "", f"at most {MAX_TOKENS} tokens")
+                raise at.fail(
+                    offset,
+                    "too-many-tokens",
+                    "the program is too large",
+                    f"more than {MAX_TOKENS} tokens",
+                    f"at most {MAX_TOKENS} tokens",
+                    "a program is a few dozen lines",
+                )
             if statement > MAX_STATEMENT:
                 raise at.fail(
                     offset,
                     "statement-too-long",
                     "a statement is too long",
-                    "",
+                    f"more than {MAX_STATEMENT} tokens",
                     f"at most {MAX_STATEMENT} tokens",
                     "give parts of it names",
                 )
@@ -173,7 +185,7 @@ def _check_tokens(text: str, at: _Position) -> None:
                     offset,
                     "nesting-too-deep",
                     "brackets are nested too deeply",
-                    "",
+                    f"more than {MAX_BRACKETS} levels",
                     f"at most {MAX_BRACKETS} levels",
                     "give parts of it names",
                 )
@@ -195,6 +207,7 @@ def _check_tokens(text: str, at: _Position) -> None:
                 "a number has too many digits",
                 f"{len(piece)} characters",
                 f"at most {MAX_NUMBER}",
+                "a dozen digits are plenty",
             )
         elif kind == "name" and not piece.isascii():
             bad = next(i for i, char in enumerate(piece) if not char.isascii())
@@ -208,7 +221,12 @@ def _check_tokens(text: str, at: _Position) -> None:
             )
         elif kind == "name" and len(piece) > MAX_NAME:
             raise at.fail(
-                offset, "name-too-long", "a name is too long", f"{len(piece)} characters", f"at most {MAX_NAME}"
+                offset,
+                "name-too-long",
+                "a name is too long",
+                f"{len(piece)} characters",
+                f"at most {MAX_NAME}",
+                "shorten it",
             )
         offset = match.end()
 
@@ -221,19 +239,26 @@ def syntax_tree(text: str) -> ast.Module:
             warnings.simplefilter("ignore")  # a backslash in a docstring is nobody's concern
             tree = ast.parse(text)
     except SyntaxError as error:
+        line, column = error.lineno or 1, max(1, error.offset or 1)
+        lines = text.split("\n")
         raise ProgramError(
             [
                 Diagnostic(
                     "syntax",
                     f"this is not Python syntax: {error.msg}",
-                    error.lineno or 1,
-                    max(1, error.offset or 1),
-                    hint="a program is one class with the methods summarize, score and select",
+                    line,
+                    column,
+                    lines[line - 1].strip()[:40] if line <= len(lines) else "the end of the text",
+                    "Python syntax",
+                    "a program is one class with the methods summarize, score and select",
                 )
             ]
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ProgramError([Diagnostic("syntax", f"the text cannot be parsed: {type(error).__name__}", 1, 1)]) from None
+        found, expected = type(error).__name__, "a text that Python can parse"
+        raise ProgramError(
+            [Diagnostic("syntax", "the text cannot be parsed", 1, 1, found, expected, "simplify it")]
+        ) from None
     _check_tree(tree)
     return tree
 
@@ -255,7 +280,7 @@ def _check_tree(tree: ast.Module) -> None:
                         "an expression is nested too deeply",
                         line,
                         column,
-                        "",
+                        f"more than {MAX_DEPTH} levels",
                         f"at most {MAX_DEPTH} levels",
                         "give parts of it names",
                     )
@@ -269,8 +294,9 @@ def _check_tree(tree: ast.Module) -> None:
                         "the program is too large",
                         line,
                         column,
-                        "",
+                        f"more than {MAX_NODES} syntax nodes",
                         f"at most {MAX_NODES} syntax nodes",
+                        "a program is a few dozen lines",
                     )
                 ]
             )

@@ -104,15 +104,18 @@ class _Reader:
         fields = self._summaries()
         score = self._score(fields)
         output = self._selection(score)
-        if self.findings or output is None or fields is None:
+        if self._has_error() or output is None or fields is None:
             return None
         program = self._assemble(fields, output)
-        if any(f.severity == "error" for f in self.findings):
+        if self._has_error():
             return None
         scores = score.members or () if isinstance(score, Record) else ()
         self.findings += unused_names(program, self.outline, fields, self.graph, scores, self.used, self.unused)
         self.findings += spent_on_forced(program)
         return program
+
+    def _has_error(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
 
     # ---- names of the class body
 
