@@ -36,6 +36,7 @@ from vortexlab.dsl.errors import VortexError
 FILE, LOCK = "campaign.sqlite", "lock"
 _APPLICATION_ID = 0x564F5254  # "VORT", so that `file` and we know one of ours
 _SCHEMA_VERSION = 1
+_PATIENCE = 3  # tries for the lock
 KINDS = (
     "campaign_started", "campaign_resumed", "exchange", "proposer_failed", "proposal", "trial_started", "verdict",
     "note", "campaign_finished",
@@ -216,6 +217,21 @@ def exists(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
+def is_written(folder: Path) -> bool:
+    """Whether a process has the campaign open for writing at this moment."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+
+
 def finite(value: Any) -> Any:
     """The value as plain JSON; numbers that JSON has no spelling for become None."""
     if isinstance(value, float):
@@ -264,7 +280,13 @@ def _acquire(folder: Path) -> int:
     """The descriptor of the lock file, locked. The lock goes when the process does, however it ends."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for _ in range(_PATIENCE):
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.05)  # `is_written` holds the lock for an instant
+        else:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.read(lock, 32).decode(errors="replace").strip()
         os.close(lock)

@@ -170,22 +170,21 @@ def non_dominated(speed: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return ~dominated.any(-2)
 
 
-def frontier_probability(verdicts: Sequence[Verdict], *, seed: int = 0, draws: int = 1000) -> list[float]:
-    """For each verdict, the share of bootstrap draws in which it lies on the Pareto frontier of all of them.
+def joint_draws(
+    verdicts: Sequence[Verdict], *, seed: int = 0, draws: int = 1000
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Bootstrap draws of both objectives of several programs: (which verdicts, speed [draws, n], kept [draws, n]).
 
     Contexts are resampled jointly: in one draw all programs answer the same contexts. Speed ratios are resampled for
-    each program by itself; a predicted speed does not vary. A verdict without both objectives gets 0.
+    each program by itself; a predicted speed does not vary. Verdicts without both objectives are left out.
     """
     usable = [i for i, v in enumerate(verdicts) if v.speedup is not None and v.accuracy is not None and v.outcomes]
-    result = [0.0] * len(verdicts)
-    if not usable:
-        return result
+    speed, kept = np.empty((draws, len(usable))), np.empty((draws, len(usable)))
     keys = sorted({(o.task, o.length, o.context) for i in usable for o in verdicts[i].outcomes})
     place = {key: n for n, key in enumerate(keys)}
     strata = _Strata([(task, length) for task, length, _ in keys], seed, draws)
     tasks = np.array([task for task, _, _ in keys])
     rng = np.random.default_rng(seed + 1)
-    speed, kept = np.empty((draws, len(usable))), np.empty((draws, len(usable)))
     for column, i in enumerate(usable):
         verdict = verdicts[i]
         assert verdict.speedup is not None
@@ -206,6 +205,20 @@ def frontier_probability(verdicts: Sequence[Verdict], *, seed: int = 0, draws: i
             speed[:, column] = np.exp(logs / len(verdict.speed_samples))
         else:
             speed[:, column] = verdict.speedup.value
-    for column, share in zip(usable, non_dominated(speed, kept).mean(0), strict=True):
-        result[column] = float(share)
+    return usable, speed, kept
+
+
+def frontier_probability(verdicts: Sequence[Verdict], *, seed: int = 0, draws: int = 1000) -> list[float]:
+    """For each verdict, the share of `joint_draws` in which it lies on the Pareto frontier of all of them.
+
+    A verdict without both objectives gets 0.
+    """
+    usable, speed, kept = joint_draws(verdicts, seed=seed, draws=draws)
+    result = [0.0] * len(verdicts)
+    if not usable:
+        return result
+    step = max(1, 20_000_000 // len(usable) ** 2)  # draws compared at once, so that memory stays bounded
+    counts = sum(non_dominated(speed[at : at + step], kept[at : at + step]).sum(0) for at in range(0, draws, step))
+    for column, count in zip(usable, np.asarray(counts), strict=True):
+        result[column] = float(count) / draws
     return result

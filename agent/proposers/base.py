@@ -98,8 +98,11 @@ class Proposer(Protocol):
     """`operators` are the arms that the campaign's bandit chooses among; a proposer without operators of its own
     has one, its name."""
 
-    name: str
-    operators: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def operators(self) -> tuple[str, ...]: ...
 
     def propose(
         self, history: Sequence[Member], rng: random.Random, slot: int, operator: str | None = None

@@ -1,0 +1,116 @@
+"""Who gets the next slot: a cost-aware bandit over proposers, and over the operators of each.
+
+The reward of a slot is the hypervolume that its trial added, per unit of cost, and everything is computed from the
+trials, so the choice is the same after a resume. UCB1 (Auer, Cesa-Bianchi and Fischer 2002) on rewards scaled to the
+best seen; an arm that was never tried comes first.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vortexlab.agent.trials import HANDOFF, KNOBS, SEED, Arm, History, Trial
+from vortexlab.evaluator.verdict import GATES
+
+_EXPLORATION = 0.5
+_DECAY = 0.97  # per slot: what an arm brought long ago, on another frontier, counts for less
+
+
+@dataclass(frozen=True)
+class ArmRecord:
+    """What an arm was given and what came of it. `cost` is in seconds, or in evaluations; see `cost`."""
+
+    arm: Arm
+    slots: int
+    accepted: int
+    gain: float
+    cost: float
+
+
+def cost(trial: Trial) -> float:
+    """What a trial cost.
+
+    Seconds where speed was measured. Where it was predicted, so that a campaign repeats exactly, the share of the
+    gates that it went through: 1 for a whole evaluation.
+    """
+    verdict = trial.verdict
+    assert verdict is not None
+    if verdict.conditions.get("speed") == "measured":
+        return max(verdict.seconds, 0.1)
+    return max(len(verdict.gates), 1) / len(GATES)
+
+
+def credited(trial: Trial, arms: Mapping[str, Sequence[str]]) -> Arm:
+    """The arm that a trial counts for: the operator that made it, where the proposer names one of its own."""
+    operators = arms.get(trial.arm.proposer, ())
+    operator = trial.proposal.operator if trial.proposal.operator in operators else trial.arm.operator
+    return Arm(trial.arm.proposer, operator)
+
+
+def records(history: History, arms: Mapping[str, Sequence[str]]) -> list[ArmRecord]:
+    """One record for each arm that had a slot, seeds included, in order of first appearance."""
+    table: dict[Arm, ArmRecord] = {}
+    for trial, gain in zip(history.trials, history.gains(), strict=True):
+        arm = credited(trial, arms)
+        old = table.get(arm, ArmRecord(arm, 0, 0, 0.0, 0.0))
+        accepted = old.accepted + (trial.point is not None)
+        table[arm] = ArmRecord(arm, old.slots + 1, accepted, old.gain + gain, old.cost + cost(trial))
+    return list(table.values())
+
+
+def choose(
+    history: History,
+    arms: Mapping[str, Sequence[str]],
+    rng: random.Random,
+    *,
+    structure_share: float,
+    knob_share: float,
+) -> Arm:
+    """The arm of the next slot. `arms` maps each proposer that may be asked to its operators, `KNOBS` included.
+
+    Of the trials measured after the seeds at least `structure_share` are new structures and at least `knob_share`
+    new knobs for a known one.
+    """
+    later = [trial for trial in history.trials if trial.arm.proposer not in (SEED, HANDOFF)]
+    measured = [trial for trial in later if trial.in_full]
+    tuned = sum(trial.arm.proposer == KNOBS for trial in measured)
+    candidates = list(arms)
+    if len(candidates) > 1 and KNOBS in arms:
+        if tuned + 1 <= knob_share * (len(measured) + 1):
+            candidates = [KNOBS]
+        elif len(measured) - tuned < structure_share * (len(measured) + 1):
+            candidates.remove(KNOBS)
+    gains = dict(zip((trial.slot for trial in history.trials), history.gains(), strict=True))
+    pulls = [(credited(trial, arms), gains[trial.slot], cost(trial)) for trial in later]
+    proposer = _ucb(candidates, [(arm.proposer, gain, price) for arm, gain, price in pulls], rng)
+    own = [(arm.operator, gain, price) for arm, gain, price in pulls if arm.proposer == proposer]
+    return Arm(proposer, _ucb(list(arms[proposer]), own, rng))
+
+
+def _ucb(options: Sequence[str], pulls: Sequence[tuple[str, float, float]], rng: random.Random) -> str:
+    """The option with the highest upper confidence bound of gain per cost; ties and newcomers in random order."""
+    order = sorted(options)
+    rng.shuffle(order)
+    weight = 1.0
+    count = dict.fromkeys(order, 0.0)
+    gain, price = dict(count), dict(count)
+    for option, won, paid in reversed(pulls):
+        if option in count:
+            count[option] += weight
+            gain[option] += weight * won
+            price[option] += weight * paid
+        weight *= _DECAY
+    for option in order:
+        if count[option] == 0:
+            return option
+    rate = {option: gain[option] / price[option] for option in order}
+    best = max(rate.values()) or 1.0
+    total = sum(count.values())
+    bound = {
+        option: rate[option] / best + _EXPLORATION * math.sqrt(2 * math.log(max(total, 1.0)) / count[option])
+        for option in order
+    }
+    return max(order, key=lambda option: bound[option])

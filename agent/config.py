@@ -1,0 +1,136 @@
+"""What a campaign is: its name and folder, its budget, who proposes, and how programs are evaluated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.search_spaces.library import SEEDS
+
+if TYPE_CHECKING:  # the client library of the language model is loaded by the campaigns that use one
+    from vortexlab.agent.proposers.llm import LLMConfig
+
+#: ``handoff`` proposes nothing by itself: after the seeds, programs come through `vortex tell`.
+PROPOSERS = ("grammar", "llm", "handoff")
+#: Settings that a resumed campaign may change; all others make it another campaign.
+_FLEXIBLE = ("runs", "evaluations", "hours", "mirror")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class CampaignConfig:
+    """The settings of one campaign.
+
+    * `name` of the run, a folder in `runs`; empty: named after the time it starts.
+    * `seed` of every random choice of the campaign (the samples of the tasks have their own, in `evaluation`).
+    * The budget: `evaluations`, programs that are evaluated in full, and `hours` of work; None is no limit, and one
+      of the two is needed. A program that a gate rejects before it is measured is recorded and does not count, but
+      rejected and evaluated together never pass `attempts` x `evaluations`.
+    * `proposers`: any of `PROPOSERS`; `llm` says which model to ask; `replay` names a run (or its folder) whose
+      recorded replies stand in for the model, so that nothing is called.
+    * `seeds` of the library, evaluated first with their default knobs; those with a page budget then once more for
+      each of `budget_points`, with the budget multiplied by it.
+    * Of what is measured after the seeds, at least `structure_share` are new structures and at least `knob_share`
+      new knobs for known ones; the bandit has the rest.
+    * `mirror`: keep a copy of the study for `optuna-dashboard`.
+    """
+
+    name: str = ""
+    runs: str = "runs"
+    seed: int = 0
+    evaluations: int | None = 40
+    hours: float | None = None
+    attempts: float = 3.0
+    proposers: tuple[str, ...] = ("grammar",)
+    llm: LLMConfig | None = None
+    replay: str = ""
+    seeds: tuple[str, ...] = SEEDS
+    budget_points: tuple[float, ...] = (0.25,)
+    structure_share: float = 0.6
+    knob_share: float = 0.2
+    mirror: bool = True
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("proposers", "seeds", "budget_points"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.name and (not _NAME.fullmatch(self.name) or self.name == "latest"):
+            raise VortexError(
+                f"run name {self.name!r} is not usable: letters, digits, '.', '_' and '-', 64 at most, not 'latest'"
+            )
+        for name in self.proposers:
+            if name not in PROPOSERS:
+                raise VortexError(f"proposer {name!r} is not one of {', '.join(PROPOSERS)}")
+        for name in self.seeds:
+            if name not in SEEDS:
+                raise VortexError(f"seed {name!r} is not one of {', '.join(SEEDS)}")
+        if "llm" in self.proposers and self.llm is None:
+            raise VortexError("the llm proposer needs a model: give --model NAME (and --base-url for a local endpoint)")
+        if self.evaluations is None and self.hours is None:
+            raise VortexError("a campaign needs a budget: give --evaluations or --hours")
+        if self.evaluations is not None and self.evaluations < 1:
+            raise VortexError(f"evaluations must be at least 1, found {self.evaluations}")
+        if self.hours is not None and not self.hours > 0:
+            raise VortexError(f"hours must be above 0, found {self.hours}")
+        if self.seed < 0:
+            raise VortexError(f"seed must not be negative, found {self.seed}")
+        if self.attempts < 1:
+            raise VortexError(f"attempts must be at least 1, found {self.attempts}")
+        if min(self.structure_share, self.knob_share) < 0 or self.structure_share + self.knob_share > 1:
+            raise VortexError(
+                f"structure_share {self.structure_share} and knob_share {self.knob_share} must not be negative and "
+                "together not above 1"
+            )
+        if any(not factor > 0 for factor in self.budget_points):
+            raise VortexError(f"budget points must be above 0, found {self.budget_points}")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs) / self.name
+
+    def with_budget(self, evaluations: int | None = None, hours: float | None = None) -> CampaignConfig:
+        """The same campaign with another budget; a limit that is None stays as it is."""
+        return replace(
+            self,
+            evaluations=self.evaluations if evaluations is None else evaluations,
+            hours=self.hours if hours is None else hours,
+        )
+
+    def differences(self, other: CampaignConfig) -> list[str]:
+        """One line for each setting, the budget aside, in which `other` is another campaign."""
+        mine, theirs = self.to_json(), other.to_json()
+        lines = []
+        for key in sorted(mine):
+            if key == "evaluation":
+                inner = [(f"evaluation.{k}", mine[key][k], theirs[key][k]) for k in sorted(mine[key])]
+            else:
+                inner = [(key, mine[key], theirs[key])]
+            lines += [
+                f"{name} is {a!r} there and {b!r} here" for name, a, b in inner if a != b and name not in _FLEXIBLE
+            ]
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        data = {item.name: getattr(self, item.name) for item in fields(self)}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+        return {**plain, "evaluation": self.evaluation.to_json(), "llm": self.llm.to_json() if self.llm else None}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> CampaignConfig:
+        """The inverse of `to_json`. Raises `VortexError` for a setting that is not ours."""
+        known = {item.name for item in fields(CampaignConfig)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise VortexError(f"campaign setting {unknown[0]!r} is unknown; known: {', '.join(sorted(known))}")
+        llm = data.get("llm")
+        if llm is not None:
+            from vortexlab.agent.proposers.llm import LLMConfig
+
+            llm = LLMConfig(**llm)
+        evaluation = EvaluationConfig.from_json(data.get("evaluation", {}))
+        return CampaignConfig(**{**data, "evaluation": evaluation, "llm": llm})

@@ -1,0 +1,45 @@
+"""The Pareto frontier of two objectives, both larger-is-better: speed-up and accuracy kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Point = tuple[float, float]
+
+
+def frontier(points: Sequence[Point]) -> list[int]:
+    """Indices of the points that no other point dominates, fastest first. Of equal points the first one stands."""
+    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1], i))
+    front: list[int] = []
+    best = float("-inf")
+    for index in order:
+        if points[index][1] > best:
+            front.append(index)
+            best = points[index][1]
+    return front
+
+
+def hypervolume(points: Sequence[Point]) -> float:
+    """Area dominated by the points above the reference (0, 0): speed-up 0, nothing kept."""
+    area, covered = 0.0, 0.0
+    for index in frontier(points):
+        speed, kept = points[index]
+        if speed > 0 and kept > covered:
+            area += speed * (kept - covered)
+            covered = kept
+    return area
+
+
+def gains(points: Sequence[Point | None]) -> list[float]:
+    """How much each point adds to the hypervolume of those before it; 0 for a trial without both objectives."""
+    front: list[Point] = []
+    area, result = 0.0, []
+    for point in points:
+        grown = area
+        if point is not None:
+            joined = [*front, point]
+            front = [joined[i] for i in frontier(joined)]
+            grown = hypervolume(front)
+        result.append(max(0.0, grown - area))
+        area = grown
+    return result

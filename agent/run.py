@@ -1,0 +1,209 @@
+"""A recorded campaign, opened for reading: its members, its frontier, its events."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vortexlab.agent.bandit import records
+from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.leaderboard import Leaderboard, leaderboard
+from vortexlab.agent.progress import ProgressState, progress
+from vortexlab.agent.proposers.base import Member
+from vortexlab.agent.store import Event, Store, exists, is_written
+from vortexlab.agent.trials import History, Trial, known_structures
+from vortexlab.dsl.errors import VortexError
+
+if TYPE_CHECKING:
+    import pandas
+
+LATEST = "latest"
+
+
+def run_folders(runs: str | Path = "runs") -> list[Path]:
+    """Folders of all campaigns under `runs`, the newest first."""
+    root = Path(runs)
+    try:
+        found = [folder for folder in root.iterdir() if exists(folder)]
+    except OSError:
+        return []
+    return sorted(found, key=lambda folder: (_born(folder), folder.name), reverse=True)
+
+
+def _born(folder: Path) -> float:
+    try:
+        with Store.read(folder) as store:
+            return store.first().time
+    except VortexError:  # damaged: still listed, last, so that naming it tells why
+        return 0.0
+
+
+def resolve(name: str | Path = LATEST, runs: str | Path = "runs") -> Path:
+    """The folder of a run given by name, by path, or as `latest`. Raises `VortexError` for an unknown one."""
+    text = str(name)
+    if text == LATEST:
+        folders = run_folders(runs)
+        if not folders:
+            raise VortexError(f"there is no run in {os.fspath(runs)}/ yet; start one with `vortex search`")
+        return folders[0]
+    for folder in (Path(runs) / text, Path(text)):
+        if exists(folder):
+            return folder.resolve() if folder == Path(text) else folder
+    known = [folder.name for folder in run_folders(runs)]
+    close = difflib.get_close_matches(text, known, 1)
+    if close:
+        hint = f"did you mean {close[0]}?"
+    else:
+        hint = f"known runs: {', '.join(known[:8])}" if known else "there are none yet; start one with `vortex search`"
+    raise VortexError(f"there is no run {text!r} in {os.fspath(runs)}/; {hint}")
+
+
+class Run:
+    """What was recorded when it was opened; open it again to see more."""
+
+    def __init__(self, folder: Path, events: list[Event]):
+        self.folder, self.name = folder, folder.name
+        self._events = events
+        self.history = History.of(events)
+        self.config = CampaignConfig.from_json({**self.history.resumed["config"], "name": folder.name})
+
+    @staticmethod
+    def open(name: str | Path = LATEST, runs: str | Path = "runs") -> Run:
+        """Raises `VortexError` for an unknown run or a damaged file."""
+        folder = resolve(name, runs)
+        with Store.read(folder) as store:
+            return Run(folder, list(store.events()))
+
+    def events(self, kind: str | None = None) -> Iterator[Event]:
+        return (event for event in self._events if kind is None or event.kind == kind)
+
+    @property
+    def trials(self) -> list[Trial]:
+        return self.history.trials
+
+    def members(self) -> list[Member]:
+        """Every evaluated program, rejected ones included, in the order in which they were evaluated."""
+        return self.history.members()
+
+    @cached_property
+    def _leaderboard(self) -> Leaderboard:
+        return leaderboard(self.name, self.history)
+
+    def leaderboard(self) -> Leaderboard:
+        return self._leaderboard
+
+    @property
+    def state(self) -> str:
+        """``running``, ``finished``, or ``interrupted`` (killed: it can be resumed)."""
+        if is_written(self.folder):
+            return "running"
+        return "finished" if self.history.finished is not None else "interrupted"
+
+    def progress(self) -> ProgressState:
+        return progress(self.history, self.config, self.state, seed_structures=known_structures(self.history))
+
+    def status(self) -> dict[str, Any]:
+        """`progress` as JSON, with the state, why it ended, who proposed what, and what went wrong."""
+        history = self.history
+        operators: dict[str, list[str]] = {}
+        for trial in history.trials:
+            operators.setdefault(trial.arm.proposer, []).append(trial.proposal.operator)
+        return {
+            **self.progress().to_json(),
+            "folder": str(self.folder),
+            "state": self.state,
+            "reason": history.finished or "",
+            "pending": history.pending.proposal.name if history.pending else "",
+            "sessions": len(history.sessions),
+            "arms": [
+                {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,
+                 "gain": r.gain, "cost": r.cost}
+                for r in records(history, operators)
+            ],
+            "failures": [f"slot {f['slot']}: {f['proposer']}: {f['reason']}" for f in history.failures],
+            "notes": list(history.notes),
+        }  # fmt: skip
+
+    def member(self, identifier: str) -> dict[str, Any]:
+        """Everything about one trial as JSON: program, knobs, lineage, every measurement.
+
+        Raises `VortexError` for an unknown id.
+        """
+        trial = self.history.find(identifier)
+        entry = next((entry for entry in self.leaderboard().entries if entry.id == trial.id), None)
+        proposal, verdict = trial.proposal, trial.verdict
+        assert verdict is not None
+        return {
+            "run": self.name,
+            "id": trial.id,
+            "name": proposal.name,
+            "source": proposal.source,
+            "knobs": dict(trial.knobs),
+            "hash": trial.hash,
+            "structure": trial.structure,
+            "new": trial.structure not in known_structures(self.history),
+            "label": proposal.label,
+            "arm": [trial.arm.proposer, trial.arm.operator],
+            "proposer": proposal.proposer,
+            "operator": proposal.operator,
+            "parents": list(proposal.parents),
+            "hypothesis": proposal.hypothesis,
+            "predicted_effect": dict(proposal.predicted_effect),
+            "lineage": self.lineage(trial.id),
+            "children": [other.id for other in self.trials if trial.id in other.proposal.parents],
+            "on_frontier": bool(entry and entry.on_frontier),
+            "frontier_probability": entry.frontier_probability if entry else 0.0,
+            "beats_seed": entry.beats_seed.to_json() if entry and entry.beats_seed else None,
+            "started": trial.started,
+            "finished": trial.finished,
+            "verdict": verdict.to_json(),
+        }
+
+    def lineage(self, identifier: str) -> list[dict[str, Any]]:
+        """Ancestors, the nearest first, each once: id, name, operator that made it, its parents."""
+        rows, seen = [], set()
+        queue = list(self.history.find(identifier).proposal.parents)
+        while queue:
+            parent = queue.pop(0)
+            if parent in seen:
+                continue
+            seen.add(parent)
+            trial = self.history.find(parent)
+            rows.append({
+                "id": trial.id, "name": trial.proposal.name, "proposer": trial.proposal.proposer,
+                "operator": trial.proposal.operator, "parents": list(trial.proposal.parents),
+            })  # fmt: skip
+            queue += trial.proposal.parents
+        return rows
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row for each evaluated program, in order; estimates and their intervals in columns of their own."""
+        import pandas
+
+        chances = {entry.id: entry.frontier_probability for entry in self.leaderboard().entries}
+        known = known_structures(self.history)
+        rows = []
+        for trial, member in zip(self.trials, self.members(), strict=True):
+            verdict = trial.verdict
+            assert verdict is not None
+            row: dict[str, Any] = {
+                "id": member.id, "name": member.name, "status": member.status, "gate": member.gate,
+                "reason": member.reason, "on_frontier": member.on_frontier,
+                "frontier_probability": chances.get(member.id, 0.0), "density": member.density,
+            }  # fmt: skip
+            for name, estimate in (("speedup", verdict.speedup), ("accuracy", verdict.accuracy)):
+                for part, column in (("value", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
+                    row[column] = getattr(estimate, part) if estimate else float("nan")
+            row.update(
+                predicted_speedup=verdict.predicted_speedup, answers=verdict.answers, contexts=verdict.contexts,
+                seconds=verdict.seconds, device=verdict.conditions.get("device"), speed=verdict.conditions.get("speed"),
+                new=trial.structure not in known, proposer=member.proposer, operator=member.operator,
+                parents=list(member.parents), hypothesis=member.hypothesis, structure=member.structure, hash=trial.hash,
+                knobs=dict(member.knobs), source=member.source,
+            )  # fmt: skip
+            rows.append(row)
+        return pandas.DataFrame(rows)

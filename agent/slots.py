@@ -1,0 +1,213 @@
+"""What the next slot of a campaign tries: the seeds first, then whatever the bandit's arm comes up with.
+
+Everything is decided from (campaign seed, slot, recorded events), so the same campaign proposes the same programs,
+killed and resumed or not. A slot is never lost: a proposer that fails leaves it to a typed mutation, and when no new
+structure is to be had the slot goes to new knobs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vortexlab.agent import bandit, study
+from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.proposers.base import Proposal, Proposer, ProposerError
+from vortexlab.agent.trials import HANDOFF, KNOBS, SEED, Arm, History, Trial
+from vortexlab.dsl import canonical_hash, parse, structure_hash
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Attr, Program
+from vortexlab.search_spaces.knobs import is_shared
+from vortexlab.search_spaces.library import source as seed_source
+
+SAMPLER = "sampler"  # the one operator of the arm `KNOBS`
+_SIZES = ("budget", "fraction")  # shared knobs that say how many pages a program chooses by score
+_ASKS, _DRAWS = 8, 64  # tries of the sampler, and then at random, until knobs are new
+_BREAKER, _COOL_DOWN = 3, 10  # failures in a row that close a proposer, and for how many slots
+
+#: (slot, proposer, reason, permanent): records that a proposer could not deliver.
+OnFailure = Callable[[int, str, str, bool], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked proposal with every knob given, ready to be recorded and evaluated."""
+
+    arm: Arm
+    proposal: Proposal
+    hash: str
+    structure: str
+
+
+def prepare(proposal: Proposal, arm: Arm) -> Prepared:
+    """Raises `VortexError` when the text is no program or a knob is out of range."""
+    program = parse(proposal.source)
+    knobs = {**program.defaults, **{name: knob.check(proposal.knobs[name]) for name, knob in program.knobs.items()
+                                    if name in proposal.knobs}}  # fmt: skip
+    unknown = sorted(set(proposal.knobs) - set(program.knobs))
+    if unknown:
+        raise VortexError(f"program {program.name} has no knob {unknown[0]!r}")
+    return Prepared(arm, replace(proposal, knobs=knobs), canonical_hash(program.bind(knobs)), structure_hash(program))
+
+
+def seed_plan(config: CampaignConfig) -> list[Prepared]:
+    """The library's programs with their default knobs, then those with a page budget at the budget points."""
+    plan = [_seed(name, {}) for name in config.seeds]
+    for factor in config.budget_points:
+        for name in config.seeds:
+            knobs = _scaled(parse(seed_source(name)), factor)
+            if knobs:
+                plan.append(_seed(name, knobs))
+    seen: set[str] = set()
+    return [item for item in plan if item.hash not in seen and not seen.add(item.hash)]  # type: ignore[func-returns-value]
+
+
+def _seed(name: str, knobs: Mapping[str, Attr]) -> Prepared:
+    text = seed_source(name)
+    operator = "default" if not knobs else "budget-point"
+    return prepare(Proposal(text, parse(text).name, SEED, operator, knobs=knobs), Arm(SEED, operator))
+
+
+def _scaled(program: Program, factor: float) -> dict[str, Attr]:
+    """The page budget of a program times `factor`, within its range; empty without such a knob."""
+    values: dict[str, Attr] = {}
+    for name in _SIZES:
+        knob = program.knobs.get(name)
+        if knob is not None and is_shared(knob):
+            assert isinstance(knob.default, (int, float)) and knob.low is not None and knob.high is not None
+            value = min(max(knob.default * factor, knob.low), knob.high)
+            values[name] = round(value) if knob.kind == "int" else value
+    return values
+
+
+class Slots:
+    """Decides slot after slot. `fallback` makes typed mutations when a proposer fails."""
+
+    def __init__(
+        self, config: CampaignConfig, proposers: Sequence[Proposer], fallback: Proposer, on_failure: OnFailure
+    ):
+        self.config, self.proposers, self.fallback, self.on_failure = config, list(proposers), fallback, on_failure
+        self._plan = seed_plan(config)
+        self._by_name = {proposer.name: proposer for proposer in self.proposers}
+
+    def propose(self, history: History) -> Prepared | None:
+        """What the next slot evaluates; None when there is nothing left that was not evaluated already."""
+        slot, seen = history.next_slot, history.hashes()
+        for item in self._plan:
+            if item.hash not in seen:
+                return item
+        if not self._by_name:
+            return None
+        arm = bandit.choose(
+            history, self._arms(history, slot), self._rng("arm", slot),
+            structure_share=self.config.structure_share, knob_share=self.config.knob_share,
+        )  # fmt: skip
+        made = None
+        if arm.proposer == KNOBS:
+            made = self._knobs(history, slot)
+        elif not any(item["slot"] == slot and item["proposer"] == arm.proposer for item in history.failures):
+            made = self._ask(self._by_name[arm.proposer], arm, history, slot)
+        return made or self._mutation(history, slot) or self._knobs(history, slot)
+
+    def _rng(self, *path: str | int) -> random.Random:
+        return random.Random(study.derive(self.config.seed, *path))
+
+    def _arms(self, history: History, slot: int) -> dict[str, tuple[str, ...]]:
+        arms = {p.name: tuple(p.operators) for p in self.proposers if not self._closed(p.name, history, slot)}
+        if _tunable(history):
+            arms[KNOBS] = (SAMPLER,)
+        return arms or {self.fallback.name: tuple(self.fallback.operators)}
+
+    def _closed(self, name: str, history: History, slot: int) -> bool:
+        """The circuit breaker: closed for good by a permanent failure, for a while by several in a row."""
+        session = len(history.sessions)
+        failures = [
+            item for item in history.failures
+            if item["proposer"] == name and item["session"] == session and item["slot"] < slot
+        ]  # fmt: skip
+        if any(item["permanent"] for item in failures):
+            return True
+        worked = max((trial.slot for trial in history.trials if trial.arm.proposer == name), default=-1)
+        recent = [item["slot"] for item in failures if item["slot"] > worked]
+        return len(recent) >= _BREAKER and slot < recent[-1] + _COOL_DOWN
+
+    def _ask(self, proposer: Proposer, arm: Arm, history: History, slot: int) -> Prepared | None:
+        """A new program from the proposer; None, recorded as a failure where it is one, when there is none."""
+        try:
+            proposal = proposer.propose(history.members(), self._rng("proposal", slot), slot, arm.operator)
+            if proposal is None:
+                return None
+            made = prepare(proposal, arm)
+        except ProposerError as error:
+            self.on_failure(slot, proposer.name, str(error), error.permanent)
+            return None
+        except VortexError as error:
+            self.on_failure(slot, proposer.name, f"the proposed text is no program: {error}", False)
+            return None
+        except Exception as error:  # a night's campaign must not end over a fault in one of several proposers
+            self.on_failure(slot, proposer.name, f"{type(error).__name__}: {error}", False)
+            return None
+        return made if made.hash not in history.hashes() else None
+
+    def _mutation(self, history: History, slot: int) -> Prepared | None:
+        proposal = self.fallback.propose(history.members(), self._rng("fallback", slot), slot, None)
+        if proposal is None:
+            return None
+        made = prepare(proposal, Arm(self.fallback.name, proposal.operator))
+        return made if made.hash not in history.hashes() else None
+
+    def _knobs(self, history: History, slot: int) -> Prepared | None:
+        """New knobs for an accepted program: from the sampler, or at random when that only repeats itself."""
+        targets, rng = _tunable(history), self._rng("target", slot)
+        seen, tokens = history.hashes(), max(self.config.evaluation.lengths)
+        while targets:
+            target = rng.choices(list(targets), weights=list(targets.values()))[0]
+            trial = next(trial for trial in history.trials if trial.slot == target)
+            program = parse(trial.proposal.source)
+            for attempt in range(_ASKS + _DRAWS):
+                if attempt < _ASKS:
+                    values = study.ask(
+                        history.trials, program, trial.structure,
+                        tokens=tokens, seed=self.config.seed, slot=slot, attempt=attempt,
+                    )  # fmt: skip
+                else:
+                    values = study.draw(program, rng, tokens=tokens)
+                made = _retuned(trial, values)
+                if made is not None and made.hash not in seen:
+                    return made
+            del targets[target]
+        return None
+
+
+def _retuned(trial: Trial, values: Mapping[str, Attr]) -> Prepared | None:
+    """The trial's program with other knobs; None where the knobs do not go together (a split that does not divide)."""
+    proposal = Proposal(
+        trial.proposal.source, trial.proposal.name, KNOBS, SAMPLER, (trial.id,), knobs=values,
+        label=trial.proposal.label,
+    )  # fmt: skip
+    try:
+        return prepare(proposal, Arm(KNOBS, SAMPLER))
+    except VortexError:
+        return None
+
+
+def _tunable(history: History) -> dict[int, float]:
+    """Slots of accepted trials whose program has knobs, with their weights.
+
+    The frontier comes first, structures that were tried often come last; a structure off the frontier keeps a chance
+    while it has only its first numbers.
+    """
+    front = {trial.slot for trial in history.frontier()}
+    tried: dict[str, int] = {}
+    for trial in history.trials:
+        tried[trial.structure] = tried.get(trial.structure, 0) + 1
+    weights = {}
+    for trial in history.trials:
+        if trial.point is None or not trial.knobs:
+            continue
+        if trial.slot in front:
+            weights[trial.slot] = 1.0 / tried[trial.structure]
+        elif tried[trial.structure] == 1 and trial.arm.proposer != HANDOFF:
+            weights[trial.slot] = 0.25
+    return weights

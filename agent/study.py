@@ -1,0 +1,197 @@
+"""Knob values from Optuna, by ask and tell with two objectives; the one file that knows Optuna.
+
+The study holds no state of its own: it is rebuilt from the trials at every `ask`, with a sampler seeded from
+(campaign seed, slot), so a resumed campaign is asked exactly what an uninterrupted one would have been.
+
+Structure never enters the study. A knob that means the same in every program (see `search_spaces.knobs`) is one
+parameter for all of them; any other is a parameter of its structure alone, ``p/<structure>/<name>``.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from vortexlab.agent.trials import Trial
+from vortexlab.dsl import parse
+from vortexlab.dsl.ir import Attr, Knob, KnobRef, Program, digest
+from vortexlab.evaluator.verdict import ERROR
+from vortexlab.search_spaces.knobs import is_shared
+
+MIRROR = "study.sqlite"
+_DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MAXIMIZE]  # speed-up, accuracy kept
+_METRICS = ["speedup", "accuracy"]
+_STARTUP = 10  # trials drawn at random before the sampler trusts its model; the seeds fill them
+_PAGE_COUNTS = ("budget", "recent", "random_pages")
+_CONSTRAINT = "rejected"  # above 0: the gates said no
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+logging.getLogger("alembic").setLevel(logging.ERROR)
+
+
+def derive(seed: int, *path: int | str) -> int:
+    """A 32-bit seed for one purpose, from the campaign's seed."""
+    return int(digest([seed, *path])[:8], 16)
+
+
+def parameter(knob: Knob, structure: str) -> str:
+    return knob.name if is_shared(knob) else f"p/{structure[:8]}/{knob.name}"
+
+
+def distribution(knob: Knob) -> BaseDistribution:
+    if knob.kind == "choice":
+        return CategoricalDistribution(knob.choices)
+    if knob.kind == "bool":
+        return CategoricalDistribution((False, True))
+    assert knob.low is not None and knob.high is not None
+    if knob.kind == "int":
+        low, high = int(knob.low), int(knob.high)
+        return IntDistribution(low, high, log=knob.log, step=1 if knob.log else int(knob.step or 1))
+    step = None if knob.log or not knob.step else float(knob.step)
+    return FloatDistribution(float(knob.low), float(knob.high), log=knob.log, step=step)
+
+
+def narrowed(knob: Knob, page: int, tokens: int) -> Knob:
+    """A shared knob that counts pages, kept to half of a context of `tokens`: more is all but dense."""
+    if knob.kind != "int" or knob.name not in _PAGE_COUNTS or not is_shared(knob):
+        return knob
+    assert knob.low is not None and knob.high is not None
+    return replace(knob, high=max(int(knob.low), min(int(knob.high), tokens // (2 * page))))
+
+
+def ask(
+    trials: Sequence[Trial], program: Program, structure: str, *, tokens: int, seed: int, slot: int, attempt: int = 0
+) -> dict[str, Attr]:
+    """Values for the knobs of one unbound program, given everything that was evaluated.
+
+    `tokens` is the longest context; `attempt` draws again for the same slot.
+    """
+    sampler = TPESampler(seed=derive(seed, "knobs", slot, attempt), n_startup_trials=_STARTUP)
+    study = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
+    study.add_trials([frozen(trial) for trial in trials])
+    trial = study.ask()
+    with warnings.catch_warnings():
+        # The ranges of a shared knob may differ between programs; Optuna remarks on it at every suggestion.
+        warnings.simplefilter("ignore")
+        return _fill(program, tokens, lambda knob: _suggest(trial, parameter(knob, structure), distribution(knob)))
+
+
+def draw(program: Program, rng: random.Random, *, tokens: int) -> dict[str, Attr]:
+    """Values at random, uniform in a knob's own scale: when the sampler only repeats itself."""
+    return _fill(program, tokens, lambda knob: _uniform(distribution(knob), rng))
+
+
+def _fill(program: Program, tokens: int, value: Callable[[Knob], Any]) -> dict[str, Attr]:
+    """The page size first, since the ranges of what counts pages follow from it."""
+    page_knob = program.page.name if isinstance(program.page, KnobRef) else ""
+    values: dict[str, Attr] = {}
+    for name, knob in sorted(program.knobs.items(), key=lambda item: (item[0] != page_knob, item[0])):
+        page = values.get(page_knob, 1) if page_knob else program.page
+        assert isinstance(page, int)
+        values[name] = knob.check(value(narrowed(knob, page, tokens)))
+    return values
+
+
+def _suggest(trial: optuna.Trial, name: str, space: BaseDistribution) -> Any:
+    if isinstance(space, CategoricalDistribution):
+        return trial.suggest_categorical(name, space.choices)
+    if isinstance(space, IntDistribution):
+        return trial.suggest_int(name, space.low, space.high, log=space.log, step=space.step)
+    assert isinstance(space, FloatDistribution)
+    return trial.suggest_float(name, space.low, space.high, log=space.log, step=space.step)
+
+
+def _uniform(space: BaseDistribution, rng: random.Random) -> Any:
+    if isinstance(space, CategoricalDistribution):
+        return rng.choice(space.choices)
+    assert isinstance(space, (IntDistribution, FloatDistribution))
+    if space.log:
+        value = space.low * (space.high / space.low) ** rng.random()
+    else:
+        value = space.low + (space.high - space.low) * rng.random()
+        if space.step:
+            value = space.low + round((value - space.low) / space.step) * space.step
+    value = min(max(value, space.low), space.high)
+    return round(value) if isinstance(space, IntDistribution) else value
+
+
+@functools.lru_cache(maxsize=4096)
+def _knobs(source: str) -> Mapping[str, Knob]:
+    return parse(source).knobs
+
+
+def frozen(trial: Trial) -> FrozenTrial:
+    """A trial as Optuna keeps it.
+
+    Rejected programs are complete and infeasible, with the worst values where nothing was measured, so that the
+    sampler learns the border; a lost worker says nothing about the knobs and is a failed trial, which samplers skip.
+    """
+    verdict = trial.verdict
+    assert verdict is not None
+    params, distributions = {}, {}
+    for name, knob in _knobs(trial.proposal.source).items():
+        if name in trial.knobs:
+            key = parameter(knob, trial.structure)
+            params[key], distributions[key] = trial.knobs[name], distribution(knob)
+    attrs: dict[str, Any] = {
+        "slot": trial.slot, "id": trial.id, "program": trial.proposal.name, "structure": trial.structure,
+        "proposer": trial.arm.proposer, "operator": trial.arm.operator, "status": verdict.status,
+        "gate": verdict.gate, "density": verdict.density,
+    }  # fmt: skip
+    if verdict.status == ERROR:
+        return create_trial(state=TrialState.FAIL, params=params, distributions=distributions, user_attrs=attrs)
+    point = trial.point
+    return create_trial(
+        state=TrialState.COMPLETE,
+        values=list(point or (0.0, 0.0)),
+        params=params,
+        distributions=distributions,
+        user_attrs=attrs,
+        constraints={_CONSTRAINT: 0.0 if point else 1.0},
+    )
+
+
+class Mirror:
+    """A copy of the study in a file of its own, for `optuna-dashboard sqlite:///RUN/study.sqlite`.
+
+    It may be thrown away at any time: `bring_up` adds what is missing, or starts over when the file disagrees.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.file, self.name = folder / MIRROR, name
+        self._study: optuna.Study | None = None
+
+    def bring_up(self, trials: Sequence[Trial]) -> None:
+        """Raises whatever Optuna or its database raise; the caller decides that a mirror is not worth a campaign."""
+        study = self._study or self._open()
+        slots = [item.user_attrs.get("slot") for item in study.get_trials(deepcopy=False)]
+        if slots != [trial.slot for trial in trials[: len(slots)]]:
+            study = self._open(afresh=True)
+            slots = []
+        study.add_trials([frozen(trial) for trial in trials[len(slots) :]])
+        self._study = study
+
+    def _open(self, afresh: bool = False) -> optuna.Study:
+        if afresh:
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                self.file.with_name(self.file.name + suffix).unlink(missing_ok=True)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self.file}", engine_kwargs={"connect_args": {"timeout": 5.0}})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            study = optuna.create_study(
+                storage=storage, study_name=self.name, directions=_DIRECTIONS, load_if_exists=True
+            )
+            study.set_metric_names(_METRICS)
+        return study

@@ -1,0 +1,215 @@
+"""What the events of a campaign say: its trials, and what has been spent on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vortexlab.agent.pareto import Point, frontier, gains
+from vortexlab.agent.proposers.base import Member, Proposal
+from vortexlab.agent.store import Event
+from vortexlab.dsl import parse, structure_hash
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Attr
+from vortexlab.evaluator.verdict import ACCEPTED, ERROR, GATES, Verdict
+from vortexlab.search_spaces.library import seeds
+
+#: The arms that are not proposers: the seeds, which come first, new knobs for a known program, and programs from
+#: outside (`vortex tell`).
+SEED, KNOBS, HANDOFF = "seed", "knobs", "handoff"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Who was given a slot: a proposer (or `SEED`, `KNOBS`, `HANDOFF`) and the move that was asked of it."""
+
+    proposer: str
+    operator: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One slot of the campaign: a proposal, its knobs and, once evaluated, its verdict.
+
+    `hash` is the canonical hash of the bound program, `structure` the hash with knobs and numbers blanked.
+    """
+
+    slot: int
+    arm: Arm
+    proposal: Proposal
+    hash: str
+    structure: str
+    verdict: Verdict | None = None
+    started: float = 0.0
+    finished: float = 0.0
+
+    @property
+    def id(self) -> str:
+        return trial_id(self.slot)
+
+    @property
+    def knobs(self) -> Mapping[str, Attr]:
+        return self.proposal.knobs
+
+    @property
+    def point(self) -> Point | None:
+        """(speed-up, accuracy kept) of an accepted trial."""
+        verdict = self.verdict
+        if verdict is None or verdict.status != ACCEPTED or verdict.speedup is None or verdict.accuracy is None:
+            return None
+        return verdict.speedup.value, verdict.accuracy.value
+
+    @property
+    def in_full(self) -> bool:
+        """Whether this counts against the budget: measured to the end, or the worker was lost over it."""
+        verdict = self.verdict
+        return verdict is not None and (verdict.accuracy is not None or verdict.status == ERROR)
+
+
+def trial_id(slot: int) -> str:
+    return f"t{slot:04d}"
+
+
+@dataclass
+class History:
+    """Everything that decisions are made from, folded from the events one at a time.
+
+    `trials` are the evaluated ones in slot order; `pending` is the proposal that was recorded and not evaluated, if
+    any (the one that was running when the controller was killed).
+    """
+
+    started: Mapping[str, Any] = field(default_factory=dict)
+    resumed: Mapping[str, Any] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    pending: Trial | None = None
+    exchanges: list[Mapping[str, Any]] = field(default_factory=list)
+    failures: list[Mapping[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    finished: str | None = None
+    sessions: list[tuple[float, float]] = field(default_factory=list)
+
+    @staticmethod
+    def of(events: Iterable[Event]) -> History:
+        history = History()
+        for event in events:
+            history.add(event)
+        return history
+
+    def add(self, event: Event) -> None:
+        data = event.data
+        if event.kind in ("campaign_started", "campaign_resumed"):
+            if event.kind == "campaign_started":
+                self.started = data
+            self.resumed = data
+            self.finished = None
+            self.sessions.append((event.time, event.time))
+        elif event.kind == "proposal":
+            self.pending = Trial(
+                data["slot"], Arm(*data["arm"]), Proposal.from_json(data["proposal"]), data["hash"], data["structure"]
+            )
+        elif event.kind == "trial_started":
+            assert self.pending is not None
+            self.pending = Trial(**{**self.pending.__dict__, "started": event.time})
+        elif event.kind == "verdict":
+            assert self.pending is not None and self.pending.slot == data["slot"]
+            verdict = Verdict.from_json(data["verdict"])
+            self.trials.append(Trial(**{**self.pending.__dict__, "verdict": verdict, "finished": event.time}))
+            self.pending = None
+        elif event.kind == "exchange":
+            self.exchanges.append(data)
+        elif event.kind == "proposer_failed":
+            self.failures.append({**data, "session": len(self.sessions)})
+        elif event.kind == "note":
+            self.notes.append(data["text"])
+        elif event.kind == "campaign_finished":
+            self.finished = data["reason"]
+        begin, _ = self.sessions[-1]
+        self.sessions[-1] = (begin, event.time)
+
+    @property
+    def next_slot(self) -> int:
+        return self.pending.slot if self.pending else len(self.trials)
+
+    @property
+    def evaluated(self) -> int:
+        return sum(trial.in_full for trial in self.trials)
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of all sessions up to their last event."""
+        return sum(end - begin for begin, end in self.sessions)
+
+    def frontier(self) -> list[Trial]:
+        """Accepted trials on the Pareto frontier by point estimate, fastest first."""
+        measured = [trial for trial in self.trials if trial.point is not None]
+        return [measured[i] for i in frontier([trial.point or (0.0, 0.0) for trial in measured])]
+
+    def gains(self) -> list[float]:
+        """What each trial added to the hypervolume when it came."""
+        return gains([trial.point for trial in self.trials])
+
+    def hashes(self) -> set[str]:
+        return {trial.hash for trial in self.trials}
+
+    def members(self) -> list[Member]:
+        """The trials as proposers see them."""
+        front = {trial.slot for trial in self.frontier()}
+        return [_member(trial, trial.slot in front) for trial in self.trials]
+
+    def funnel(self) -> dict[str, int]:
+        """How many evaluated programs passed each gate that any of them reached, in order."""
+        passed = {name: 0 for name in GATES}
+        for trial in self.trials:
+            assert trial.verdict is not None
+            for gate in trial.verdict.gates:
+                if gate.passed and gate.name in passed:
+                    passed[gate.name] += 1
+        return {"proposed": len(self.trials), **{name: count for name, count in passed.items() if count}}
+
+    def spent(self, but_slot: int | None = None) -> tuple[int, int]:
+        """(calls, tokens) of language models; those of slot `but_slot` left out."""
+        counted = [item for item in self.exchanges if item.get("slot") != but_slot]
+        return len(counted), sum(int(item.get("tokens", 0)) for item in counted)
+
+    def find(self, identifier: str) -> Trial:
+        """The trial called `t0007`, `t7` or `7`. Raises `VortexError` for an unknown one."""
+        digits = identifier.strip().removeprefix("t")
+        if digits.isdecimal():
+            for trial in self.trials:
+                if trial.slot == int(digits):
+                    return trial
+        known = f"ids go from {self.trials[0].id} to {self.trials[-1].id}" if self.trials else "there are none yet"
+        raise VortexError(f"there is no trial {identifier!r} in this run; {known}")
+
+
+def _member(trial: Trial, on_frontier: bool) -> Member:
+    verdict, proposal = trial.verdict, trial.proposal
+    assert verdict is not None
+    return Member(
+        id=trial.id,
+        name=proposal.name,
+        source=proposal.source,
+        knobs=trial.knobs,
+        structure=trial.structure,
+        status=verdict.status,
+        gate=verdict.gate,
+        reason=verdict.reason,
+        speedup=verdict.speedup.value if verdict.speedup else None,
+        accuracy=verdict.accuracy.value if verdict.accuracy else None,
+        density=verdict.density,
+        on_frontier=on_frontier,
+        parents=proposal.parents,
+        operator=proposal.operator,
+        proposer=proposal.proposer,
+        hypothesis=proposal.hypothesis,
+        predicted_effect=proposal.predicted_effect,
+    )
+
+
+def known_structures(history: History) -> frozenset[str]:
+    """Structures of the published programs, as they were when the campaign began: a program of these is not new."""
+    recorded = history.started.get("seed_structures")
+    if recorded is not None:
+        return frozenset(recorded)
+    return frozenset(structure_hash(parse(text)) for text in seeds().values())

@@ -1,0 +1,169 @@
+"""Knobs from Optuna: shared names, reproducible suggestions, infeasible programs, the copy for the dashboard."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from campaign_fakes import FakeEvaluator, config
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from vortexlab.agent import study
+from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.proposers.base import Proposal
+from vortexlab.agent.run import Run
+from vortexlab.agent.store import Store
+from vortexlab.agent.trials import Arm, Trial
+from vortexlab.dsl import parse, structure_hash
+from vortexlab.dsl.ir import Knob
+from vortexlab.evaluator.verdict import Estimate, Verdict
+from vortexlab.search_spaces.library import load
+
+STRUCTURE = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    runs = tmp_path_factory.mktemp("runs")
+    Campaign(config(runs, evaluations=30, mirror=True), evaluator=FakeEvaluator()).run()
+    return Run.open("run", runs)
+
+
+def test_shared_names_are_one_parameter_and_others_belong_to_their_structure() -> None:
+    shared = load("quest").knobs["budget"]
+    assert study.parameter(shared, STRUCTURE) == "budget"
+    assert study.parameter(replace(shared, log=False), STRUCTURE) == "p/abababab/budget"
+    assert study.parameter(Knob("tilt", "float", 0.5, 0.0, 1.0), STRUCTURE) == "p/abababab/tilt"
+
+
+def test_every_kind_of_knob_has_its_distribution() -> None:
+    cases = [
+        (Knob("a", "int", 4, 1, 9, step=2), IntDistribution(1, 9, step=2)),
+        (Knob("a", "int", 4, 1, 9, log=True), IntDistribution(1, 9, log=True)),
+        (Knob("a", "float", 0.5, 0.1, 1.0, log=True), FloatDistribution(0.1, 1.0, log=True)),
+        (Knob("a", "float", 0.5, 0.0, 1.0, step=0.25), FloatDistribution(0.0, 1.0, step=0.25)),
+        (Knob("a", "choice", "x", choices=("x", "y")), CategoricalDistribution(("x", "y"))),
+        (Knob("a", "bool", True), CategoricalDistribution((False, True))),
+    ]
+    for knob, expected in cases:
+        assert study.distribution(knob) == expected
+
+
+def test_a_suggestion_depends_on_history_seed_slot_and_attempt_alone(run: Run) -> None:
+    program = load("quest")
+    structure = structure_hash(program)
+
+    def ask(trials: list[Trial], seed: int = 0, slot: int = 40, attempt: int = 0) -> dict[str, object]:
+        return study.ask(trials, program, structure, tokens=4096, seed=seed, slot=slot, attempt=attempt)
+
+    first = ask(run.trials)
+    assert set(first) == set(program.knobs)
+    program.bind(first)
+    assert first == ask(list(Run.open(run.folder).trials))
+    others = [ask(run.trials, seed=1), ask(run.trials, slot=41), ask(run.trials, attempt=1)]
+    assert all(other != first for other in others)
+
+
+def test_page_counts_stay_below_half_of_the_context(run: Run) -> None:
+    program, rng = load("quest"), random.Random(0)
+    drawn = [study.draw(program, rng, tokens=4096) for _ in range(200)]
+    asked = [
+        study.ask(run.trials, program, structure_hash(program), tokens=4096, seed=0, slot=slot) for slot in range(20)
+    ]
+    for values in drawn + asked:
+        assert isinstance(values["page"], int) and isinstance(values["budget"], int)
+        assert values["page"] * values["budget"] <= 2048
+    assert len({values["page"] for values in drawn}) == 4
+    assert {values["budget"] for values in drawn if values["page"] == 64} <= set(range(4, 33))
+    fixed = parse(load("quest").source.replace("page=knob.choice(8, 16, 32, 64, default=16)", "page=64"))
+    assert all(study.draw(fixed, rng, tokens=4096)["budget"] <= 32 for _ in range(50))  # type: ignore[operator]
+
+
+def test_drawn_values_fit_their_knobs() -> None:
+    text = """
+@program(page=16)
+class P:
+    n = knob.int(1, 31, step=3, default=1)
+    x = knob.float(0.0, 1.0, step=0.25, default=0.5)
+    y = knob.float(0.01, 10.0, log=True, default=1.0)
+    on = knob.bool(default=True)
+    def select(ctx):
+        return first(n) | last(floor(x * y)) | where(on, first(2), last(2))
+"""
+    rng = random.Random(1)
+    values = [study.draw(parse(text), rng, tokens=4096) for _ in range(300)]
+    assert {v["n"] for v in values} == set(range(1, 32, 3))
+    assert {v["x"] for v in values} == {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert 0.3 < sum(v["y"] < 0.3 for v in values) / 300 < 0.7  # type: ignore[operator]
+    assert {v["on"] for v in values} == {True, False}
+
+
+def test_the_sampler_learns_from_what_was_measured() -> None:
+    """A knob whose best value is known: later suggestions gather there."""
+    text = """
+@program(page=16)
+class P:
+    x = knob.float(0.0, 1.0, default=0.5)
+    def select(ctx):
+        return first(floor(x * ctx.pages))
+"""
+    program = parse(text)
+    structure = structure_hash(program)
+    trials: list[Trial] = []
+    distances = []
+    for slot in range(40):
+        values = study.ask(trials, program, structure, tokens=4096, seed=3, slot=slot)
+        x = values["x"]
+        assert isinstance(x, float)
+        good = 1.0 - abs(x - 0.8)
+        exact = Estimate(good, good, good)
+        verdict = Verdict("P", "", structure, values, "accepted", speedup=exact, accuracy=exact)
+        trials.append(Trial(slot, Arm("knobs", "sampler"), Proposal(text, "P", "knobs", "sampler", knobs=values), "",
+                            structure, verdict))  # fmt: skip
+        distances.append(abs(x - 0.8))
+    assert sum(distances[-10:]) < 0.5 * sum(distances[:10])
+
+
+def test_rejected_programs_are_infeasible_and_lost_workers_are_skipped(run: Run) -> None:
+    accepted = next(t for t in run.trials if t.point)
+    kept = study.frozen(accepted)
+    assert kept.state == TrialState.COMPLETE and tuple(kept.values) == accepted.point
+    assert kept.constraints == {"rejected": 0.0}
+    assert accepted.verdict is not None
+    no = replace(accepted.verdict, status="rejected", gate="screen", speedup=None, accuracy=None)
+    rejected = study.frozen(replace(accepted, verdict=no))
+    assert rejected.state == TrialState.COMPLETE and rejected.values == [0.0, 0.0]
+    assert rejected.constraints == {"rejected": 1.0}
+    lost = study.frozen(replace(accepted, verdict=replace(no, status="error")))
+    assert lost.state == TrialState.FAIL and lost.values is None
+
+
+def test_the_mirror_holds_every_trial_and_heals(run: Run) -> None:
+    def slots() -> list[int]:
+        storage = f"sqlite:///{run.folder / study.MIRROR}"
+        return [t.user_attrs["slot"] for t in optuna.load_study(study_name="run", storage=storage).trials]
+
+    everything = list(range(len(run.trials)))
+    assert slots() == everything
+    (run.folder / study.MIRROR).unlink()
+    study.Mirror(run.folder, "run").bring_up(run.trials[:5])
+    assert slots() == everything[:5]
+    study.Mirror(run.folder, "run").bring_up(run.trials[3:])  # another order: the copy is made afresh
+    assert slots() == everything[3:]
+    study.Mirror(run.folder, "run").bring_up(run.trials)
+    assert slots() == everything
+
+
+def test_a_mirror_that_cannot_be_written_costs_a_note(tmp_path: Path) -> None:
+    settings = config(tmp_path, evaluations=4, mirror=True)
+    settings.folder.mkdir(parents=True)
+    (settings.folder / study.MIRROR).mkdir()  # no file can be made there
+    Campaign(settings, evaluator=FakeEvaluator()).run()
+    with Store.read(settings.folder) as store:
+        notes = [event.data["text"] for event in store.events(kind="note")]
+    assert len(notes) == 1 and notes[0].startswith("the copy for optuna-dashboard is not kept")
+    assert len(Run.open("run", tmp_path).trials) == 4
