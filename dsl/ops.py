@@ -73,7 +73,8 @@ _TABLE = [
     _op("not", "logic", 1, "", "not a", "negation"),
     _op("where", "logic", 3, "", "where(c, a, b)", "a where c holds, else b; between sets c must be a scalar"),
     # shape
-    _op("split", "shape", 1, "axis name size", "x.split(token, sub=4)", "cuts an axis into `sub` equal runs, in order"),
+    _op("split", "shape", 1, "axis name size", "x.split(token, part=4)",
+        "cuts an axis into 4 equal runs, in order; a new axis counts them"),
     _op("rename", "shape", 1, "old new", "x.rename(channel, other)", "gives an axis another name"),
     # reductions and contractions
     _op("reduce", "reduce", 1, "how axis", 'x.sum(channel), x.reduce("max", head)',
