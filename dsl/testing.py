@@ -1,0 +1,183 @@
+"""Random typed programs and random inputs, for tests that compare executors with the reference.
+
+`random_program` writes source text that uses every operation of the op table; it is typed by construction, and guards
+what could give NaN (roots and logarithms of absolute values, divisors above 0). `random_case` draws a geometry, a
+ragged batch and inputs; half of the kinds of input are exact: small integers and dyadic fractions, on which fp32 and
+float64 agree wherever a program does arithmetic that fp32 can do exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vortexlab.dsl.ir import Attr, KnobRef, Program, Static
+from vortexlab.dsl.program_writer import ProgramWriter
+
+PAGES = (8, 16, 24, 32, 48, 64)
+HEAD_DIMS = (32, 48, 64, 80, 96, 128, 256)
+GROUPS = (1, 2, 3, 4, 5, 7, 8, 16)
+EXACT_KINDS = ("integers", "dyadic", "ties", "equal", "zeros", "one_hot")
+REAL_KINDS = ("normal", "huge", "tiny", "outliers", "repeated")
+
+
+def random_program(rng: random.Random, *, page: int | None = None, smooth: bool | None = None, size: int = 6) -> str:
+    """The text of a random valid program.
+
+    `page`: tokens of a page, drawn from `PAGES` by default. `smooth` lets it use operations that fp32 cannot do
+    exactly (exp, softmax, norms, divisions, ...); drawn by default. `size`: about how many operations each of
+    `summarize` and `score` does beyond the least.
+    """
+    smooth = rng.random() < 0.5 if smooth is None else smooth
+    return ProgramWriter(rng, page or rng.choice(PAGES), smooth, size).text()
+
+
+@dataclass
+class Case:
+    """One random configuration of a bound program.
+
+    `q`: [batch, query_heads, channel]; `keys[b]`, `values[b]`: [kv_heads, tokens, channel], all in the cache's
+    precision; `block`: tokens of a cache block; `kind`: what the numbers are like; `seed` makes it again.
+    """
+
+    program: Program
+    static: Static
+    q: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+    block: int
+    kind: str
+    seed: int
+
+    @property
+    def lengths(self) -> list[int]:
+        return [k.shape[1] for k in self.keys]
+
+    @property
+    def is_exact(self) -> bool:
+        return self.kind in EXACT_KINDS
+
+    def __str__(self) -> str:
+        s = self.static
+        return (
+            f"{self.program.name}, page {self.program.page_size}, block {self.block}, {s.kv_heads} KV heads "
+            f"x {s.group} x {s.head_dim}, layer {s.layer}/{s.layers}, lengths {self.lengths}, "
+            f"{self.q.dtype}, {self.kind}, seed {self.seed}"
+        )
+
+
+def random_case(
+    seed: int,
+    program: Program,
+    *,
+    max_length: int = 400,
+    page: int | None = None,
+    kinds: tuple[str, ...] = EXACT_KINDS + REAL_KINDS,
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float32, torch.bfloat16, torch.float16),
+    max_elements: int = 3_000_000,
+) -> Case:
+    """A random configuration: geometry, knob values, ragged lengths in 1..`max_length` and inputs, all from `seed`.
+
+    `page` replaces the program's page size. Lengths favour the edges of pages. `max_elements` bounds the numbers in
+    all keys together.
+    """
+    rng = random.Random(seed)
+    bound = with_page(program, page).bind(random_knobs(rng, with_page(program, page)))
+    p = bound.page_size
+    kind = rng.choice(kinds)
+    head_dim, group = rng.choice(HEAD_DIMS), rng.choice(GROUPS)
+    if kind in EXACT_KINDS and rng.random() < 0.5:
+        # Means over powers of two are exact, and so is more of what follows from them.
+        head_dim, group = rng.choice((32, 64, 128, 256)), rng.choice((1, 2, 4, 8, 16))
+    static = Static(
+        kv_heads=rng.choice((1, 2, 2, 3, 4)), group=group, head_dim=head_dim, scale=head_dim**-0.5,
+        layer=rng.randrange(4), layers=4,
+    )  # fmt: skip
+    lengths: list[int] = []
+    for _ in range(rng.choice((1, 2, 3, 4))):
+        length = _random_length(rng, p, max_length)
+        if lengths and (sum(lengths) + length) * static.kv_heads * head_dim > max_elements:
+            break
+        lengths.append(length)
+    block = rng.choice([b for b in (p, p, 2 * p, 4 * p, p // 2, p // 4, 1) if b >= 1 and (p % b == 0 or b % p == 0)])
+    dtype = rng.choice([d for d in dtypes if not (d == torch.float16 and kind == "huge")] or list(dtypes))
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    q, keys, values = _inputs(generator, kind, static, lengths, p)
+    return Case(
+        bound, static, q.to(dtype), [k.to(dtype) for k in keys], [v.to(dtype) for v in values], block, kind, seed
+    )
+
+
+def with_page(program: Program, page: int | None) -> Program:
+    """The program with another page size, which is then no knob."""
+    if page is None:
+        return program
+    knobs = {name: knob for name, knob in program.knobs.items() if KnobRef(name) != program.page}
+    return replace(program, page=page, knobs=knobs)
+
+
+def random_knobs(rng: random.Random, program: Program) -> dict[str, Attr]:
+    """A value for every knob; numbers mostly near their lower end, so that budgets stay under short contexts."""
+    chosen: dict[str, Attr] = {}
+    for name, knob in program.knobs.items():
+        if knob.kind == "choice":
+            chosen[name] = rng.choice(knob.choices)
+        elif knob.kind == "bool":
+            chosen[name] = rng.random() < 0.5
+        elif knob.kind == "int":
+            assert knob.low is not None and knob.high is not None
+            reach = knob.high if rng.random() < 0.1 else min(knob.high, knob.low + 12)
+            chosen[name] = rng.randint(int(knob.low), int(reach))
+        else:
+            assert knob.low is not None and knob.high is not None
+            chosen[name] = rng.uniform(float(knob.low), float(knob.high))
+    return chosen
+
+
+def _random_length(rng: random.Random, page: int, longest: int) -> int:
+    draw = rng.random()
+    if draw < 0.1:
+        return rng.randint(1, min(longest, page))
+    if draw < 0.5:
+        pages = rng.randint(1, max(1, longest // page))
+        return max(1, min(longest, pages * page + rng.choice((-1, 0, 0, 1, 1))))
+    return rng.randint(1, longest)
+
+
+def _inputs(
+    generator: torch.Generator, kind: str, static: Static, lengths: list[int], page: int
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    heads, width = static.kv_heads, static.head_dim
+
+    def draw(*shape: int) -> Tensor:
+        if kind == "integers":
+            return torch.randint(-3, 4, shape, generator=generator).float()
+        if kind == "dyadic":
+            return torch.randint(-16, 17, shape, generator=generator).float() / 8
+        if kind == "ties":
+            return torch.randint(0, 2, shape, generator=generator).float()
+        if kind == "equal":
+            return torch.ones(shape)
+        if kind == "zeros":
+            return torch.zeros(shape)
+        if kind == "one_hot":
+            hot = torch.zeros(shape)
+            hot.scatter_(-1, torch.randint(0, shape[-1], (*shape[:-1], 1), generator=generator), 1.0)
+            return hot
+        real = torch.randn(shape, generator=generator)
+        if kind == "outliers":
+            real[..., :: max(1, shape[-1] // 4)] *= 30
+        return real * {"huge": 1e4, "tiny": 1e-4}.get(kind, 1.0)
+
+    def context(length: int) -> Tensor:
+        if kind == "repeated":
+            one = draw(heads, page, width)
+            return one.repeat(1, math.ceil(length / page), 1)[:, :length].contiguous()
+        return draw(heads, length, width)
+
+    q = draw(len(lengths), heads * static.group, width)
+    return q, [context(n) for n in lengths], [context(n) for n in lengths]
