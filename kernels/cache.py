@@ -7,6 +7,7 @@ the pool, so that what is remembered of a page is found again by every request t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -249,3 +250,26 @@ class Rows:
     def index(self, blocks: Tensor, heads: Tensor, atoms: Tensor) -> Tensor:
         """The memory row of atom `atoms` (counted inside the block) of KV head `heads` in block `blocks`; int64."""
         return blocks * self._strides[0] + heads * self._strides[1] + atoms * self._strides[2]
+
+    def runs(self, index: Tensor, tokens: Tensor) -> list[int]:
+        """For each list of memory rows ([n, rows], of `tokens` [n] tokens) the first row, if they lie in one run.
+
+        -1 where they do not.
+        """
+        unit, left = divmod(self.atom * self.channel, self.memory.stride(0))
+        if left:
+            return [-1] * index.shape[0]
+        past = torch.arange(1, index.shape[1], device=index.device) >= -(-tokens // self.atom)[:, None]
+        together = ((index[:, 1:] - index[:, :-1] == unit) | past).all(1)
+        return torch.where(together, index[:, 0], -1).tolist()
+
+    def view(self, firsts: list[int], tokens: int) -> Tensor | None:
+        """[n, tokens, channel] in place, for runs that begin at the memory rows `firsts` at equal distances."""
+        steps = {b - a for a, b in itertools.pairwise(firsts)}
+        if min(firsts) < 0 or len(steps) > 1 or min(steps, default=0) < 0:
+            return None
+        grain = self.memory.stride(0)
+        strides = (max(steps, default=0) * grain, self.channel, 1)
+        return self.memory.as_strided(
+            (len(firsts), tokens, self.channel), strides, self.memory.storage_offset() + firsts[0] * grain
+        )

@@ -1,4 +1,7 @@
-"""Attention over listed pages: gathers the pages of a few KV heads at a time and multiplies them while in cache."""
+"""Attention over listed pages: gathers the pages of a few KV heads at a time and multiplies them while in cache.
+
+Pages that lie one after the other in memory, as those of a window or of a dense layer do, are read where they are.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from vortexlab.kernels.cache import PagedKV, Rows
 from vortexlab.kernels.executor import PageLists
 
 #: Bytes of keys gathered at a time: about what the last-level cache of a CPU holds beside everything else.
-_TILE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+_TILE_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
 
 
 class Workspace:
@@ -66,32 +69,43 @@ def attend(
         listed = pages[:, :, None].expand(-1, -1, group, -1)
         hidden = ~member.expand(-1, -1, group, -1).gather(3, listed).flatten(0, 1)
 
-    query = q.view(batch * heads, group, -1).float()
+    query = q.reshape(batch * heads, group, -1).float()
     out = torch.empty_like(query)
     sizes = tokens.tolist()
-    width = max(1, _TILE_BYTES.get(device.type, 64 << 20) // max(1, max(sizes) * cache.head_dim * 4))
+    runs_k, runs_v = rows_k.runs(index_k, tokens), rows_v.runs(index_v, tokens)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    tile = _TILE_BYTES.get(device.type, 64 << 20) // (max(1, max(sizes)) * cache.head_dim * 4)
+    width = max(1, tile // threads) * threads
     for start in range(0, batch * heads, width):
-        stop = min(start + width, batch * heads)
-        most, least = max(sizes[start:stop]), min(sizes[start:stop])
+        part = slice(start, min(start + width, batch * heads))
+        most, least = max(sizes[part]), min(sizes[part])
+        late = torch.arange(least, most, device=device) >= tokens[part, None] if least < most else None
         span = -(-most // atom)
-        keys = _gather(rows_k, index_k[start:stop, :span], "k", workspace)[:, :most]
-        weight = torch.bmm(query[start:stop], keys.transpose(1, 2)).mul_(scale)
-        if least < most:
-            late = torch.arange(most, device=device) >= tokens[start:stop, None]
-            weight.masked_fill_(late[:, None], float("-inf"))
+        keys = rows_k.view(runs_k[part], most) if late is None else None
+        if keys is None:
+            keys = _gather(rows_k, index_k[part, :span], "k", workspace)[:, :most]
+            weight = torch.bmm(query[part], keys.transpose(1, 2))
+        else:
+            # Keys first: the order in which CPU libraries stream a long operand from memory fastest.
+            weight = torch.bmm(keys.float(), query[part].transpose(1, 2)).transpose(1, 2).contiguous()
+        weight.mul_(scale)
+        if late is not None:
+            weight[:, :, least:].masked_fill_(late[:, None], float("-inf"))
         if hidden is not None:
-            weight.masked_fill_(hidden[start:stop].repeat_interleave(page, 2)[..., :most], float("-inf"))
+            weight.masked_fill_(hidden[part].repeat_interleave(page, 2)[..., :most], float("-inf"))
         weight = torch.softmax(weight, -1)
-        values = _gather(rows_v, index_v[start:stop, :span], "v", workspace)[:, :most]
-        if least < most:
+        values = rows_v.view(runs_v[part], most) if late is None else None
+        if values is None:
+            values = _gather(rows_v, index_v[part, :span], "v", workspace)[:, :most]
+        if late is not None:
             # Memory past the length may hold anything, NaN too, which a weight of 0 does not undo.
-            values[:, least:].masked_fill_(late[:, least:, None], 0.0)
-        torch.bmm(weight, values, out=out[start:stop])
+            values[:, least:].masked_fill_(late[:, :, None], 0.0)
+        torch.bmm(weight, values.float(), out=out[part])
     return out.view(batch, heads * group, -1).to(q.dtype)
 
 
 def _gather(rows: Rows, index: Tensor, name: str, workspace: Workspace) -> Tensor:
-    """fp32 [n, tokens, channel] of the memory rows `index` ([n, rows])."""
+    """fp32 [n, tokens, channel]: a copy of the memory rows `index` ([n, rows])."""
     memory = rows.memory
     found = workspace.take(name, (index.numel(), memory.shape[1]), memory)
     torch.index_select(memory, 0, index.flatten(), out=found)

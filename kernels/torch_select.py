@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import numpy
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_NEVER = torch.iinfo(torch.int64).min
+#: Keys up to this one are never chosen: those of -inf, whose bits order as -2139095041.
+_NEVER = (-2139095041 << 32) + (1 << 31)
 _MASK32 = 0xFFFFFFFF
 _earlier_first = True
 
@@ -33,28 +35,36 @@ def reversed_ties() -> Iterator[None]:
 def order_keys(score: Tensor, allowed: Tensor) -> Tensor:
     """int64 keys, all different in a row, whose descending order is (score descending, page ascending).
 
-    Candidates that may never be chosen (not allowed, -inf, NaN) get the smallest int64. -0 and +0 are one value.
+    Candidates that may never be chosen (not allowed, -inf, NaN) have keys of at most `_NEVER`. -0 and +0 are one value.
     """
     score = score.float() + 0.0
-    bits = score.view(torch.int32)
-    rank = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    bits = torch.where(allowed & (score > float("-inf")), score, float("-inf")).view(torch.int32)
     page = torch.arange(score.shape[-1], device=score.device)
-    late = page if _earlier_first else -page
-    return torch.where(allowed & (score > float("-inf")), (rank << 32) - late, _NEVER)
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long().mul_(1 << 32)
+    return keys.sub_(page if _earlier_first else -page)
 
 
 def choose(keys: Tensor, count: Tensor) -> Tensor:
-    """Mask of the `count` largest keys of each row; keys equal to the smallest int64 are never chosen.
+    """Mask of the `count` largest keys of each row; keys up to `_NEVER` are never chosen.
 
     `count`: int64, one per row, broadcastable to ``[*keys.shape[:-1], 1]``.
     """
     count = count.clamp(0, keys.shape[-1]).expand(*keys.shape[:-1], 1)
-    most = int(count.max())
-    if most == 0:
-        return torch.zeros_like(keys, dtype=torch.bool)
-    best = keys.topk(most, sorted=True).values
-    cut = best.gather(-1, (count - 1).clamp(min=0))
-    return (keys >= cut) & (keys != _NEVER) & (count > 0)
+    cut = _smallest_chosen(keys, count)
+    return (keys >= cut.clamp(min=_NEVER + 1)) & (count > 0)
+
+
+def _smallest_chosen(keys: Tensor, count: Tensor) -> Tensor:
+    """The key of rank `count` (at least 1) from above in each row: [..., 1]."""
+    most, least = int(count.max()), int(count.min())
+    if keys.device.type != "cpu":
+        return keys.topk(max(1, most)).values.gather(-1, (count - 1).clamp(min=0))
+    # numpy sorts and partitions integers several times as fast as torch does.
+    array, width = keys.numpy(), keys.shape[-1]
+    if most == least:
+        place = width - max(1, most)
+        return torch.from_numpy(numpy.partition(array, place, axis=-1)[..., place : place + 1])
+    return torch.from_numpy(numpy.sort(array, axis=-1)).gather(-1, width - count.clamp(min=1))
 
 
 def topk(score: Tensor, count: Tensor, allowed: Tensor) -> Tensor:
@@ -71,7 +81,7 @@ def topp(score: Tensor, mass: Tensor | float, scale: Tensor | float, most: Tenso
     Masses accumulate in float64: a sum of thousands of fp32 weights would move the cut.
     """
     keys = order_keys(score, allowed)
-    possible = keys != _NEVER
+    possible = keys > _NEVER
     weight = torch.where(possible, score.double() * scale, float("-inf")).softmax(-1)
     order = keys.argsort(dim=-1, descending=True)
     before = weight.gather(-1, order).cumsum(-1)[..., :-1]

@@ -18,8 +18,8 @@ from vortexlab.kernels import torch_select
 from vortexlab.kernels.plan import Plan, Sweep, over_pages
 from vortexlab.kernels.torch_ops import Kernel, Value, as_kind, operand_kind
 
-#: Bytes of the largest intermediate while sweeping: about a CPU core's second-level cache, plenty for a GPU.
-SWEEP_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
+#: Bytes of the largest intermediate while sweeping: about the second-level caches of two CPU cores, plenty for a GPU.
+SWEEP_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 
 Exact = int | float | bool
 
@@ -54,8 +54,10 @@ class Step:
         self.live = number < self.own[:, None, None]
         table = pad(table, (0, max(0, self.candidates - table.shape[1])))[:, : self.candidates]
         self.pages = torch.where(self.live[:, 0], table, 0)
-        # Where the number of breaks is equal at both ends, a run of logical pages is one run of physical pages.
-        self.breaks = pad((self.pages[:, 1:] - self.pages[:, :-1] != 1).cumsum(1), (1, 0)).tolist()
+        # Rows whose candidates lie one after the other in memory are read in place, without a gather.
+        steps = (self.pages[:, 1:] - self.pages[:, :-1] == 1) | ~self.live[:, 0, 1:]
+        self.in_place = steps.all(1).tolist()
+        self.own_pages = self.own.tolist()
         self.values: dict[int, Tensor] = {}
 
     def run(self) -> Tensor:
@@ -149,18 +151,19 @@ class Step:
         """fp32 [rows, kv_heads, pages, *axes] of a summary."""
         field = self.fields[str(node.attrs["name"])]
         listed = self.pages[rows, pages]
-        if rows.stop - rows.start == 1 and pages.stop > pages.start:
-            breaks = self.breaks[rows.start]
-            if breaks[pages.start] == breaks[pages.stop - 1]:
-                start = int(listed[0, 0])
-                return field[None, heads, start : start + listed.shape[1]].float()
+        if rows.stop - rows.start == 1 and self.in_place[rows.start] and pages.stop <= self.own_pages[rows.start]:
+            start = int(listed[0, 0])
+            return field[None, heads, start : start + listed.shape[1]].float()
         number = torch.arange(heads.start, heads.stop, device=self.device)
         index = listed[:, None] + number[:, None] * field.shape[1]
         found = field.view(field.shape[0] * field.shape[1], -1).index_select(0, index.flatten()).float()
         return found.view(*index.shape, *field.shape[2:])
 
     def _sweep(self, sweep: Sweep) -> None:
-        """Evaluates wide nodes on a few requests, KV heads and pages at a time, and keeps the outputs whole."""
+        """Evaluates wide nodes on a few requests, KV heads and pages at a time, and keeps the outputs whole.
+
+        Columns past the candidates of a row may stay unwritten.
+        """
         batch, heads = self.q.shape[:2]
         inside = set(sweep.nodes)
         outside = {
@@ -169,21 +172,44 @@ class Step:
             for i in self.program.nodes[n].inputs
             if i not in inside
         }
-        width = max(self.widths[i] for i in sweep.nodes)
-        budget = max(1, SWEEP_BYTES.get(self.device.type, 16 << 20) // (4 * width))
-        few_heads = max(1, min(heads, budget // 64))
-        few_pages = max(1, min(self.candidates, budget // few_heads))
-        few_rows = max(1, budget // (few_heads * few_pages)) if few_pages == self.candidates else 1
+        fields = [i for i in sweep.nodes if self.program.nodes[i].op == "field"]
+        widest = max((self.widths[i] for i in sweep.nodes if i not in fields), default=1)
+        widest_field = max((self.widths[i] for i in fields), default=1)
         kept: dict[int, Tensor] = {}
-        for rows in _slices(batch, few_rows):
-            for some in _slices(heads, few_heads):
-                for run in _slices(self.candidates, few_pages):
+        for rows in self._row_groups(heads * widest_field):
+            pages = max(self.own_pages[rows])
+            read_in_place = rows.stop - rows.start == 1 and self.in_place[rows.start]
+            width = widest if read_in_place else max(widest, widest_field)
+            budget = max(1, SWEEP_BYTES.get(self.device.type, 16 << 20) // (4 * width))
+            few_heads = max(1, min(heads, budget // 64))
+            few_pages = max(1, budget // (few_heads * (rows.stop - rows.start)))
+            for some in _slices(0, heads, few_heads):
+                for run in _slices(0, pages, few_pages):
                     found = self._sweep_part(sweep, outside, rows, some, run)
                     for i in sweep.outputs:
                         if i not in kept:
-                            kept[i] = found[i].new_empty(batch, heads, self.candidates, *found[i].shape[3:])
+                            kept[i] = self._whole(found[i], batch, heads)
                         kept[i][rows, some, run] = found[i]
         self.values.update(kept)
+
+    def _row_groups(self, width: int) -> list[slice]:
+        """Requests swept together: small ones share the cost of a launch, large ones may be read in place."""
+        limit = SWEEP_BYTES.get(self.device.type, 16 << 20) // (4 * width)
+        groups: list[slice] = []
+        start = 0
+        for row in range(1, len(self.own_pages) + 1):
+            longest = max(self.own_pages[start : row + 1], default=0)
+            if row == len(self.own_pages) or longest * (row + 1 - start) > limit:
+                if max(self.own_pages[start:row]) > 0:
+                    groups.append(slice(start, row))
+                start = row
+        return groups
+
+    def _whole(self, part: Tensor, batch: int, heads: int) -> Tensor:
+        """An uninitialised tensor for all pages, laid out in memory as a part of it is."""
+        if part.dim() == 4 and part.stride(2) == 1:
+            return part.new_empty(batch, heads, part.shape[3], self.candidates).transpose(2, 3)
+        return part.new_empty(batch, heads, self.candidates, *part.shape[3:])
 
     def _sweep_part(
         self, sweep: Sweep, outside: Mapping[tuple[int, int], Value], rows: slice, heads: slice, run: slice
@@ -259,5 +285,5 @@ class Step:
         return torch_select.above(score, threshold, most, allowed)
 
 
-def _slices(total: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+def _slices(start: int, stop: int, size: int) -> list[slice]:
+    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
