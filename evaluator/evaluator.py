@@ -1,0 +1,419 @@
+"""The evaluator: a program in, a verdict out, whatever the program does.
+
+This is the controller's side. Everything that runs a model or a timer happens in a confined worker; here its plain
+answers are checked, scored and turned into statements with intervals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from vortexlab import dsl
+from vortexlab.dsl.errors import ProgramError, VortexError
+from vortexlab.dsl.ir import Attr, Program, digest
+from vortexlab.evaluator import replies, statistics
+from vortexlab.evaluator.config import EvaluationConfig, device_name, model_digest, versions
+from vortexlab.evaluator.executors import EVERYTHING
+from vortexlab.evaluator.geometries import find_geometry
+from vortexlab.evaluator.replies import Failed
+from vortexlab.evaluator.samples import Suite, make_suite
+from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.traits import depends_on_data
+from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Verdict
+
+SCREEN, FULL = "screen", "full"
+#: The screen rejects only what certainly keeps less than this share of dense accuracy.
+SCREEN_FLOOR = 0.2
+#: A task that dense attention itself seldom solves says nothing about a selection and is left out.
+DENSE_FLOOR = 0.5
+#: Above this share of pages decided by ties, the other order is answered too and the worse result counts.
+TIE_SHARE = 0.01
+_OPEN_SECONDS = 3600.0
+
+
+class _Stop(Exception):
+    """A gate said no."""
+
+
+@dataclass
+class _Trial:
+    """One evaluation in progress."""
+
+    program: Program
+    gates: list[GateResult] = field(default_factory=list)
+    status: str = ACCEPTED
+    gate: str | None = None
+    reason: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
+    sparse: dict[int, bool] = field(default_factory=dict)
+    density: float = 0.0
+    reads: int = 0
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    order: str = "forward"
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Evaluates programs under one configuration; a context manager.
+
+    The worker is started by the first evaluation and again after every loss; what it computed of the contexts is kept
+    in a scratch folder meanwhile. `evaluate` never raises for anything that a program does.
+    """
+
+    def __init__(self, config: EvaluationConfig, *, suite: Suite | None = None, sandbox: Sandbox | None = None):
+        """Raises `VortexError` for a model folder without a model, unknown tasks or an unknown geometry."""
+        self.config = config
+        self.environment = config.environment_key()
+        self.geometry = find_geometry(config.geometry)
+        self.suite = suite or make_suite(config)
+        limits = Limits(config.memory_mb, config.seconds, cuda=config.device == "cuda")
+        self._sandbox = sandbox or Sandbox(limits, threads=config.threads)
+        self._opened = False
+        self._dense: dict[int, bool] = {}
+        self._model: replies.ModelGeometry | None = None
+        self._hello: replies.Hello | None = None
+        self._finalists: dict[str, Evaluator] = {}
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the worker and removes its scratch folder."""
+        for other in self._finalists.values():
+            other.close()
+        self._sandbox.close()
+        self._opened = False
+
+    # --- the worker --------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Starts the worker, reads the contexts and answers them densely, unless that is done already.
+
+        Raises `VortexError` when that fails, since then no program can be evaluated.
+        """
+        if self._opened and self._sandbox.running:
+            return
+        config = self.config
+        try:
+            self._sandbox.start()
+            self._hello = replies.parse(
+                replies.Hello, self._ask("hello", device=config.device, threads=self._sandbox.threads)
+            )
+            opened = self._ask(
+                "open",
+                _OPEN_SECONDS,
+                model=config.model,
+                dtype=config.resolved_dtype,
+                contexts=self.suite.contexts(),
+            )
+            self._model = replies.parse(replies.Opened, opened).model
+            dense = replies.parse(
+                replies.Dense, self._ask("dense", _OPEN_SECONDS, forks=self.suite.forks, watch=self.suite.watched())
+            )
+        except Failed as error:
+            raise VortexError(str(error)) from error
+        except WorkerLost as error:
+            raise VortexError(f"the evaluation worker cannot be opened: {error}") from error
+        rows = range(len(self.suite.forks))
+        if [len(answer) for answer in dense.answers] != [len(self._expected(row)) for row in rows]:
+            raise VortexError("the evaluation worker gave answers of other lengths than asked")
+        self._dense = self.suite.right(rows, dense.answers)
+        self._opened = True
+
+    def _expected(self, row: int) -> Sequence[int]:
+        i, turn = self.suite.forks[row]
+        return self.suite.samples[i].turns[turn].answer
+
+    def _ask(self, operation: str, seconds: float | None = None, **arguments: Any) -> dict[str, Any]:
+        return self._sandbox.request({"op": operation, **arguments}, seconds=seconds)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that count: those that dense attention solves at least half the time."""
+        return [name for name, score in self.dense_scores().items() if score >= DENSE_FLOOR]
+
+    def dense_scores(self) -> dict[str, float]:
+        """Exact-match score of dense attention by task, over all lengths."""
+        self.open()
+        right: dict[str, list[bool]] = {}
+        for row, (i, _) in enumerate(self.suite.forks):
+            right.setdefault(self.suite.samples[i].task, []).append(self._dense[row])
+        return {name: sum(flags) / len(flags) for name, flags in right.items()}
+
+    # --- evaluation --------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, source: str, knobs: Mapping[str, Attr] | None = None, *, fidelity: str = FULL
+    ) -> Verdict:
+        """One program through the gates. `fidelity` ``screen`` stops before speed and the full accuracy run.
+
+        Raises `VortexError` only when the evaluator itself cannot work (no model, no room, no worker).
+        """
+        if fidelity not in (SCREEN, FULL):
+            raise VortexError(f"fidelity {fidelity!r} is not one of {SCREEN}, {FULL}")
+        began = time.monotonic()
+        try:
+            bound, unbound = self._parse(source, knobs)
+        except VortexError as error:
+            return self._unparsed(source, knobs, error, time.monotonic() - began)
+        trial = _Trial(bound)
+        trial.gates.append(GateResult("parse", True, time.monotonic() - began))
+        self.open()
+        with self._stopping(trial):
+            self._run(trial, fidelity)
+        chosen = {name: bound_value for name, bound_value in _knob_values(unbound, knobs).items()}
+        return self._verdict(trial, chosen, time.monotonic() - began)
+
+    def finalist(self, source: str, knobs: Mapping[str, Attr] | None = None, *, split: str = "validation") -> Verdict:
+        """The program measured again on contexts that no search has seen: the validation or the sealed split."""
+        if split not in self._finalists:
+            self._finalists[split] = Evaluator(self.config.with_split(split))
+        return self._finalists[split].evaluate(source, knobs)
+
+    def dense_row(self) -> Verdict:
+        """Dense attention itself as a row of the table: speed-up and accuracy kept are 1 by definition."""
+        self.open()
+        trial = _Trial(EVERYTHING, sparse=dict(self._dense), density=1.0, reads=1)
+        verdict = self._verdict(trial, {}, 0.0)
+        return Verdict.from_json({**verdict.to_json(), "program": "dense", "speedup": Estimate(1, 1, 1).to_json()})
+
+    def _parse(self, source: str, knobs: Mapping[str, Attr] | None) -> tuple[Program, Program]:
+        program = dsl.parse(source)
+        return program.bind(knobs), program
+
+    def _unparsed(
+        self, source: str, knobs: Mapping[str, Attr] | None, error: VortexError, seconds: float
+    ) -> Verdict:
+        details = {"diagnostics": [item.to_json() for item in error.diagnostics]} if isinstance(error, ProgramError) else {}
+        return Verdict(
+            program="",
+            source_hash=digest(["unparsed", source, dict(knobs or {})]),
+            structure=digest(["unparsed", source]),
+            knobs=dict(knobs or {}),
+            status=REJECTED,
+            gate="parse",
+            reason=str(error),
+            gates=(GateResult("parse", False, seconds, str(error), details),),
+            conditions=self._conditions(),
+            seconds=seconds,
+        )
+
+    @contextmanager
+    def _stopping(self, trial: _Trial) -> Iterator[None]:
+        try:
+            yield
+        except _Stop:
+            pass
+        except WorkerLost as error:
+            # Outside a gate: the worker was lost between two of them.
+            trial.status, trial.reason = ERROR, str(error)
+
+    def _gate(self, trial: _Trial, name: str, check: Callable[[], tuple[str, dict[str, Any]]]) -> None:
+        """Runs one gate. `check` returns why the program fails (empty: it passes) and details."""
+        began = time.monotonic()
+        try:
+            reason, details = check()
+            status = REJECTED
+        except Failed as error:
+            reason, details, status = str(error), {}, REJECTED
+        except WorkerLost as error:
+            self._opened = False
+            reason, details, status = str(error), {"lost": error.kind}, ERROR
+        trial.gates.append(GateResult(name, not reason, time.monotonic() - began, reason, details))
+        if reason:
+            if trial.gate is None:
+                trial.status, trial.gate, trial.reason = status, name, reason
+            raise _Stop
+
+    def _run(self, trial: _Trial, fidelity: str) -> None:
+        config = self.config
+        seed = int(digest([config.sample_seed(), dsl.canonical_hash(trial.program)])[:8], 16)
+        few, rest = self.suite.split(config.screen_contexts)
+
+        def numerics() -> tuple[str, dict[str, Any]]:
+            self._ask_checked(replies.Empty, "program", program=trial.program.to_json())
+            found = self._ask_checked(replies.Numerics, "numerics", seed=seed)
+            return found.failure, found.model_dump(exclude={"failure"})
+
+        self._gate(trial, "numerics", numerics)
+        if config.compile_for:
+            self._gate(trial, "compile", self._compile)
+        self._gate(trial, "fidelity", lambda: self._fidelity(trial))
+        try:
+            self._gate(trial, "screen", lambda: self._screen(trial, few))
+        except _Stop:
+            # A known share of what the screen rejects goes on, so that what the gate loses can be counted.
+            if trial.status == ERROR or seed / 2**32 >= config.audit_share:
+                raise
+            trial.conditions["audit"] = True
+        if fidelity == SCREEN:
+            return
+        after = [("accuracy", lambda: self._accuracy(trial, rest))]
+        timing = ("speed", lambda: self._speed(trial, seed))
+        # What a program reads may depend on data; it is then timed with the counts of its own answers.
+        needs_counts = depends_on_data(trial.program) or config.speed == "predicted"
+        after.insert(1 if needs_counts else 0, timing)
+        for name, check in after:
+            self._gate(trial, name, check)
+
+    def _ask_checked(self, kind: type[replies.R], operation: str, **arguments: Any) -> replies.R:
+        try:
+            return replies.parse(kind, self._ask(operation, **arguments))
+        except WorkerLost:
+            self._sandbox.stop()
+            self._opened = False
+            raise
+
+    def _compile(self) -> tuple[str, dict[str, Any]]:
+        found = self._ask_checked(replies.Compiled, "compile", targets=list(self.config.compile_for))
+        return found.failure, found.model_dump(exclude={"failure"})
+
+    def _fidelity(self, trial: _Trial) -> tuple[str, dict[str, Any]]:
+        found = self._ask_checked(replies.Fidelity, "fidelity")
+        trial.facts["density"] = found.density
+        if found.ties > TIE_SHARE:
+            trial.order = "both"
+        details = found.model_dump()
+        if not found.finite:
+            return "the attention output on recorded steps is not finite", details
+        if found.density >= 1 and found.error_mean > found.dense_limit:
+            return f"every page is read, yet the output is off by {found.error_mean:.2g} of its norm", details
+        return "", details
+
+    def _answers(self, trial: _Trial, rows: Sequence[int]) -> None:
+        """Asks the questions of `rows`; where ties decide much, in both orders, and the worse one counts."""
+        forks = [self.suite.forks[row] for row in rows]
+        found: dict[str, tuple[replies.Answered, dict[int, bool]]] = {}
+        for order in ("forward", "reversed") if trial.order == "both" else ("forward",):
+            answered = self._ask_checked(
+                replies.Answered, "answers", forks=forks, order=order, protocol=self.config.protocol
+            )
+            if [len(answer) for answer in answered.answers] != [len(self._expected(row)) for row in rows]:
+                self._sandbox.stop()
+                self._opened = False
+                raise WorkerLost("garbage", "the worker gave answers of other lengths than asked")
+            found[order] = answered, self.suite.right(rows, answered.answers)
+        worse = min(found.values(), key=lambda item: sum(item[1].values()))
+        trial.sparse.update(worse[1])
+        trial.density += worse[0].density
+        trial.reads += worse[0].reads
+        for length, counts in worse[0].counts.items():
+            trial.counts.setdefault(length, []).extend(counts)
+
+    def _screen(self, trial: _Trial, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
+        self._answers(trial, rows)
+        outcomes = self.suite.outcomes(self._dense, trial.sparse, self.tasks)
+        upper = statistics.kept_upper(outcomes, seed=self.config.seed) if outcomes else 1.0
+        details = {"answers": len(rows), "kept_upper": min(upper, 1e9)}
+        if upper < SCREEN_FLOOR:
+            return f"keeps less than {SCREEN_FLOOR:g} of dense accuracy (at most {upper:.2f} on {len(rows)} answers)", details
+        return "", details
+
+    def _accuracy(self, trial: _Trial, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
+        if rows:
+            self._answers(trial, rows)
+        return "", {"answers": len(trial.sparse), "order": trial.order}
+
+    def _speed(self, trial: _Trial, seed: int) -> tuple[str, dict[str, Any]]:
+        if self.config.speed == "predicted":
+            trial.facts["timings"] = {}
+            return "", {}
+        timings = {}
+        for length in self.config.lengths:
+            found = self._ask_checked(
+                replies.Speed,
+                "speed",
+                geometry=self.geometry.to_json(),
+                length=length,
+                batch_tokens=self.config.batch_tokens,
+                dtype=self.config.resolved_dtype,
+                counts=trial.counts.get(str(length), []),
+                seed=seed,
+            )
+            if found.failure or found.timing is None:
+                return found.failure or "the worker gave no timing", {}
+            timings[str(length)] = found.timing.model_dump()
+        trial.facts["timings"] = timings
+        return "", {length: {k: v for k, v in timing.items() if k != "ratios"} for length, timing in timings.items()}
+
+    # --- the verdict -------------------------------------------------------------------------------------------
+
+    def _conditions(self) -> dict[str, Any]:
+        config = self.config
+        conditions: dict[str, Any] = {
+            "device": device_name(config.device),
+            "speed": config.speed,
+            "model": config.model,
+            "model_digest": model_digest(config.model),
+            "dtype": config.resolved_dtype,
+            "protocol": config.protocol,
+            "lengths": list(config.lengths),
+            "split": config.split,
+            "seed": config.seed,
+            "geometry": self.geometry.to_json(),
+            "batch_tokens": config.batch_tokens,
+            "threads": self._sandbox.threads,
+            "versions": versions(),
+            "environment": self.environment,
+        }
+        if self._opened:
+            scores = self.dense_scores()
+            conditions["dense_scores"] = scores
+            conditions["left_out"] = sorted(set(scores) - set(self.tasks))
+            conditions["network"] = self._hello.network if self._hello else ""
+        return conditions
+
+    def _verdict(self, trial: _Trial, knobs: Mapping[str, Any], seconds: float) -> Verdict:
+        program = trial.program
+        conditions = self._conditions() if self._opened else self._reopened_conditions()
+        conditions |= trial.conditions
+        outcomes = self.suite.outcomes(self._dense, trial.sparse, self.tasks) if trial.sparse else ()
+        found = statistics.accuracy(outcomes, seed=self.config.seed) if outcomes else None
+        timings = trial.facts.get("timings", {})
+        samples = {length: timing["ratios"] for length, timing in timings.items()}
+        speedup = statistics.ratio(samples, seed=self.config.seed) if samples else None
+        if timings:
+            conditions["baseline"] = {length: timing["baseline"] for length, timing in timings.items()}
+            conditions["batch"] = {length: timing["batch"] for length, timing in timings.items()}
+        density = trial.density / trial.reads if trial.reads else trial.facts.get("density")
+        return Verdict(
+            program=program.name,
+            source_hash=dsl.canonical_hash(program),
+            structure=dsl.structure_hash(program),
+            knobs=dict(knobs),
+            status=trial.status,
+            gate=trial.gate,
+            reason=trial.reason,
+            gates=tuple(trial.gates),
+            speedup=speedup,
+            accuracy=found.kept if found else None,
+            density=density,
+            per_task=found.per_task if found else {},
+            answers=found.answers if found else 0,
+            contexts=found.contexts if found else 0,
+            outcomes=outcomes,
+            stages={},
+            speed_samples=samples,
+            conditions=conditions,
+            seconds=seconds,
+            alarms=tuple(trial.alarms) + (found.alarms if found else ()),
+        )
+
+    def _reopened_conditions(self) -> dict[str, Any]:
+        """The conditions after a loss: the worker is brought back first, since they tell what it measured."""
+        self.open()
+        return self._conditions()
+
+
+def _knob_values(program: Program, knobs: Mapping[str, Attr] | None) -> dict[str, Attr]:
+    """The value of every knob, in its own type."""
+    given = dict(knobs or {})
+    return {name: knob.check(given.get(name, knob.default)) for name, knob in program.knobs.items()}

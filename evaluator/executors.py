@@ -1,0 +1,36 @@
+"""Which executor runs programs on a device, and two that exist for comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import SET, Node, Program, Type
+from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.torch_executor import TorchExecutor
+from vortexlab.kernels.torch_select import reversed_ties
+
+#: Dense attention as a program, which runs the same path as all others. Large pages make its lists short.
+EVERYTHING = Program(name="everything", page=128, nodes=(Node("everything", Type(SET)),), fields={}, output=0)
+
+
+def executor_for(device: str) -> type[Any]:
+    """The torch executor on the CPU, the Triton executor on a GPU."""
+    if device == "cpu":
+        return TorchExecutor
+    try:
+        from vortexlab.kernels.gpu.executor import TritonExecutor
+    except ImportError as error:
+        raise VortexError(f"device {device!r} needs Triton, which cannot be imported here: {error}") from error
+    return TritonExecutor
+
+
+class ReversedTies(TorchExecutor):
+    """The torch executor with the other order of equal scores: what it selects otherwise, ties decided."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        with reversed_ties():
+            return super().select(q, state, cache)

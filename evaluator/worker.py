@@ -1,0 +1,208 @@
+"""The worker: everything that touches a model, a cache or a timer runs here, confined, one request at a time.
+
+Reads requests on its standard input and answers on the descriptor named on its command line, both in the form of
+`vortexlab.evaluator.frames`. It is told contexts, questions and the lengths of answers, never the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program
+from vortexlab.evaluator import compiling, fidelity, frames, numerics, speed
+from vortexlab.evaluator.confine import NETWORK
+from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
+from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, executor_for
+from vortexlab.evaluator.geometries import Geometry
+from vortexlab.evaluator.models import LoadedModel, load_model
+from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
+
+_ANSWERS, _RECORDING = "dense.json", "recording.safetensors"
+
+
+class Worker:
+    """State between requests: the model, its recorded contexts, the workloads of the speed gate, one program."""
+
+    def __init__(self, scratch: Path):
+        self.scratch = scratch
+        self.device = "cpu"
+        self._model: LoadedModel | None = None
+        self._store: ContextStore | None = None
+        self._recording: fidelity.Recording | None = None
+        self._workloads: dict[str, speed.Workload] = {}
+        self._program: Program | None = None
+        self._sessions: dict[str, Session] = {}
+
+    @property
+    def model(self) -> LoadedModel:
+        if self._model is None:
+            raise VortexError("the worker has no model yet")
+        return self._model
+
+    @property
+    def store(self) -> ContextStore:
+        if self._store is None:
+            raise VortexError("the worker has no contexts yet")
+        return self._store
+
+    def hello(self, device: str, threads: int) -> dict[str, Any]:
+        """Sets threads and device. `gpu`: the accelerator's name, empty on the CPU."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise VortexError("device 'cuda' was asked for but torch finds no GPU; use --device cpu")
+        torch.set_num_threads(threads)
+        self.device = device
+        return {
+            "gpu": torch.cuda.get_device_name() if device == "cuda" else "",
+            "network": os.environ.get(NETWORK, "open"),
+            "threads": torch.get_num_threads(),
+        }
+
+    def open(self, model: str, dtype: str, contexts: list[dict[str, Any]]) -> dict[str, Any]:
+        """Loads the model and computes, or finds in the scratch folder, keys and values of all contexts."""
+        self._model = load_model(model, self.device, dtype)
+        parsed = [
+            Context(
+                tuple(item["tokens"]), tuple(Turn(tuple(turn["question"]), turn["answer"]) for turn in item["turns"])
+            )
+            for item in contexts
+        ]
+        self._store = ContextStore(self._model, parsed, self.scratch)
+        return {"model": self._model.describe()}
+
+    def dense(self, forks: list[list[int]], watch: list[int]) -> dict[str, Any]:
+        """The answers of dense attention, along the very path that programs take; computed once per scratch folder.
+
+        `watch`: the forks whose last question step is recorded for the fidelity gate.
+        """
+        answers, recording = self.scratch / _ANSWERS, self.scratch / _RECORDING
+        if not (answers.exists() and recording.exists()):
+            chosen = [Fork(*pair) for pair in forks]
+            turns = [self.store.contexts[fork.context].turns[fork.turn] for fork in chosen]
+            watcher = Watcher({row: len(turns[row].question) - 1 for row in watch}, self.model.layers)
+            everything = Session(EVERYTHING, self.model, self.store, executor_for(self.device))
+            found = replay(everything, chosen, Tally(), watch=watcher)
+            fidelity.Recording.from_watcher([chosen[row] for row in watch], watch, watcher).save(recording)
+            answers.write_text(json.dumps(found))
+        self._recording = fidelity.Recording.load(recording, self.model.device)
+        return {"answers": json.loads(answers.read_text())}
+
+    def program(self, program: dict[str, Any]) -> dict[str, Any]:
+        """The bound program that the gates after this are about."""
+        self._sessions.clear()
+        self._program = None
+        found = Program.from_json(program)
+        if not found.is_bound:
+            raise VortexError(f"program {found.name} still has knobs")
+        self._program = found
+        return {}
+
+    def _current(self) -> Program:
+        if self._program is None:
+            raise VortexError("the worker has no program yet")
+        return self._program
+
+    def _session(self, order: str) -> Session:
+        """The program on the model; `order` ``reversed`` breaks ties between scores the other way."""
+        if order not in self._sessions:
+            kind = ReversedTies if order == "reversed" else executor_for(self.device)
+            session = Session(self._current(), self.model, self.store, kind)
+            # Summaries do not depend on the order of selection.
+            session.states = self._sessions["forward"].states if order == "reversed" and self.device == "cpu" else []
+            self._sessions[order] = session
+        return self._sessions[order]
+
+    def numerics(self, seed: int) -> dict[str, Any]:
+        return numerics.check(self._current(), self.model.static(0), self.device, seed)
+
+    def compile(self, targets: list[str]) -> dict[str, Any]:
+        return compiling.report(self._current(), self.model.static(0), targets)
+
+    def fidelity(self) -> dict[str, Any]:
+        if self._recording is None:
+            raise VortexError("the worker has no recorded steps yet")
+        session = self._session("forward")
+        session.prepare()
+        return fidelity.measure(session, self._recording, self._session("reversed"))
+
+    def answers(self, forks: list[list[int]], order: str, protocol: str) -> dict[str, Any]:
+        """The program's answers to some questions, the density of what it read, and its live page counts by length."""
+        dense = None
+        if protocol == "prompt-dense":
+            dense = Session(EVERYTHING, self.model, self.store, executor_for(self.device))
+        self._session("forward").prepare()
+        tally = Tally()
+        found = replay(self._session(order), [Fork(*pair) for pair in forks], tally, dense=dense)
+        counts = {str(length): values for length, values in tally.counts.items()}
+        return {"answers": found, "density": tally.density, "reads": tally.reads, "counts": counts}
+
+    def speed(
+        self, geometry: dict[str, Any], length: int, batch_tokens: int, dtype: str, counts: list[int], seed: int
+    ) -> dict[str, Any]:
+        key = json.dumps([geometry, length, batch_tokens, dtype])
+        if key not in self._workloads:
+            self._workloads[key] = speed.Workload.make(
+                Geometry(**geometry), length, batch_tokens, self.device, getattr(torch, dtype), seed
+            )
+        try:
+            timing = speed.measure(
+                self._current(),
+                executor_for(self.device),
+                self._workloads[key],
+                layers=self.model.layers,
+                counts=counts,
+                seed=seed,
+            )
+        except speed.SpeedError as error:
+            return {"failure": str(error)}
+        return {"timing": vars(timing)}
+
+
+def serve(worker: Worker, requests: Any, send: Callable[[bytes], None]) -> None:
+    """Answers requests until the input ends."""
+    while (message := frames.read(requests, frames.REQUEST_LIMIT)) is not None:
+        nonce, operation = message.pop("nonce", None), str(message.pop("op", ""))
+        handler = getattr(worker, operation, None)
+        try:
+            if operation.startswith("_") or not callable(handler):
+                raise VortexError(f"the worker knows no operation {operation!r}")
+            with torch.inference_mode():
+                reply = {"ok": handler(**message)}
+        except VortexError as error:
+            reply = {"refused": str(error)}
+        except MemoryError:
+            raise
+        except Exception as error:
+            if "can't allocate memory" in str(error) or isinstance(error, torch.OutOfMemoryError):
+                raise MemoryError(str(error).splitlines()[0]) from error
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            line = (str(error).strip().splitlines() or [""])[0][:200]
+            reply = {"failed": f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {line}"}
+        try:
+            payload = frames.encode({"nonce": nonce, **reply}, frames.REPLY_LIMIT)
+        except frames.FrameError as error:
+            payload = frames.encode({"nonce": nonce, "failed": str(error)}, frames.REPLY_LIMIT)
+        send(payload)
+
+
+def main() -> None:
+    descriptor = int(sys.argv[1])
+
+    def send(payload: bytes) -> None:
+        view = memoryview(payload)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    serve(Worker(Path.cwd()), sys.stdin.buffer, send)
+
+
+if __name__ == "__main__":
+    main()
