@@ -72,14 +72,14 @@ def choose(
     """The arm of the next slot. `arms` maps each proposer that may be asked to its operators, `KNOBS` included.
 
     Of the trials measured after the seeds at least `structure_share` are new structures and at least `knob_share`
-    new knobs for a known one.
+    new knobs for a known one, as far as both fit.
     """
     later = [trial for trial in history.trials if trial.arm.proposer not in (SEED, HANDOFF)]
     measured = [trial for trial in later if trial.in_full]
     tuned = sum(trial.arm.proposer == KNOBS for trial in measured)
     candidates = list(arms)
     if len(candidates) > 1 and KNOBS in arms:
-        if tuned + 1 <= knob_share * (len(measured) + 1):
+        if tuned + 1 <= min(knob_share, 1 - structure_share) * (len(measured) + 1):
             candidates = [KNOBS]
         elif len(measured) - tuned < structure_share * (len(measured) + 1):
             candidates.remove(KNOBS)

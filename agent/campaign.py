@@ -131,7 +131,7 @@ class Campaign:
                         f"`vortex search --resume {self.config.name} --evaluations N`"
                     )
                 trial = session.evaluate(made)
-            session.report("recorded")
+            session.finish(f"{trial.id} was told")
             return next(member for member in session.history.members() if member.id == trial.id)
 
     @contextmanager

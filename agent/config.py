@@ -36,7 +36,7 @@ class CampaignConfig:
     * `seeds` of the library, evaluated first with their default knobs; those with a page budget then once more for
       each of `budget_points`, with the budget multiplied by it.
     * Of what is measured after the seeds, at least `structure_share` are new structures and at least `knob_share`
-      new knobs for known ones; the bandit has the rest.
+      (of what that leaves) new knobs for known ones; the bandit has the rest.
     * `mirror`: keep a copy of the study for `optuna-dashboard`.
     """
 
@@ -81,11 +81,9 @@ class CampaignConfig:
             raise VortexError(f"seed must not be negative, found {self.seed}")
         if self.attempts < 1:
             raise VortexError(f"attempts must be at least 1, found {self.attempts}")
-        if min(self.structure_share, self.knob_share) < 0 or self.structure_share + self.knob_share > 1:
-            raise VortexError(
-                f"structure_share {self.structure_share} and knob_share {self.knob_share} must not be negative and "
-                "together not above 1"
-            )
+        for name in ("structure_share", "knob_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise VortexError(f"{name} must lie in 0..1, found {getattr(self, name)}")
         if any(not factor > 0 for factor in self.budget_points):
             raise VortexError(f"budget points must be above 0, found {self.budget_points}")
 

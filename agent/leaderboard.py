@@ -142,6 +142,7 @@ def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
     entries = []
     for trial, verdict, share in zip(trials, verdicts, probability, strict=True):
         assert verdict.speedup is not None and verdict.accuracy is not None
+        speed = str(verdict.conditions.get("speed", ""))
         entries.append(
             Entry(
                 id=trial.id,
@@ -151,8 +152,8 @@ def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
                 speedup=verdict.speedup,
                 accuracy=verdict.accuracy,
                 density=verdict.density,
-                device=str(verdict.conditions.get("device", "")),
-                speed=str(verdict.conditions.get("speed", "")),
+                device=str(verdict.conditions.get("predicted_device" if speed == "predicted" else "device", "")),
+                speed=speed,
                 new=trial.structure not in known,
                 beats_seed=compared.get(trial.slot),
                 answers=verdict.answers,

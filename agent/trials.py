@@ -62,9 +62,12 @@ class Trial:
 
     @property
     def in_full(self) -> bool:
-        """Whether this counts against the budget: measured to the end, or the worker was lost over it."""
-        verdict = self.verdict
-        return verdict is not None and (verdict.accuracy is not None or verdict.status == ERROR)
+        """Whether this counts against the budget: it went through the last gate (some that the screen rejects do, to
+        audit it), or the worker was lost over it."""
+        if self.verdict is None:
+            return False
+        last = self.verdict.gate_result(GATES[-1])
+        return self.verdict.status == ERROR or (last is not None and last.passed)
 
 
 def trial_id(slot: int) -> str:

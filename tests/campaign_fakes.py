@@ -47,7 +47,7 @@ class FakeEvaluator:
             structure,
             dict(knobs or {}),
             "accepted",
-            conditions={"device": "fake", "speed": "predicted"},
+            conditions={"predicted_device": "fake", "speed": "predicted"},
         )
         if program.name not in SEED_NAMES and number % 13 == 0:
             return self._stopped(base, "rejected", "fidelity", "keeps 0.10 of the mass")

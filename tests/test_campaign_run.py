@@ -274,6 +274,7 @@ def test_programs_from_outside_take_slots_of_the_same_campaign(tmp_path: Path) -
     assert made is not None
     evaluator = FakeEvaluator()
     first = Campaign.resume("run", tmp_path, evaluator=evaluator).submit(made)
+    assert Run.open("run", tmp_path).state == "finished"
     assert first.id == "t0010" and first.source == made.source and len(evaluator.calls) == 1
     second = Campaign.resume("run", tmp_path, evaluator=evaluator).submit(made)
     assert second.id == first.id and len(evaluator.calls) == 1
@@ -303,7 +304,7 @@ def test_the_seed_plan_scales_page_budgets() -> None:
         ({"proposers": ("oracle",)}, "proposer 'oracle' is not one of grammar, llm, handoff"),
         ({"proposers": ("llm",)}, "the llm proposer needs a model"),
         ({"seeds": ("flash",)}, "seed 'flash' is not one of"),
-        ({"structure_share": 0.9, "knob_share": 0.2}, "together not above 1"),
+        ({"knob_share": 1.5}, "knob_share must lie in 0..1"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_cannot_work_is_refused(tmp_path: Path, changes: dict[str, Any], line: str) -> None:

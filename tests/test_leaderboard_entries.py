@@ -39,7 +39,7 @@ def trial(
         name, f"h{slot}", "s", {}, status,
         speedup=Estimate(speed, speed, speed), accuracy=Estimate(kept, kept, kept), density=1 / speed,
         outcomes=outcomes, speed_samples=samples, answers=4 * len(right), contexts=len(right),
-        conditions={"device": "cpu", "speed": "measured" if spread else "predicted"},
+        conditions={"device": "cpu", "predicted_device": "gpu", "speed": "measured" if spread else "predicted"},
     )  # fmt: skip
     arm = Arm("grammar" if new else "seed", "x")
     return Trial(slot, arm, Proposal("", name, arm.proposer, "x"), f"h{slot}", name if new else PUBLISHED, verdict)
@@ -163,7 +163,7 @@ def test_json_and_csv_carry_the_promised_columns() -> None:
     row = next(row for row in data["entries"] if row["name"] == "Better")
     assert {"id", "name", "on_frontier", "frontier_probability", "speedup", "accuracy", "density", "device"} <= set(row)
     assert set(row["speedup"]) == set(row["accuracy"]) == {"value", "low", "high"}
-    assert row["device"] == "cpu" and row["speed"] == "predicted" and row["beats_seed"]["id"] == "t0001"
+    assert row["device"] == "gpu" and row["speed"] == "predicted" and row["beats_seed"]["id"] == "t0001"
     rows = list(csv.DictReader(io.StringIO(made.to_csv())))
     assert [line["name"] for line in rows] == [entry.name for entry in made.entries]
     assert rows[1]["beats_seed"] == "t0001" and float(rows[1]["speedup_low"]) == 3.0

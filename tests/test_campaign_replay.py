@@ -1,0 +1,126 @@
+"""What was paid for once is not paid for again: chats cut off by a kill, and whole campaigns replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from campaign_fakes import FakeEvaluator, config
+
+from vortexlab.agent import assemble
+from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.proposers import llm
+from vortexlab.agent.proposers.llm import Completion, LLMConfig
+from vortexlab.agent.run import Run
+from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.verdict import Verdict
+
+PROGRAM = """
+@program(page=16)
+class Answer{n}:
+    budget = knob.int(4, 512, log=True, default={n})
+    def summarize(k):
+        return dict(c=k.mean(token))
+    def score(q, s):
+        return (dot(q, s.c, channel).max(head) + {n}) * {n}
+    def select(score):
+        return topk(score, budget) | first({n}) | last(2)
+"""
+
+
+class Killed(BaseException):
+    """Ends the controller where it stands, as a signal would."""
+
+
+class Model:
+    """An endpoint that counts its calls: prose first, then a program; dies at call number `dies`."""
+
+    label = "live"
+
+    def __init__(self, dies: int = 0):
+        self.calls, self.dies = 0, dies
+
+    def complete(self, request: Mapping[str, Any]) -> Completion:
+        self.calls += 1
+        if self.calls == self.dies:
+            raise Killed
+        if len(request["messages"]) == 2:
+            return Completion("let me think", 100)
+        return Completion(f"```python{PROGRAM.format(n=request['seed'] % 97 + 4)}```", 50)
+
+
+def settings(runs: Path, **changes: Any) -> CampaignConfig:
+    model = LLMConfig("scripted", calls=50, repairs=1)
+    return config(
+        runs, evaluations=8, proposers=("llm",), seeds=("dense", "quest"), budget_points=(), structure_share=1.0,
+        llm=model, **changes,
+    )  # fmt: skip
+
+
+def test_a_chat_that_a_kill_cut_off_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Model()
+    monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: alone)
+    Campaign(settings(tmp_path / "alone"), evaluator=FakeEvaluator()).run()
+    one = Run.open("run", tmp_path / "alone")
+    assert one.progress().calls == alone.calls and one.progress().tokens == 75 * alone.calls
+
+    dying = Model(dies=4)  # the repair of the second chat
+    monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: dying)
+    with pytest.raises(Killed):
+        Campaign(settings(tmp_path / "killed"), evaluator=FakeEvaluator()).run()
+    again = Model()
+    monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: again)
+    Campaign.resume("run", tmp_path / "killed", evaluator=FakeEvaluator()).run()
+    other = Run.open("run", tmp_path / "killed")
+    assert [t.proposal for t in other.trials] == [t.proposal for t in one.trials]
+    assert dying.calls - 1 + again.calls == alone.calls
+    assert other.progress().tokens == one.progress().tokens
+    keys = [event.data["key"] for event in other.events("exchange")]
+    assert keys == [event.data["key"] for event in one.events("exchange")]
+
+
+class Measured(FakeEvaluator):
+    """Never measures the same twice, as a real clock."""
+
+    count = 0
+
+    def evaluate(self, source: str, knobs: dict[str, Any] | None = None, *, fidelity: str = "full") -> Verdict:
+        Measured.count += 1
+        verdict = super().evaluate(source, knobs, fidelity=fidelity)
+        return replace(verdict, seconds=1.0 + Measured.count / 7, conditions={"device": "cpu", "speed": "measured"})
+
+
+def test_a_replay_reproduces_a_measured_campaign_without_calls_or_measurements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: Model())
+    Campaign(settings(tmp_path), evaluator=Measured()).run()
+
+    def refuse(config: LLMConfig) -> Model:
+        raise AssertionError("a replay must not make an endpoint")
+
+    monkeypatch.setattr(llm, "OpenAIEndpoint", refuse)
+    idle = Measured()
+    Campaign(settings(tmp_path, name="again", replay="run"), evaluator=idle).run()
+    live, again = Run.open("run", tmp_path), Run.open("again", tmp_path)
+    assert again.leaderboard().to_json() == {**live.leaderboard().to_json(), "run": "again"}
+    assert not idle.calls
+    assert {event.data["from_run"] for event in again.events("verdict")} == {"run"}
+
+
+def test_a_replay_under_other_conditions_measures_for_itself(tmp_path: Path) -> None:
+    Campaign(config(tmp_path, evaluations=4), evaluator=FakeEvaluator()).run()
+    elsewhere = FakeEvaluator(environment="elsewhere")
+    Campaign(config(tmp_path, name="again", evaluations=4, replay="run"), evaluator=elsewhere).run()
+    assert len(elsewhere.calls) == 4
+    with pytest.raises(VortexError, match="there is no run 'gone'"):
+        Campaign(config(tmp_path, name="third", replay="gone"), evaluator=FakeEvaluator()).run()
+
+
+def test_the_task_tells_the_conditions() -> None:
+    text = assemble.task_text(CampaignConfig(name="x"))
+    assert "measured on cpu" in text and "4096 tokens" in text
