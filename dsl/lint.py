@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from vortexlab.dsl.errors import Diagnostic
-from vortexlab.dsl.graph import Value
 from vortexlab.dsl.ir import KnobRef, Program
 from vortexlab.dsl.outline import Outline
 from vortexlab.dsl.places import Place
-from vortexlab.dsl.rules import Graph
 
 _STATIC = ("first", "last", "stride", "everything")
 #: Selectors that choose among candidates, with their number of inputs before `among`.
@@ -19,25 +17,21 @@ _CHOOSING = {"topk": 2, "topp": 4, "above": 3, "random": 1}
 def unused_names(
     program: Program,
     outline: Outline,
-    fields: Mapping[str, Value],
-    graph: Graph,
-    scores: Iterable[str],
+    returned: Mapping[str, Mapping[str, Place]],
     used: set[str],
     variables: Iterable[tuple[str, Place]],
 ) -> list[Diagnostic]:
-    """Summaries, scores, knobs, constants and variables that the selection does not depend on."""
+    """Summaries, scores, knobs, constants and variables that the selection does not depend on.
+
+    `returned` are the names that each method returns, with their places; `used` what was read anywhere.
+    """
     found = []
-    for name, value in fields.items():
+    for name, place in returned["summarize"].items():
         if name not in program.fields:
-            node = graph.nodes[value.index]
-            found.append(
-                _warning(
-                    "unused-summary", f"the selection does not depend on summary {name}", Place(node.line, node.column)
-                )
-            )
-    for name in scores:
+            found.append(_warning("unused-summary", f"the selection does not depend on summary {name}", place))
+    for name, place in returned["score"].items():
         if f"score.{name}" not in used:
-            found.append(_warning("unused-score", f"select does not read score.{name}", outline.place))
+            found.append(_warning("unused-score", f"select does not read score.{name}", place))
     live = {str(node.attrs["name"]) for node in program.nodes if node.op == "knob"}
     live |= {v.name for node in program.nodes for v in node.attrs.values() if isinstance(v, KnobRef)} | {"page"}
     for name in outline.knobs:

@@ -258,8 +258,9 @@ def _cell(code: str) -> str:
 def _limits() -> str:
     return (
         f"At most {limits.MAX_BYTES} bytes, {limits.MAX_LINE} characters a line, {limits.MAX_TOKENS} tokens, "
-        f"of syntax, {limits.MAX_NUMBER} characters a number, {limits.MAX_NAME} a name, {MAX_PROGRAM_NODES} operations. "
-        f"of syntax, {limits.MAX_NUMBER} characters a number, {limits.MAX_NAME} a name, and {MAX_PROGRAM_NODES} "
+        f"{limits.MAX_STATEMENT} tokens a statement, {limits.MAX_BRACKETS} levels of brackets, "
+        f"{limits.MAX_DEPTH} levels of syntax, {limits.MAX_NUMBER} characters a number, {limits.MAX_NAME} a name, "
+        f"{MAX_PROGRAM_NODES} operations. "
         "Names are ASCII; docstrings and comments are in Unicode normal form C without invisible "
         "characters; there is no encoding declaration. All of this is checked before the text meets Python's parser."
     )

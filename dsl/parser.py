@@ -94,6 +94,7 @@ class _Reader:
         self.axes = set(RESERVED_AXES)
         self.used: set[str] = set()
         self.unused: list[tuple[str, Place]] = []
+        self.returned: dict[str, dict[str, Place]] = {"summarize": {}, "score": {}, "select": {}}
         self._constants: dict[tuple[str, str], Value | Text | None] = {}
         self._names = self._class_names()
 
@@ -109,8 +110,7 @@ class _Reader:
         program = self._assemble(fields, output)
         if self._has_error():
             return None
-        scores = score.members or () if isinstance(score, Record) else ()
-        self.findings += unused_names(program, self.outline, fields, self.graph, scores, self.used, self.unused)
+        self.findings += unused_names(program, self.outline, self.returned, self.used, self.unused)
         self.findings += spent_on_forced(program)
         return program
 
@@ -176,6 +176,7 @@ class _Reader:
         made = tracer.run(method)
         self.findings += tracer.findings
         self.used |= tracer.used
+        self.returned[name] = tracer.returned
         self.unused += [(local, place) for local, place in tracer.assigned.items() if local not in tracer.used]
         return made
 

@@ -20,7 +20,11 @@ from vortexlab.dsl.words import METHOD_PARAMETERS, refused
 
 
 class Tracer(Expressions):
-    """Evaluates one method, statement by statement. `assigned` are its variables, with the place of the first value."""
+    """Evaluates one method, statement by statement.
+
+    `assigned` are its variables, with the place of the first value; `returned` are the names of the mapping that it
+    returns, with the places of their values.
+    """
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class Tracer(Expressions):
     ):
         super().__init__(graph, scope, axes, knobs, method)
         self.assigned: dict[str, Place] = {}
+        self.returned: dict[str, Place] = {}
         self._fixed = frozenset(scope)
 
     def run(self, method: ast.FunctionDef) -> Returned | None:
@@ -128,6 +133,7 @@ class Tracer(Expressions):
         made: dict[str, Value] = {}
         failed = False
         for key, value in pairs:
+            self.returned[key] = place_of(value)
             item = self._attempt(lambda value=value: self.value(value))  # type: ignore[misc]
             failed = failed or item is None
             if isinstance(item, Value):
