@@ -1,0 +1,191 @@
+"""The source of a program's kernels, written from its schedule.
+
+One module of source holds: `summarize`, which reads every token of a page once and writes all its summaries; the map
+kernels, which compute what a page contributes to the choice; and `choose`, which makes the choice. Names are minted
+here; the only things taken from a program are numbers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.kernels.gpu.choose import write_choose
+from vortexlab.kernels.gpu.emit import PAGE_DIM, Coords, Dim, Value, coords
+from vortexlab.kernels.gpu.graph import Graph, MapKernel, Schedule, lower, schedule
+from vortexlab.kernels.gpu.values import Dtypes, KernelText
+
+_HEADER = '''"""Kernels generated from a program's typed form; not meant to be edited."""
+
+import triton
+import triton.language as tl
+
+from vortexlab.kernels.gpu.device import (
+    as_count, chosen, digit_counts, edge_page, floor_divide, floor_mod, mass_cut, next_cut, order_key, page_unit,
+    product_operand, random_key, round_bf16, sigmoid, tanh, ties_needed, to_int, token_offset, top_cut,
+)
+
+PAGE = tl.constexpr({page})  # tokens
+KV_HEADS = tl.constexpr({kv_heads})
+GROUP = tl.constexpr({group})  # query heads of one KV head
+CHANNELS = tl.constexpr({head_dim})
+'''
+
+_STORAGE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One generated kernel: its parameters in order, and the elements of its largest tile per page."""
+
+    name: str
+    params: tuple[str, ...]
+    largest: int
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The generated module of one program on one layer geometry and pair of precisions.
+
+    `choose` is generated twice: for rows that one tile holds, and for any row.
+    """
+
+    graph: Graph
+    plan: Schedule
+    text: str
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    field_dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+
+
+def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> Kernels:
+    """Writes the kernels of a bound program. `kv_dtype`, `q_dtype`: bf16, fp16 or fp32.
+
+    Raises `VortexError` when a value is too large for a tile.
+    """
+    with _deep_recursion():
+        graph = lower(program, static)
+        plan = schedule(graph)
+        stored = kv_dtype if program.summary_dtype == "kv" else program.summary_dtype
+        dtypes = Dtypes(kv_dtype, stored, q_dtype)
+        texts: list[KernelText] = []
+        if graph.fields:
+            texts.append(_summarize(graph, dtypes))
+        texts += [_map(graph, plan, number, dtypes) for number in range(len(plan.maps))]
+        texts += [write_choose(graph, plan, dtypes, whole) for whole in (True, False)]
+    header = _HEADER.format(
+        page=program.page_size, kv_heads=static.kv_heads, group=static.group, head_dim=static.head_dim
+    )
+    return Kernels(
+        graph, plan, header + "".join(text.source() for text in texts),
+        {text.name: Kernel(text.name, tuple(text.params), text.emitter.largest) for text in texts},
+        {name: _STORAGE[stored] for name in graph.fields},
+    )  # fmt: skip
+
+
+@contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """A program may be a chain of thousands of operations; writing one follows the chain."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 50_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def _summarize(graph: Graph, dtypes: Dtypes) -> KernelText:
+    """One program per page and KV head; reads k and v once and writes every summary."""
+    kernel = KernelText("summarize", graph, set(), dtypes)
+    w, e = kernel.writer, kernel.emitter
+    for name in ("k", "k_block", "k_head", "k_token", "v", "v_block", "v_head", "v_token"):
+        kernel.param(name)
+    for name in ("table", "table_row", "lengths", "pages_per_row", "BLOCK: tl.constexpr", "NEWEST: tl.constexpr"):
+        kernel.param(name)
+    for line in (
+        "kv_head = tl.program_id(1)",
+        "if NEWEST:  # the page that the newest token completed, if it did",
+        "    request = tl.program_id(0)",
+        "    logical = tl.load(lengths + request) // PAGE - 1",
+        "    complete = (logical >= 0) & (tl.load(lengths + request) % PAGE == 0)",
+        "else:  # every complete page",
+        "    request = tl.program_id(0) // pages_per_row",
+        "    logical = tl.program_id(0) % pages_per_row",
+        "    complete = logical < tl.load(lengths + request) // PAGE",
+        "if not complete:",
+        "    return",
+        "blocks = table + request.to(tl.int64) * table_row",
+        "unit = page_unit(blocks, logical, True, PAGE, BLOCK)",
+    ):
+        w.line(line)
+    for number, index in enumerate(graph.fields.values()):
+        op = graph.ops[index]
+        dims = {axis: Dim(kernel.axes.get(axis, axis), op.sizes[axis]) for axis in op.axes}
+        at = coords(**{axis: ((dim, 1),) for axis, dim in dims.items()})
+        value = e.broadcast(e.eval(index, at), tuple(dims.values()))
+        kernel.param(f"f{number}")
+        mask = e.mask(value.dims)
+        steps = [(((dims[axis], 1),), stride) for axis, stride in zip(op.axes, kernel.strides(op), strict=True)]
+        at_text = e.offset(steps, value.dims)
+        rounded = {"bf16": f"round_bf16({value.text})", "fp16": f"{value.text}.to(tl.float16)"}.get(
+            dtypes.summary, value.text
+        )
+        target = f"f{number} + (unit * KV_HEADS + kv_head) * {kernel.rest(op)} + {at_text}"
+        w.line(f"tl.store({target}, {rounded}" + (f", mask={mask})" if mask else ")"))
+    return kernel
+
+
+def _map(graph: Graph, plan: Schedule, number: int, dtypes: Dtypes) -> KernelText:
+    """One map kernel: strides over the live pages of one request and KV head."""
+    step: MapKernel = plan.maps[number]
+    before = {i for earlier in plan.maps[:number] for i in earlier.stores + earlier.partials}
+    kernel = KernelText(f"map{number}", graph, before, dtypes)
+    w, e = kernel.writer, kernel.emitter
+    kernel.request_head("tl.program_id(1).to(tl.int64)", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)")
+    kernel.param("capacity")
+    page_at = ((PAGE_DIM, 1),)
+    sums: list[tuple[int, Value]] = []
+    finish: list[str] = []
+    for index in step.partials:
+        op = graph.ops[index]
+        dims = kernel.dims(op)
+        total = e.assign(f"tl.full([{', '.join(d.extent for d in dims)}], {kernel.identity(op)}, tl.float32)", dims)
+        sums.append((index, total))
+    w.open()
+    w.line("page = start + tl.arange(0, TILE)")
+    w.line("live = page < own")
+    for index in step.stores:
+        op = graph.ops[index]
+        dims = kernel.dims(op)
+        at: Coords = coords(**{axis: ((dim, 1),) for axis, dim in zip(op.axes, dims, strict=True)})
+        value = e.broadcast(e.eval(index, at), dims)
+        name = kernel.param(f"b{index}")
+        place = kernel.buffer_offset(op, dict(at), value.dims)
+        w.line(f"tl.store({name} + {place}, {value.text}, mask={e.mask(value.dims)})")
+    for index, total in sums:
+        op = graph.ops[index]
+        at = coords(page=page_at, **{axis: ((dim, 1),) for axis, dim in zip(op.axes, kernel.dims(op), strict=True)})
+        tile = kernel.reduce_tile(op, e.eval(op.inputs[0], at), total.dims)
+        w.line(kernel.accumulate(op, total.text, tile))
+        name = kernel.param(f"p{index}")
+        rest = kernel.rest(op)
+        strides = [(((dim, 1),), stride) for dim, stride in zip(total.dims, kernel.strides(op), strict=True)]
+        place = e.offset(strides, total.dims)
+        mask = e.mask(total.dims)
+        finish.append(
+            f"tl.store({name} + (row * tl.num_programs(0) + tl.program_id(0)) * {rest} + {place}, {total.text}"
+            + (f", mask={mask})" if mask else ")")
+        )
+    lines = w.close()
+    w.line("for start in range(tl.program_id(0) * TILE, own, tl.num_programs(0) * TILE):")
+    for line in lines:
+        w.line("    " + line)
+    for line in finish:
+        w.line(line)
+    kernel.param("TILE: tl.constexpr")
+    kernel.param("BLOCK: tl.constexpr")
+    return kernel

@@ -1,0 +1,208 @@
+"""Device functions that the generated kernels call.
+
+Page order is decided on 32-bit keys: a larger key comes first, equal keys are taken in page order, and key 0 is
+never chosen. `cut` and `edge` describe a choice: the keys above `cut`, and those equal to it on pages below `edge`.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+from __future__ import annotations
+
+import os
+
+import triton
+import triton.language as tl
+
+#: True where Triton runs in its interpreter, whose bf16 conversions truncate and whose bf16 products are wrong.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+_INTERPRETED = tl.constexpr(INTERPRETED)
+
+
+@triton.jit
+def round_bf16(x):
+    """fp32 to the nearest bf16, ties to even."""
+    if _INTERPRETED:
+        bits = x.to(tl.uint32, bitcast=True)
+        even = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        return tl.where(x == x, even, 0x7FC00000).to(tl.uint32).to(tl.float32, bitcast=True).to(tl.bfloat16)
+    else:
+        return x.to(tl.bfloat16)
+
+
+@triton.jit
+def product_operand(x):
+    """An operand of a matrix product as it was stored; fp32 in the interpreter."""
+    if _INTERPRETED:
+        return x.to(tl.float32)
+    else:
+        return x
+
+
+@triton.jit
+def page_unit(table, page, live, PAGE: tl.constexpr, BLOCK: tl.constexpr):
+    """Physical page of each logical page of one request, whose row of the block table is `table`; int64."""
+    if PAGE > BLOCK:
+        return tl.load(table + (page + 1) * (PAGE // BLOCK) - 1, mask=live, other=0).to(tl.int64)
+    else:
+        block = tl.load(table + page // (BLOCK // PAGE), mask=live, other=0).to(tl.int64)
+        return block * (BLOCK // PAGE) + page % (BLOCK // PAGE)
+
+
+@triton.jit
+def token_offset(table, position, live, block_stride, token_stride, BLOCK: tl.constexpr):
+    """Offset of each token position of one request inside a pool of blocks; int64."""
+    block = tl.load(table + position // BLOCK, mask=live, other=0).to(tl.int64)
+    return block * block_stride + (position % BLOCK) * token_stride
+
+
+@triton.jit
+def order_key(score, allowed):
+    """Sort key of each score: monotone, -0 equal to +0, and 0 for -inf, NaN and pages that are not allowed."""
+    score = tl.where(score == 0.0, 0.0, score)
+    bits = score.to(tl.uint32, bitcast=True)
+    key = tl.where((bits >> 31) != 0, ~bits, bits | 0x80000000)
+    return tl.where(allowed & (score > float("-inf")), key, 0).to(tl.uint32)
+
+
+@triton.jit
+def mix(x):
+    """One round of the counter-based hash behind `random`; wraps around at 32 bits."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D).to(tl.uint32)
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B).to(tl.uint32)
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def random_key(seed, salt, layer, kv_head, page, position, allowed):
+    """Sort key of a random choice: the smallest hash first."""
+    h = mix(tl.full((), seed, tl.uint32) ^ 0x9E3779B9)
+    h = mix(h ^ tl.full((), salt, tl.uint32))
+    h = mix(h ^ tl.full((), layer, tl.uint32))
+    h = mix(h ^ kv_head.to(tl.uint32))
+    h = mix(h ^ page.to(tl.uint32))
+    h = mix(h ^ position.to(tl.uint32))
+    return tl.where(allowed, tl.maximum(~h, 1), 0).to(tl.uint32)
+
+
+@triton.jit
+def digit_counts(key, cut, shift):
+    """How many keys reach each of the three candidates for the next two bits of a cut, packed in 20-bit fields."""
+    one = tl.full((), 1, tl.uint32)
+    reach = (key >= (cut | (one << shift))).to(tl.int64)
+    reach += (key >= (cut | (2 * one << shift))).to(tl.int64) << 20
+    reach += (key >= (cut | (3 * one << shift))).to(tl.int64) << 40
+    return tl.sum(reach, 0)
+
+
+@triton.jit
+def next_cut(cut, counts, n, shift):
+    """The cut with its next two bits: the largest value that at least `n` keys reach."""
+    digit = ((counts & 0xFFFFF) >= n).to(tl.uint32)
+    digit += (((counts >> 20) & 0xFFFFF) >= n).to(tl.uint32)
+    digit += ((counts >> 40) >= n).to(tl.uint32)
+    return cut | (digit << shift)
+
+
+@triton.jit
+def top_cut(key, n):
+    """The largest cut that at least `n` keys reach; 0 when there are fewer keys."""
+    cut = tl.full((), 0, tl.uint32)
+    for step in range(16):
+        shift = 30 - 2 * step
+        cut = next_cut(cut, digit_counts(key, cut, shift), n, shift)
+    return cut
+
+
+@triton.jit
+def edge_page(key, page, cut, need, before):
+    """One past the page of the `need`-th key equal to `cut`, given `before` of them on earlier tiles; 0 if none."""
+    tie = key == cut
+    rank = before + tl.cumsum(tie.to(tl.int32), 0)
+    return tl.max(tl.where(tie & (rank <= need), page + 1, 0), 0)
+
+
+@triton.jit
+def mass_cut(key, weight, p, n):
+    """The largest cut such that the keys reaching it number `n` or weigh `p`; 0 when none does."""
+    cut = tl.full((), 0, tl.uint32)
+    for step in range(32):
+        candidate = cut | (tl.full((), 1, tl.uint32) << (31 - step))
+        reach = key >= candidate
+        mass = tl.sum(tl.where(reach, weight, 0.0), 0)
+        cut = tl.where((mass >= p) | (tl.sum(reach.to(tl.int32), 0) >= n), candidate, cut)
+    return cut
+
+
+@triton.jit
+def ties_needed(p, above_mass, weight, n, above_count):
+    """How many keys equal to the cut a mass choice takes: while the mass before one is under `p`, `n` in all."""
+    wanted = tl.where(weight > 0.0, tl.ceil((p - above_mass) / weight), 2147480000.0)
+    wanted = tl.minimum(tl.maximum(wanted, 0.0), 2147480000.0).to(tl.int32)
+    return tl.minimum(wanted, n - above_count)
+
+
+@triton.jit
+def chosen(key, page, cut, edge):
+    """Membership that `cut` and `edge` describe."""
+    return (key > 0) & ((key > cut) | ((key == cut) & (page < edge)))
+
+
+@triton.jit
+def as_count(x, own):
+    """A selector's count, clipped to the candidates."""
+    return tl.minimum(tl.maximum(x, 0), own).to(tl.int32)
+
+
+@triton.jit
+def to_int(x):
+    """A whole float scalar as an int: NaN becomes 0, magnitudes end at 2**30."""
+    x = tl.where(x == x, x, 0.0)
+    return tl.minimum(tl.maximum(x, -1073741824.0), 1073741824.0).to(tl.int64)
+
+
+@triton.jit
+def floor_divide(a, b):
+    """Integer quotient rounded down; 0 when dividing by 0."""
+    a = tl.full((), 0, tl.int64) + a
+    b = tl.full((), 0, tl.int64) + b
+    divisor = tl.where(b == 0, 1, b)
+    quotient = a // divisor
+    quotient = tl.where((a % divisor != 0) & ((a < 0) != (divisor < 0)), quotient - 1, quotient)
+    return tl.where(b == 0, 0, quotient)
+
+
+@triton.jit
+def floor_mod(a, b):
+    """Integer remainder with the sign of `b`; 0 when dividing by 0."""
+    return tl.where(b == 0, 0, a - floor_divide(a, b) * b)
+
+
+@triton.jit
+def sigmoid(x):
+    return tl.div_rn(1.0, 1.0 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    e = tl.exp(-2.0 * tl.abs(x))
+    y = tl.div_rn(1.0 - e, 1.0 + e)
+    return tl.where(x < 0, -y, y)
+
+
+@triton.jit
+def combine_partials(partials, out, parts, identity, REST: tl.constexpr, TILE: tl.constexpr, HOW: tl.constexpr):
+    """Finishes a reduction over pages: `partials` [rows, parts, REST] to `out` [rows, REST]."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    total = tl.full([TILE], identity, tl.float32)
+    for part in range(parts):
+        x = tl.load(partials + (row * parts + part) * REST + at, mask=at < REST, other=0.0)
+        if HOW == "sum":
+            total = total + x
+        elif HOW == "max":
+            total = tl.maximum(total, x)
+        else:
+            total = tl.minimum(total, x)
+    tl.store(out + row * REST + at, total, mask=at < REST)

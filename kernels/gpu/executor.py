@@ -1,0 +1,219 @@
+"""Runs a program through its generated kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from vortexlab.dsl.bounds import page_bound
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.scalars import scalar_value
+from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.gpu import launch
+from vortexlab.kernels.gpu.attention import attend, processors
+from vortexlab.kernels.gpu.codegen import Kernel, Kernels, generate
+from vortexlab.kernels.gpu.device import INTERPRETED, combine_partials
+from vortexlab.kernels.gpu.modules import load_source
+
+_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+@dataclass
+class TritonState:
+    """Summaries by physical page: one tensor [pages, kv_heads, axes...] per live field; `lists` is decode's own."""
+
+    fields: dict[str, Tensor]
+    lists: PageLists | None = None
+
+
+@dataclass
+class TritonExecutor:
+    """The `Executor` of kernels/executor.py on generated Triton kernels.
+
+    Tensors must be on a GPU, or anywhere when Triton runs in its interpreter (``TRITON_INTERPRET=1``). No step reads
+    a tensor back to the host, and every grid follows from the capacity of the cache, so steps can be captured in a
+    CUDA graph. The lists that `decode` returns are overwritten by the next `decode` of the same state.
+    """
+
+    program: Program
+    static: Static
+    _kernels: dict[tuple[str, str], tuple[Kernels, ModuleType]] = field(default_factory=dict, repr=False)
+    _tables: dict[tuple[Any, ...], dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    _bounds: dict[int, int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.program.is_bound:
+            raise VortexError(f"program {self.program.name}: bind its knobs before running it")
+
+    # kernels and their arguments
+
+    def kernels(self, kv: torch.dtype, q: torch.dtype) -> tuple[Kernels, ModuleType]:
+        """The generated kernels for a cache and a query of the given precisions."""
+        for dtype in (kv, q):
+            if dtype not in _NAMES:
+                raise VortexError(f"generated kernels take bf16, fp16 or fp32 tensors, not {dtype}")
+        key = (_NAMES[kv], _NAMES[q])
+        if key not in self._kernels:
+            kernels = generate(self.program, self.static, *key)
+            self._kernels[key] = (kernels, load_source(kernels.text))
+        return self._kernels[key]
+
+    def _check(self, cache: PagedKV) -> None:
+        if cache.k.device.type == "cpu" and not INTERPRETED:
+            raise VortexError(
+                "the triton executor needs a GPU; set TRITON_INTERPRET=1 to run its interpreter on the CPU"
+            )
+        if (cache.kv_heads, cache.head_dim) != (self.static.kv_heads, self.static.head_dim):
+            raise VortexError(
+                f"the cache has {cache.kv_heads} KV heads of {cache.head_dim} channels, the executor was made for "
+                f"{self.static.kv_heads} of {self.static.head_dim}"
+            )
+        cache.blocks_per_page(self.program.page_size)
+
+    def _exact(self, kernels: Kernels, cache: PagedKV) -> dict[str, Tensor]:
+        """Tables of the exact scalars that vary with the step, by length or by pages."""
+        size = cache.capacity
+        key = (id(kernels), size, cache.k.device)
+        if key not in self._tables:
+            page, tables = self.program.page_size, {}
+            for index, by in kernels.graph.exact.items():
+                if isinstance(by, str):
+                    origin = kernels.graph.ops[index].origin
+                    steps = range(1, size + 1) if by == "length" else range(1, size + page, page)
+                    numbers = [scalar_value(self.program, origin, self.static, step) for step in steps]
+                    dtype = torch.float32 if kernels.graph.ops[index].kind == "float" else torch.int64
+                    tables[f"t{index}"] = torch.tensor([0, *numbers], dtype=torch.float64).to(dtype).to(cache.k.device)
+            self._tables[key] = tables
+        return self._tables[key]
+
+    def most(self, cache: PagedKV) -> int:
+        """Entries that the longest list of this program can have in this cache."""
+        if cache.capacity not in self._bounds:
+            pages = -(-cache.capacity // self.program.page_size)
+            self._bounds[cache.capacity] = min(pages, page_bound(self.program, self.static, cache.capacity))
+        return self._bounds[cache.capacity]
+
+    @staticmethod
+    def _launch(
+        module: ModuleType, kernel: Kernel, grid: tuple[int, ...], have: dict[str, Any], **options: Any
+    ) -> None:
+        names = [name.partition(":")[0] for name in kernel.params]
+        getattr(module, kernel.name)[grid](**{name: have[name] for name in names}, **options)
+
+    # the Executor protocol
+
+    def new_state(self, cache: PagedKV) -> TritonState:
+        """Storage for the summaries of every physical page of the cache's pool."""
+        self._check(cache)
+        kernels, _ = self.kernels(cache.k.dtype, cache.k.dtype)
+        units = cache.physical_pages(self.program.page_size)
+        fields = {}
+        for name, index in kernels.graph.fields.items():
+            op = kernels.graph.ops[index]
+            shape = (units, cache.kv_heads, *(op.sizes[axis] for axis in op.axes))
+            fields[name] = torch.empty(shape, dtype=kernels.field_dtypes[name], device=cache.k.device)
+        return TritonState(fields)
+
+    def summarize(self, state: TritonState, cache: PagedKV, pages: Tensor | None = None) -> None:
+        """Writes the summaries of all complete pages of the table.
+
+        A page's tokens are found through the table, so `pages` (physical pages) only limits what must be written;
+        writing a complete page again changes nothing, and all of them are written.
+        """
+        per_row = cache.capacity // self.program.page_size
+        self._summarize(state, cache, newest=False, programs=cache.batch * per_row, per_row=per_row)
+
+    def update(self, state: TritonState, cache: PagedKV) -> None:
+        """After an append: writes the summaries of the pages that the newest token completed."""
+        self._summarize(state, cache, newest=True, programs=cache.batch, per_row=1)
+
+    def _summarize(self, state: TritonState, cache: PagedKV, newest: bool, programs: int, per_row: int) -> None:
+        self._check(cache)
+        if not state.fields or not programs:
+            return
+        kernels, module = self.kernels(cache.k.dtype, cache.k.dtype)
+        k, v = cache.k.stride(), cache.v.stride()
+        have: dict[str, Any] = {
+            "k": cache.k, "k_block": k[0], "k_head": k[1], "k_token": k[2],
+            "v": cache.v, "v_block": v[0], "v_head": v[1], "v_token": v[2],
+            "table": cache.table, "table_row": cache.table.stride(0), "lengths": cache.lengths,
+            "pages_per_row": per_row, "BLOCK": cache.block, "NEWEST": newest,
+        } | {f"f{i}": tensor for i, tensor in enumerate(state.fields.values())}  # fmt: skip
+        kernel = kernels.kernels["summarize"]
+        self._launch(module, kernel, (programs, cache.kv_heads), have, num_warps=launch.warps(kernel.largest))
+
+    def select(self, q: Tensor, state: TritonState, cache: PagedKV) -> PageLists:
+        """The pages that each row's query reads. `q`: [batch, query_heads, channel], after norm and RoPE."""
+        return self._select(q, state, cache, self._new_lists(q, cache))
+
+    def _new_lists(self, q: Tensor, cache: PagedKV) -> PageLists:
+        lists = self.kernels(cache.k.dtype, q.dtype)[0].graph.lists
+        shape = (cache.batch, cache.kv_heads, lists)
+        return PageLists(
+            torch.full((*shape, self.most(cache)), -1, dtype=torch.int32, device=q.device),
+            torch.zeros(shape, dtype=torch.int32, device=q.device),
+        )
+
+    def _select(self, q: Tensor, state: TritonState, cache: PagedKV, lists: PageLists) -> PageLists:
+        self._check(cache)
+        kernels, module = self.kernels(cache.k.dtype, q.dtype)
+        graph, device = kernels.graph, q.device
+        if q.stride(2) != 1:
+            q = q.contiguous()
+        rows, capacity = cache.batch * cache.kv_heads, -(-cache.capacity // self.program.page_size)
+        have: dict[str, Any] = {
+            "q": q, "q_row": q.stride(0), "q_head": q.stride(1), "table": cache.table,
+            "table_row": cache.table.stride(0), "lengths": cache.lengths, "capacity": capacity, "BLOCK": cache.block,
+            "layer": self.static.layer, "pages": lists.pages, "counts": lists.counts, "most": lists.pages.shape[3],
+        }  # fmt: skip
+        have |= {f"f{i}": tensor for i, tensor in enumerate(state.fields.values())} | self._exact(kernels, cache)
+        for number, step in enumerate(kernels.plan.maps):
+            kernel = kernels.kernels[f"map{number}"]
+            constants, warps = launch.shape(kernel, capacity)
+            parts = max(1, min(-(-capacity // constants["TILE"]), -(-8 * processors(device) // rows)))
+            for index in step.stores:
+                heads = graph.ops[index].sizes.get("head", 1)
+                have[f"b{index}"] = torch.empty(rows * heads * capacity, dtype=torch.float32, device=device)
+            rest = {index: _rest(kernels, index) for index in step.partials}
+            for index, size in rest.items():
+                have[f"p{index}"] = torch.empty(rows * parts * size, dtype=torch.float32, device=device)
+            self._launch(module, kernel, (parts, rows), have | constants, num_warps=warps)
+            for index, size in rest.items():
+                have[f"r{index}"] = torch.empty(rows * size, dtype=torch.float32, device=device)
+                how = str(graph.ops[index].attrs["how"])
+                identity = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}[how]
+                width = min(256, triton.next_power_of_2(size))
+                combine_partials[(rows, -(-size // width))](
+                    have[f"p{index}"], have[f"r{index}"], parts, identity, REST=size, TILE=width, HOW=how
+                )
+        kernel = kernels.kernels["choose_whole" if capacity < launch.WHOLE_ROW else "choose_tiled"]
+        constants, warps = launch.shape(kernel, capacity)
+        self._launch(module, kernel, (rows * graph.lists,), have | constants, num_warps=warps)
+        return lists
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        """Attention over the listed pages: [batch, query_heads, channel] in q's dtype."""
+        self._check(cache)
+        return attend(q, cache, lists, self.program.page_size, self.static.scale)
+
+    def decode(self, q: Tensor, state: TritonState, cache: PagedKV) -> tuple[Tensor, PageLists]:
+        """`select` and `attend`, with lists that live in the state."""
+        lists, most = state.lists, self.most(cache)
+        if lists is None or lists.pages.shape[0] != cache.batch or lists.pages.shape[3] != most:
+            lists = state.lists = self._new_lists(q, cache)
+        self._select(q, state, cache, lists)
+        return self.attend(q, cache, lists), lists
+
+
+def _rest(kernels: Kernels, index: int) -> int:
+    size = 1
+    for length in kernels.graph.ops[index].sizes.values():
+        size *= length
+    return size

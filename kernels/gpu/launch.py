@@ -1,0 +1,31 @@
+"""Tile sizes and warps of the generated kernels: the same numbers for a launch and for a compilation ahead of time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+
+from vortexlab.kernels.gpu.codegen import Kernel
+
+#: Elements of the largest tile that a map kernel works on at once.
+MAP_ELEMENTS = 8192
+#: Pages up to which the selection kernel keeps a row in registers.
+WHOLE_ROW = 8192
+
+
+def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], int]:
+    """Tile constants and warps of a kernel for rows of at most `capacity` pages."""
+    if kernel.name == "summarize":
+        return {}, warps(kernel.largest)
+    if kernel.name.startswith("map"):
+        tile = max(1, min(128, MAP_ELEMENTS // kernel.largest, triton.next_power_of_2(capacity)))
+        return {"TILE": tile}, warps(kernel.largest * tile)
+    whole = kernel.name == "choose_whole"
+    tile = triton.next_power_of_2(min(capacity + 1, WHOLE_ROW)) if whole else WHOLE_ROW // 2
+    return {"TILE": tile}, max(4, warps(2 * tile))
+
+
+def warps(elements: int) -> int:
+    """Warps for a largest tile of so many elements: about 32 elements a thread."""
+    return max(1, min(16, triton.next_power_of_2(max(1, elements // 1024))))

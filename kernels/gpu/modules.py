@@ -1,0 +1,60 @@
+"""Generated source on disk, named by its content, and imported once per process."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import triton
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import IR_VERSION
+
+
+def cache_dir() -> Path:
+    """Where generated code is kept: ``$VORTEX_CACHE_DIR``, else ``~/.cache/vortexlab``."""
+    return Path(os.environ.get("VORTEX_CACHE_DIR") or Path.home() / ".cache" / "vortexlab") / "kernels"
+
+
+def source_key(text: str) -> str:
+    """Name of a generated module: its text, the language's and Triton's versions."""
+    return hashlib.sha256(f"{IR_VERSION}\0{triton.__version__}\0{text}".encode()).hexdigest()[:32]
+
+
+def store_source(text: str) -> Path:
+    """Writes the text under its name unless it is there; several processes may do so at once.
+
+    Raises `VortexError` when the folder cannot be written.
+    """
+    path = cache_dir() / f"k{source_key(text)}.py"
+    try:
+        if path.is_file() and path.read_text() == text:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise VortexError(
+            f"generated kernels cannot be written to {path.parent} ({error.strerror}); set VORTEX_CACHE_DIR to a "
+            "folder that can be written"
+        ) from error
+    return path
+
+
+def load_source(text: str) -> ModuleType:
+    """The module of a generated text."""
+    name = f"vortexlab_generated_{source_key(text)}"
+    if name not in sys.modules:
+        path = store_source(text)
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]

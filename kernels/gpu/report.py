@@ -1,0 +1,98 @@
+"""What a program's generated kernels use on an architecture, found without having it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.kernels.gpu.codegen import generate
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """One kernel on one architecture.
+
+    `registers`: per thread; `spilled_bytes`: of local memory per thread; `shared_bytes`: per program (thread block);
+    `uses`: of ``tensor core`` and ``asynchronous copy``, those whose instructions occur.
+    """
+
+    kernel: str
+    target: str
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    uses: tuple[str, ...] = ()
+
+
+def compile_report(
+    program: Program,
+    static: Static,
+    targets: Sequence[str] = TARGETS,
+    dtype: str = "bf16",
+    *,
+    seconds: float = 120.0,
+    memory_mb: int = 8192,
+) -> list[KernelReport]:
+    """Compiles every kernel of a bound program for each target, in a process of its own.
+
+    `dtype` (bf16, fp16 or fp32) is that of cache and query. The process may take `seconds` in all and `memory_mb` of
+    address space. Raises `VortexError`, in one line, for an unknown target, for a program whose tiles are too large,
+    that does not compile, or that goes over a limit.
+    """
+    unknown = [target for target in targets if target not in TARGETS]
+    if unknown:
+        raise VortexError(f"unknown target {unknown[0]!r}; choose from {', '.join(TARGETS)}")
+    generate(
+        program, static, dtype, dtype
+    )  # programs that cannot be written at all are refused before a process starts
+    request = {
+        "program": program.to_json(), "static": asdict(static), "targets": list(targets), "dtype": dtype,
+    }  # fmt: skip
+    code, out, err = _run(json.dumps(request), seconds, memory_mb)
+    if code is None:
+        raise VortexError(f"program {program.name}: compiling its kernels took over {seconds:g} s; make it smaller")
+    try:
+        answer = json.loads(out.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        last = err.strip().splitlines()[-1][:200] if err.strip() else "no message"
+        raise VortexError(
+            f"program {program.name}: the compiler ended with status {code} (limit {memory_mb} MB): {last}"
+        ) from None
+    if "error" in answer:
+        raise VortexError(answer["error"])
+    return [KernelReport(**{**item, "uses": tuple(item["uses"])}) for item in answer["reports"]]
+
+
+def _run(request: str, seconds: float, memory_mb: int) -> tuple[int | None, str, str]:
+    """Status, output and errors of the compiling process; the status is None when it ran out of time."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton's default; it warns when nothing is said
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vortexlab.kernels.gpu.aot"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True, preexec_fn=limit,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(request, timeout=seconds)
+        return process.returncode, out, err
+    except subprocess.TimeoutExpired:
+        # The assembler is a child of its own: end the whole session.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return None, "", ""
