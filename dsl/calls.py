@@ -10,7 +10,7 @@ from vortexlab.dsl.declarations import shown, whole_number
 from vortexlab.dsl.graph import Value
 from vortexlab.dsl.ir import DTYPES, INT, PAGE_STAGE, REDUCTIONS, SET, KnobRef, Type
 from vortexlab.dsl.items import Axis, Text
-from vortexlab.dsl.places import Place, place_of
+from vortexlab.dsl.places import Named, Place, place_of
 from vortexlab.dsl.words import BINARY, SELECTORS, UNARY, suggestion
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _bind(name: str, node: ast.Call, place: Place) -> dict[str, ast.expr]:
     return given
 
 
-def _axis(tracer: Expressions, node: ast.expr) -> str:
+def _axis(tracer: Expressions, node: ast.expr) -> Named:
     item = tracer.item(node)
     if not isinstance(item, Axis):
         raise place_of(node).error(
@@ -93,7 +93,7 @@ def _axis(tracer: Expressions, node: ast.expr) -> str:
             expected=", ".join(sorted(tracer.axes)),
             hint="axes have names and no positions",
         )
-    return item.name
+    return Named(item.name, place_of(node))
 
 
 def _how(tracer: Expressions, node: ast.expr, allowed: tuple[str, ...]) -> str | KnobRef:
@@ -144,7 +144,7 @@ def call_method(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> 
         )
     how: str | KnobRef = _how(tracer, node.args[0], REDUCTIONS) if method == "reduce" else method
     for argument in node.args[least - 1 :]:
-        x = tracer.graph.reduce(x, how, _axis(tracer, argument), place_of(argument))
+        x = tracer.graph.reduce(x, how, _axis(tracer, argument), place)
     return x
 
 
@@ -170,7 +170,7 @@ def _rename(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Valu
             hint="x.rename(channel, other)",
         )
     new = _new_axis(tracer, node.args[1].id, place_of(node.args[1]))
-    made = tracer.graph.rename(x, _axis(tracer, node.args[0]), new, place_of(node.args[0]))
+    made = tracer.graph.rename(x, _axis(tracer, node.args[0]), new, place)
     tracer.axes.add(new)
     return made
 
@@ -227,7 +227,7 @@ def _split(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Value
             expected=f"1 to {MAX_PARTS}",
             hint="a page is cut into a few parts",
         )
-    value = tracer.graph.split(x, _axis(tracer, node.args[0]), name, count, place_of(node.args[0]))
+    value = tracer.graph.split(x, _axis(tracer, node.args[0]), name, count, place)
     tracer.axes.add(name)
     misfits = list(
         tracer.graph.sizes[value.index][str(tracer.graph.nodes[value.index].attrs["axis"])].misfits(tracer.knobs)
@@ -273,9 +273,9 @@ def call_function(tracer: Expressions, name: str, node: ast.Call, place: Place) 
     if name == "clamp":
         return graph.binary("minimum", graph.binary("maximum", value("x"), value("low"), place), value("high"), place)
     if name == "dot":
-        return graph.dot(value("a"), value("b"), _axis(tracer, given["axis"]), place_of(given["axis"]))
+        return graph.dot(value("a"), value("b"), _axis(tracer, given["axis"]), place)
     if name == "softmax":
-        return graph.softmax(value("x"), _axis(tracer, given["axis"]), place_of(given["axis"]))
+        return graph.softmax(value("x"), _axis(tracer, given["axis"]), place)
     if name == "share":
         return graph.share(value("score"), _how(tracer, given["how"], _SHARES), place)
     assert name in SELECTORS

@@ -20,7 +20,7 @@ from vortexlab.dsl.ir import (
     Type,
 )  # fmt: skip
 from vortexlab.dsl.ops import OPS
-from vortexlab.dsl.places import Place
+from vortexlab.dsl.places import Named, Place
 from vortexlab.dsl.sizes import Size
 
 RESERVED_AXES = ("page", "head", "token", "channel")
@@ -122,11 +122,11 @@ class Nodes:
                 expected="a number",
             )
 
-    def _has_axis(self, op: str, x: Value, axis: str, place: Place) -> None:
-        if axis not in x.type.axes:
-            raise place.error(
+    def _has_axis(self, op: str, x: Value, axis: Named) -> None:
+        if axis.name not in x.type.axes:
+            raise axis.place.error(
                 "axis-missing",
-                f"{op} over {axis}, but the value has no axis {axis}",
+                f"{op} over {axis.name}, but the value has no axis {axis.name}",
                 found=str(x),
                 expected=f"one of {', '.join(x.type.axes) or 'none (it is a scalar)'}",
                 hint=f"it has the axes {', '.join(x.type.axes)}"

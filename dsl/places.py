@@ -29,6 +29,14 @@ class Place:
         return Finding(Diagnostic(code, message, self.line, self.column, found, expected, hint))
 
 
+@dataclass(frozen=True)
+class Named:
+    """A name, such as that of an axis, and where it is written."""
+
+    name: str
+    place: Place
+
+
 def place_of(node: ast.AST) -> Place:
     return Place(getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1)
 

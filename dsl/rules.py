@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vortexlab.dsl.graph import Nodes, Value
 from vortexlab.dsl.ir import BOOL, DTYPES, FLOAT, INT, SET, KnobRef, Type, ordered
-from vortexlab.dsl.places import Place
+from vortexlab.dsl.places import Named, Place
 from vortexlab.dsl.sizes import Size
 
 
@@ -137,81 +137,82 @@ class Graph(Nodes):
 
     # ---- shape, reductions, contractions
 
-    def split(self, x: Value, axis: str, name: str, size: int | KnobRef, place: Place) -> Value:
+    def split(self, x: Value, axis: Named, name: str, size: int | KnobRef, place: Place) -> Value:
         self._numeric("split", x, place)
-        self._has_axis("split", x, axis, place)
-        if axis not in ("token", "channel"):
-            raise place.error(
+        self._has_axis("split", x, axis)
+        if axis.name not in ("token", "channel"):
+            raise axis.place.error(
                 "split-axis",
-                f"{axis} cannot be split",
+                f"{axis.name} cannot be split",
                 expected="token or channel",
-                found=axis,
+                found=axis.name,
                 hint="only the tokens of a page and the channels of a head have runs",
             )
-        self._fresh_axis(x, name, place)
+        self._fresh_axis(x, name, axis.place)
         before = self.sizes[x.index]
-        sizes = {**before, axis: before[axis].split(size), name: Size(size)}
+        sizes = {**before, axis.name: before[axis.name].split(size), name: Size(size)}
         return self.add(
             "split",
             Type(x.type.kind, ordered({*x.type.axes, name}), x.type.dtype),
             (x,),
             place,
             sizes,
-            axis=axis,
+            axis=axis.name,
             name=name,
             size=size,
         )
 
-    def rename(self, x: Value, old: str, new: str, place: Place) -> Value:
+    def rename(self, x: Value, old: Named, new: str, place: Place) -> Value:
         self._numeric("rename", x, place)
-        self._has_axis("rename", x, old, place)
-        if old == "page":
-            raise place.error(
+        self._has_axis("rename", x, old)
+        if old.name == "page":
+            raise old.place.error(
                 "rename-page",
                 "page cannot be renamed",
                 hint="scores keep their page axis",
                 found="page",
                 expected="another axis",
             )
-        self._fresh_axis(x, new, place)
-        sizes = {new if axis == old else axis: size for axis, size in self.sizes[x.index].items()}
+        self._fresh_axis(x, new, old.place)
+        sizes = {new if axis == old.name else axis: size for axis, size in self.sizes[x.index].items()}
         return self.add(
             "rename",
-            Type(x.type.kind, ordered({*x.type.axes, new} - {old}), x.type.dtype),
+            Type(x.type.kind, ordered({*x.type.axes, new} - {old.name}), x.type.dtype),
             (x,),
             place,
             sizes,
-            old=old,
+            old=old.name,
             new=new,
         )
 
-    def reduce(self, x: Value, how: str | KnobRef, axis: str, place: Place) -> Value:
+    def reduce(self, x: Value, how: str | KnobRef, axis: Named, place: Place) -> Value:
         self._numeric("a reduction", x, place)
-        self._has_axis("a reduction", x, axis, place)
-        axes = tuple(a for a in x.type.axes if a != axis)
-        return self.add("reduce", Type(FLOAT, axes), (x,), place, how=how, axis=axis)
+        self._has_axis("a reduction", x, axis)
+        axes = tuple(a for a in x.type.axes if a != axis.name)
+        return self.add("reduce", Type(FLOAT, axes), (x,), place, how=how, axis=axis.name)
 
-    def dot(self, a: Value, b: Value, axis: str, place: Place) -> Value:
+    def dot(self, a: Value, b: Value, axis: Named, place: Place) -> Value:
         for value in (a, b):
             self._numeric("dot", value, place)
-            self._has_axis("dot", value, axis, place)
-        if axis == "page":
-            raise place.error(
+            self._has_axis("dot", value, axis)
+        if axis.name == "page":
+            raise axis.place.error(
                 "dot-page",
                 "dot does not run over page",
                 hint="write (a * b).sum(page)",
                 found="page",
                 expected="another axis",
             )
-        return self.add("dot", Type(FLOAT, ordered({*a.type.axes, *b.type.axes} - {axis})), (a, b), place, axis=axis)
+        axes = ordered({*a.type.axes, *b.type.axes} - {axis.name})
+        return self.add("dot", Type(FLOAT, axes), (a, b), place, axis=axis.name)
 
-    def softmax(self, x: Value, axis: str, place: Place) -> Value:
+    def softmax(self, x: Value, axis: Named, place: Place) -> Value:
         self._numeric("softmax", x, place)
-        if axis != "page":
-            raise place.error(
-                "softmax-axis", "softmax runs over page", found=axis, expected="page", hint="softmax(x, page)"
+        if axis.name != "page":
+            raise axis.place.error(
+                "softmax-axis", "softmax runs over page", found=axis.name, expected="page", hint="softmax(x, page)"
             )
-        self._has_axis("softmax", x, "page", place)
+        self._has_axis("softmax", x, axis)
         return self.add("softmax", Type(FLOAT, x.type.axes), (x,), place)
 
     def share(self, x: Value, how: str | KnobRef, place: Place) -> Value:
