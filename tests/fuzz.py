@@ -1,0 +1,127 @@
+"""Long random comparison of an executor with the reference.
+
+    python -m tests.fuzz programs --count 2000
+    python -m tests.fuzz seeds --count 200
+    python -m tests.fuzz programs --executor vortexlab.kernels.torch_executor:TorchExecutor --first 5000 --count 100
+
+`programs` draws random typed programs, one configuration each; `seeds` takes every published program through random
+configurations with pages of 8 to 64 tokens and lengths to 4,096. Each configuration also goes through one of the
+changes that must not matter (physical layout, batch, later tokens, growth). Prints each disagreement with what makes
+it again, then the totals; the exit status is 1 if there was any disagreement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from tests.differential import (
+    Expected,
+    Report,
+    check_causality,
+    check_growth,
+    check_layouts,
+    check_rows,
+    compare,
+)
+from vortexlab.dsl import parse
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program
+from vortexlab.dsl.testing import PAGES, Case, random_case, random_program
+from vortexlab.search_spaces import load, seeds
+
+TORCH = "vortexlab.kernels.torch_executor:TorchExecutor"
+CHECKS = ("layouts", "rows", "causality", "growth", "none", "none")
+
+
+def executor_class(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def judge(executor: Any, case: Case, check: str) -> Report:
+    """One configuration, and one of the changes that must not matter."""
+    expected = Expected.of(case)
+    report = compare(executor, case, expected=expected)
+    changed = {
+        "layouts": lambda: check_layouts(executor, case, expected),
+        "rows": lambda: check_rows(executor, case, expected),
+        "causality": lambda: check_causality(executor, case, expected),
+        "growth": lambda: check_growth(executor, case, expected, 6),
+        "none": Report,
+    }[check]()
+    report.disagreements += changed.disagreements
+    return report
+
+
+def random_programs(first: int, count: int) -> Iterator[tuple[str, Case]]:
+    """Seed `first`, `first` + 1, ...: a program and a configuration of it."""
+    for seed in range(first, first + count):
+        text = random_program(random.Random(seed))
+        yield f"program {seed}", random_case(seed, parse(text), max_length=300)
+
+
+def published(first: int, count: int, names: list[str] | None = None) -> Iterator[tuple[str, Case]]:
+    """Every published program in `count` configurations; one in eight has lengths to 4,096."""
+    for name in names or sorted(seeds()):
+        program = load(name)
+        for seed in range(first, first + count):
+            yield f"{name} {seed}", seed_case(program, seed)
+
+
+def seed_case(program: Program, seed: int) -> Case:
+    rng = random.Random(f"{program.name} {seed}")
+    longest = 4096 if seed % 8 == 0 else 500
+    page = rng.choice(PAGES)
+    while True:
+        try:
+            return random_case(rng.randrange(2**32), program, page=page, max_length=longest)
+        except VortexError:
+            page = 16  # the drawn page does not divide as the drawn knobs ask
+
+
+def total_of(executor: Any, cases: Iterator[tuple[str, Case]]) -> tuple[Report, int, int]:
+    """The sum of all reports, the number of configurations, and of those in which a NaN occurred."""
+    total, count, nan = Report(), 0, 0
+    for name, case in cases:
+        report = judge(executor, case, CHECKS[count % len(CHECKS)])
+        for line in report.disagreements[:2]:
+            print(f"{name}: {line}", flush=True)
+        nan += report.nan
+        total.add(report)
+        count += 1
+    return total, count, nan
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("programs", "seeds"))
+    parser.add_argument("--executor", default=TORCH, help="module:class")
+    parser.add_argument("--first", type=int, default=0, help="the first random seed")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--name", action="append", help="one published program; may be given again")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    if given.what == "programs":
+        cases = random_programs(given.first, given.count)
+    else:
+        cases = published(given.first, given.count, given.name)
+    total, count, nan = total_of(executor_class(given.executor), cases)
+    facts = {key: value for key, value in asdict(total).items() if key not in ("disagreements", "nan")}
+    facts |= {"configurations": count, "with_nan": nan, "disagreements": len(total.disagreements)}
+    facts |= {"share_differing": total.differing / max(1, total.pages), "seconds": round(time.perf_counter() - started)}
+    print(facts)
+    return 1 if total.disagreements else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
