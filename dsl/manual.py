@@ -106,7 +106,7 @@ class Mistake:
 MISTAKES = (
     Mistake("score", "return q @ s.c", "not-in-language", "return dot(q, s.c, channel).max(head)"),
     Mistake("score", "return dot(q, s.c, -1).max(head)", "axis-expected", "return dot(q, s.c, channel).max(head)"),
-    Mistake("select", "return topk(score.raw, 64)", "score-axes", "return topk(score.raw.max(head), 64)"),
+    Mistake("score", "return q * s.c", "score-axes", "return (q * s.c).sum(channel)"),
     Mistake("select", "return topk(score.page, 0.1 * ctx.pages)", "count-not-int",
             "return topk(score.page, floor(0.1 * ctx.pages))"),
     Mistake("select", "return first(1) or last(2)", "not-a-truth-value", "return first(1) | last(2)"),
