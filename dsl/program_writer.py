@@ -17,6 +17,8 @@ from vortexlab.dsl.ir import ordered
 _LARGEST = {"page": 1, "head": 16, "token": 64, "channel": 256}
 _MOST_ELEMENTS = 1 << 16
 _MOST_DEGREE = 4
+_SCORED = ("topk", "topk", "topk", "topp", "above", "above")
+_SELECTORS = (*_SCORED, "first", "last", "stride", "random", "everything")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ProgramWriter:
         scores = self._score(fields)
         score = self.lines
         self.lines = []
-        chosen = _SetWriter(self, scores).make(rng.choice((1, 2, 2, 3)))
+        chosen = _SetWriter(self, scores).output(rng.choice((1, 2, 2, 3)))
         select = [*self.lines, f"return {chosen.text}"]
         options = [f"page={self.page}"]
         if rng.random() < 0.5:
@@ -286,6 +288,15 @@ class _SetWriter:
         self.scores = [Made(text, made.axes) for text, made in scores.items() if "page" in made.axes]
         self.scalars = [text for text, made in scores.items() if not made.axes]
 
+    def output(self, depth: int) -> Made:
+        """The selected set; nine in ten programs look at a score, so that few are patterns alone."""
+        made = self.make(depth)
+        if any(name in made.text for name in _SCORED) or self.rng.random() < 0.1:
+            return made
+        scored = self._selector(1, _SCORED)
+        sign = self.rng.choice(("|", "&", "-"))
+        return Made(f"({scored.text} {sign} {made.text})", ordered({*scored.axes, *made.axes}))
+
     def make(self, depth: int) -> Made:
         rng = self.rng
         if depth <= 0:
@@ -336,9 +347,8 @@ class _SetWriter:
             forms.append(f"6.0 * sigmoid({score.text}{axes}.max(page))")
         return rng.choice([*forms, *(f"clamp({scalar}, 0.0, 4.0)" for scalar in self.scalars)])
 
-    def _selector(self, depth: int) -> Made:
+    def _selector(self, depth: int, kinds: tuple[str, ...] = _SELECTORS) -> Made:
         rng, score = self.rng, self.rng.choice(self.scores)
-        kinds = ("topk", "topk", "topk", "topp", "above", "above", "first", "last", "stride", "random", "everything")
         kind = rng.choice(kinds)
         if kind == "everything":
             return Made("everything()", ())
