@@ -73,11 +73,8 @@ def attend(
     out = torch.empty_like(query)
     sizes = tokens.tolist()
     runs_k, runs_v = rows_k.runs(index_k, tokens), rows_v.runs(index_v, tokens)
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    tile = _TILE_BYTES.get(device.type, 64 << 20) // (max(1, max(sizes)) * cache.head_dim * 4)
-    width = max(1, tile // threads) * threads
-    for start in range(0, batch * heads, width):
-        part = slice(start, min(start + width, batch * heads))
+    in_place = [min(runs_k[at : at + heads] + runs_v[at : at + heads]) >= 0 for at in range(0, batch * heads, heads)]
+    for part in _tiles([size * cache.head_dim * 4 for size in sizes], in_place, heads, device):
         most, least = max(sizes[part]), min(sizes[part])
         late = torch.arange(least, most, device=device) >= tokens[part, None] if least < most else None
         span = -(-most // atom)
@@ -102,6 +99,26 @@ def attend(
             values[:, least:].masked_fill_(late[:, :, None], 0.0)
         torch.bmm(weight, values.float(), out=out[part])
     return out.view(batch, heads * group, -1).to(q.dtype)
+
+
+def _tiles(sizes: list[int], in_place: list[bool], heads: int, device: torch.device) -> list[slice]:
+    """KV heads attended together, of all requests in order: as many as fit the cache, shared evenly by the threads.
+
+    A tile ends with its request where that is long and read in place, since equal distances end there too.
+    """
+    limit = _TILE_BYTES.get(device.type, 64 << 20)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    tiles: list[slice] = []
+    start = 0
+    for at in range(1, len(sizes) + 1):
+        largest = max(sizes[start : at + 1])
+        count = at - start
+        full = count % threads == 0 and (count + threads) * largest > limit
+        ends = at % heads == 0 and in_place[at // heads - 1] and count * largest > limit // 4
+        if full or ends or at == len(sizes):
+            tiles.append(slice(start, at))
+            start = at
+    return tiles
 
 
 def _gather(rows: Rows, index: Tensor, name: str, workspace: Workspace) -> Tensor:
