@@ -75,14 +75,19 @@ class Expected:
 
     def rows(self, order: Sequence[int]) -> Expected:
         """The answer for the case's requests in another order, or for some of them."""
-        case, pick = self.case, list(order)
-        part = replace(case, q=case.q[pick], keys=[case.keys[i] for i in pick], values=[case.values[i] for i in pick])
+        part = rows_of(self.case, order)
         selections = [self.step.selections[i] for i in order]
         step = Decode(self.step.output[list(order)], selections, self.step.density, self.step.nan)
         return Expected(
             part, step, [self.allowed[i] for i in order], self.q[list(order)], [self.keys[i] for i in order],
             [self.values[i] for i in order],
         )  # fmt: skip
+
+
+def rows_of(case: Case, order: Sequence[int]) -> Case:
+    """The case's requests in another order, or some of them."""
+    pick = list(order)
+    return replace(case, q=case.q[pick], keys=[case.keys[i] for i in pick], values=[case.values[i] for i in pick])
 
 
 @contextlib.contextmanager
@@ -98,11 +103,17 @@ def poisoned() -> Iterator[None]:
 
 
 def make_cache(
-    case: Case, *, block: int | None = None, shuffle_seed: int | None = 1, spare: int = 0, device: str = "cpu"
+    case: Case,
+    *,
+    block: int | None = None,
+    shuffle_seed: int | None = 1,
+    spare: int = 0,
+    free_blocks: int = 3,
+    device: str = "cpu",
 ) -> PagedKV:
     """The case's context in a paged cache whose every other place holds NaN."""
     cache = PagedKV.from_dense(
-        case.keys, case.values, block or case.block, shuffle_seed=shuffle_seed, spare=spare, free_blocks=3
+        case.keys, case.values, block or case.block, shuffle_seed=shuffle_seed, spare=spare, free_blocks=free_blocks
     )
     used = torch.zeros(cache.k.shape[0], cache.block, dtype=torch.bool)
     for row, length in enumerate(case.lengths):
@@ -289,4 +300,30 @@ def check_growth(executor_class: type[Executor], case: Case, expected: Expected,
         report.add(judge_lists(expected, lists, "growth"))
         own_lists = [[[tuple(pages) for pages in per_kv] for per_kv in row] for row in lists.to_list()]
         report.add(judge_output(expected, own_lists, output, "growth"))
+    return report
+
+
+def check_sharing(executor_class: type[Executor], case: Case, steps: int) -> Report:
+    """Two requests that share the blocks of a common beginning and then part give what they give apart."""
+    generator = torch.Generator().manual_seed(case.seed)
+
+    def parted(x: Tensor) -> list[Tensor]:
+        shape = (2, x.shape[0], steps, x.shape[2])
+        more = torch.randint(-3, 4, shape, generator=generator).to(x.dtype)
+        return [torch.cat([x, part], 1) for part in more]
+
+    keys, values = parted(case.keys[0]), parted(case.values[0])
+    both = replace(case, q=torch.stack([case.q[0], case.q[-1]]), keys=keys, values=values)
+    start = case.lengths[0]
+    with poisoned():
+        cache = make_cache(rows_of(case, [0]), free_blocks=2 * (steps // case.block + 2)).fork([0, 0], steps)
+        executor, state = prepared(executor_class, case, cache)
+        for token in range(start, start + steps):
+            cache.append(torch.stack([k[:, token] for k in keys]), torch.stack([v[:, token] for v in values]))
+            executor.update(state, cache)
+        output, lists = executor.decode(both.q, state, cache)
+    expected = Expected.of(both)
+    report = judge_lists(expected, lists, "sharing")
+    own_lists = [[[tuple(pages) for pages in per_kv] for per_kv in row] for row in lists.to_list()]
+    report.add(judge_output(expected, own_lists, output, "sharing"))
     return report

@@ -16,6 +16,7 @@ from tests.differential import (
     check_growth,
     check_layouts,
     check_rows,
+    check_sharing,
     compare,
     page_lists,
 )
@@ -112,6 +113,7 @@ def test_checks_accept_the_reference() -> None:
         for check in (check_layouts, check_rows, check_causality):
             assert check(Dressed, case, expected).disagreements == []
         assert check_growth(Dressed, case, expected, 4).disagreements == []
+        assert check_sharing(Dressed, case, 4).disagreements == []
 
 
 def test_lists_are_determined_where_scores_are_exact() -> None:
