@@ -1,7 +1,7 @@
 """Training batches: rows of many task families, generated on the device that trains.
 
-A row is a context and, behind it, as many turns (question and answer) as fit into half of the row; the loss is taken at the
-answers only.  How full a context is and how often it is asked varies from batch to batch.
+A row is a context and, behind it, as many turns (question and answer) as fit into half of the row; the loss is taken at
+the answers only. How full a context is and how often it is asked varies from batch to batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vortexlab.evaluator.tasks.draws import BatchDraws
-from vortexlab.evaluator.tasks.families import LINE, TASKS, Plan, TaskFamily
+from vortexlab.evaluator.tasks.families import LINE, TRAINING_FAMILIES, Plan, TaskFamily
 from vortexlab.evaluator.tasks.keys import KeyRing
 from vortexlab.evaluator.tasks.vocabulary import START, VALUE, VALUE_HALVES
 
@@ -27,11 +27,11 @@ POSITION_CHUNKS = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step.  Its shapes do not depend on what was drawn, so making one never waits for the device.
+    """One training step. Its shapes do not depend on what was drawn, so making one never waits for the device.
 
-    ``ids`` int64 [rows, tokens]; ``where`` [m]: flat indices of the positions that predict ``target`` [m], with loss weights
-    ``weight`` [m], zero where nothing is asked; ``answer`` [m]: the answer (numbered over the batch) that a target belongs to;
-    ``task`` [answers]: index into ``names``; ``asked`` [answers]: whether the answer counts.
+    ``ids`` int64 [rows, tokens]; ``where`` [m]: flat indices of the positions that predict ``target`` [m], with loss
+    weights ``weight`` [m], zero where nothing is asked; ``answer`` [m]: the answer (numbered over the batch) that a
+    target belongs to; ``task`` [answers]: index into ``names``; ``asked`` [answers]: whether the answer counts.
     """
 
     ids: Tensor
@@ -46,8 +46,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of one family: ids [rows, tokens]; positions [answers, n] that predict the answers' tokens, the same in every row;
-    which answers are asked, bool [rows, answers]."""
+    """Rows of one family: ids [rows, tokens]; positions [answers, n] that predict the answers' tokens, the same in
+    every row; which answers are asked, bool [rows, answers]."""
 
     name: str
     ids: Tensor
@@ -85,12 +85,13 @@ def _task_rows(family: TaskFamily, draws: BatchDraws, context: int, plan: Plan) 
 def _recall_rows(draws: BatchDraws, tokens: int) -> _Rows:
     """Facts drawn again and again from a small set, of a size that varies from row to row; every repeat is asked.
 
-    This dense supervision teaches look-up as such; from answers behind a long context alone the model stays at "some value of
-    the context" for long.
+    This dense supervision teaches look-up as such; from answers behind a long context alone the model stays at "some
+    value of the context" for long.
     """
     ring, lines = KeyRing(draws), (tokens - 1) // LINE
     pairs = min(MOST_PAIRS, lines)
-    facts = torch.cat([ring.keys(pairs), VALUE + draws.integers(2 * pairs, VALUE_HALVES).view(draws.rows, pairs, 2)], dim=-1)
+    keys, values = ring.keys(pairs), VALUE + draws.integers(2 * pairs, VALUE_HALVES).view(draws.rows, pairs, 2)
+    facts = torch.cat([keys, values], dim=-1)
     set_size = 2 + draws.integers(1, pairs - 1)
     drawn = (draws.uniform(lines) * set_size).long()
     ids = torch.full((draws.rows, tokens), START, device=draws.device)
@@ -112,7 +113,8 @@ def _assemble(parts: list[_Rows]) -> Batch:
         width = part.where.shape[1]
         row = torch.arange(first_row, first_row + rows, device=device)[:, None, None]
         where.append((row * tokens + part.where).flatten())
-        # Between one weight per token and one per row: families with short answers count, those with long ones do not drown them.
+        # Between one weight per token and one per row: families with short answers count, those with long ones do not
+        # drown them.
         share = part.asked.float() * (part.asked.sum(dim=1, keepdim=True) * width).clamp(min=1).rsqrt()
         weight.append(share[..., None].expand(-1, -1, width).flatten())
         number = torch.arange(first_answer, first_answer + rows * answers, device=device)
@@ -126,16 +128,18 @@ def _assemble(parts: list[_Rows]) -> Batch:
     return Batch(ids, flat, target, weights / weights.sum(), torch.cat(answer), torch.cat(task), asked, names)
 
 
-def batches(mix: dict[str, float], tokens: int, rows: int, generator: torch.Generator, rng: random.Random) -> Iterator[Batch]:
-    """An endless stream of batches of ``rows`` rows of ``tokens`` tokens; ``mix`` gives each family's share of the rows.
+def batches(
+    mix: dict[str, float], tokens: int, rows: int, generator: torch.Generator, rng: random.Random
+) -> Iterator[Batch]:
+    """An endless stream of batches of ``rows`` rows of ``tokens`` tokens; ``mix``: each family's share of the rows.
 
-    Families that do not fit into ``tokens`` are left out.  ``generator`` names the device.
+    Families that do not fit into ``tokens`` are left out. ``generator`` names the device.
     """
     bundle = 4 if rows >= 32 else 1  # several steps' rows at once: short rows are bound by kernel launches
     while True:
         plans: dict[str, tuple[int, Plan]] = {}
         for name in mix:
-            fitting = training_plan(TASKS[name], tokens, rng) if name != RECALL else None
+            fitting = training_plan(TRAINING_FAMILIES[name], tokens, rng) if name != RECALL else None
             if fitting is not None:
                 plans[name] = fitting
         names = [name for name in mix if name in plans or name == RECALL]
@@ -148,7 +152,10 @@ def batches(mix: dict[str, float], tokens: int, rows: int, generator: torch.Gene
             count = math.floor(reached) - before
             if count:
                 draws = BatchDraws(count * bundle, generator)
-                made.append(_recall_rows(draws, tokens) if name == RECALL else _task_rows(TASKS[name], draws, *plans[name]))
+                if name == RECALL:
+                    made.append(_recall_rows(draws, tokens))
+                else:
+                    made.append(_task_rows(TRAINING_FAMILIES[name], draws, *plans[name]))
         for i in range(bundle):
             yield _assemble([_Rows(m.name, m.ids[i::bundle], m.where, m.asked[i::bundle]) for m in made])
 
@@ -160,7 +167,8 @@ def skipped_positions(rows: int, tokens: int, reach: int, generator: torch.Gener
     """
     device = generator.device
     cuts = torch.randint(1, tokens, (rows, POSITION_CHUNKS - 1), generator=generator, device=device).sort(dim=1).values
-    gaps = torch.randint(0, reach - tokens + 1, (rows, POSITION_CHUNKS - 1), generator=generator, device=device).sort(dim=1).values
+    gaps = torch.randint(0, reach - tokens + 1, (rows, POSITION_CHUNKS - 1), generator=generator, device=device)
+    gaps = gaps.sort(dim=1).values
     place = torch.arange(tokens, device=device).expand(rows, tokens).contiguous()
     chunk = torch.searchsorted(cuts, place, right=True)
     offsets = torch.cat([torch.zeros(rows, 1, dtype=torch.int64, device=device), gaps], dim=1)

@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.reference.decoder import DecoderConfig
 
+RECORD = "checkpoint.json"
+WEIGHT = "weight/"
 SHARD_BYTES = 14 << 20
 
 
 def save(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint; the record is replaced last and names its shards, so an interrupted save leaves the old one whole."""
+    """Write a checkpoint.
+
+    The record is replaced last and names its shards, so an interrupted save leaves the checkpoint before it whole.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
@@ -28,35 +35,52 @@ def save(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> No
             size = 0
         shards[-1][name] = kept
         size += kept.nbytes
-    old = [path for path in folder.glob("checkpoint-*.safetensors")]
+    old = list(folder.glob("checkpoint-*.safetensors"))
     names = [f"checkpoint-{record['step']}-{i}.safetensors" for i in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / name)
-    draft = folder / "checkpoint.json.new"
+        save_file(shard, folder / f"{name}.new")
+        os.replace(folder / f"{name}.new", folder / name)
+    draft = folder / f"{RECORD}.new"
     draft.write_text(json.dumps({**record, "shards": names}, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, folder / "checkpoint.json")
+    os.replace(draft, folder / RECORD)
     for path in old:
         if path.name not in names:
             path.unlink()
 
 
+def exists(folder: Path) -> bool:
+    return (folder / RECORD).is_file()
+
+
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the checkpoint in ``folder``; raises :class:`VortexError` if there is none."""
-    path = folder / "checkpoint.json"
-    if not path.exists():
-        raise VortexError(f"no checkpoint in {folder}; train without --resume first")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    tensors: dict[str, Tensor] = {}
-    for name in record["shards"]:
-        tensors.update(load_file(folder / name))
+    """Read the checkpoint in ``folder``; raises :class:`VortexError` if there is none or it is damaged."""
+    if not exists(folder):
+        raise VortexError(f"no checkpoint in {folder}; give the --out folder of a training run")
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        tensors: dict[str, Tensor] = {}
+        for name in record["shards"]:
+            tensors.update(load_file(folder / name))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise VortexError(f"the checkpoint in {folder} is damaged ({error}); train again in another folder") from error
     return record, tensors
+
+
+def decoder_config(record: dict[str, Any]) -> DecoderConfig:
+    """The sizes of the model in a checkpoint; those of the shipped model where the record does not say."""
+    return DecoderConfig(**record.get("decoder", {}))
+
+
+def weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's weights alone, by parameter name."""
+    return {name.removeprefix(WEIGHT): tensor for name, tensor in tensors.items() if name.startswith(WEIGHT)}
 
 
 def pack(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Weights in float32 and Adam's moments in bfloat16, by name."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        tensors[f"weight/{name}"] = parameter
+        tensors[WEIGHT + name] = parameter
         for moment, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{moment}/{name}"] = value.float() if moment == "step" else value.to(torch.bfloat16)
     return tensors
@@ -66,7 +90,7 @@ def unpack(tensors: dict[str, Tensor], model: torch.nn.Module, optimizer: torch.
     """The inverse of :func:`pack`."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"weight/{name}"])
+            parameter.copy_(tensors[WEIGHT + name])
             state = {}
             for moment in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{moment}/{name}" in tensors:

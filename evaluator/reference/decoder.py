@@ -1,8 +1,8 @@
 """The reference model's architecture, as trained: a small Qwen3 decoder in plain PyTorch.
 
 Parameter names and arithmetic are those of ``Qwen3ForCausalLM`` in transformers, so a state dict of this module is the
-checkpoint that transformers and serving engines load.  Training needs its own module for two reasons: the hosts that train may
-have torch alone, and the language-model head is wanted at the supervised positions only.
+checkpoint that transformers and serving engines load. Training needs its own module for two reasons: the hosts that
+train may have torch alone, and the language-model head is wanted at the supervised positions only.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class RMSNorm(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of ``x`` [batch, heads, tokens, head_dim] by tables [batch or 1, 1, tokens, head_dim]."""
+    """Rotary position embedding of ``x`` [batch, heads, tokens, head_dim]; tables [batch or 1, 1, tokens, head_dim]."""
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
     return x * cos + turned * sin
@@ -82,7 +82,9 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(batch, tokens, self.heads, self.head_dim)).transpose(1, 2)
         k = self.k_norm(self.k_proj(x).view(batch, tokens, self.kv_heads, self.head_dim)).transpose(1, 2)
@@ -120,7 +122,9 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         attended, k, v = self.self_attn(self.input_layernorm(x), cos, sin, past)
         x = x + attended
         return x + self.mlp(self.post_attention_layernorm(x)), k, v
@@ -155,10 +159,13 @@ class Decoder(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
 
-    def hidden(self, ids: Tensor, positions: Tensor, past: Cache | None = None, keep: bool = False) -> tuple[Tensor, Cache]:
+    def hidden(
+        self, ids: Tensor, positions: Tensor, past: Cache | None = None, keep: bool = False
+    ) -> tuple[Tensor, Cache]:
         """Final hidden states [batch, tokens, width] of ``ids`` [batch, tokens] at ``positions`` [batch or 1, tokens].
 
-        ``past`` is the cache of everything before ``ids``; the cache including ``ids`` is returned if ``keep``, else it is empty.
+        ``past`` is the cache of everything before ``ids``; returned is the cache including ``ids`` if ``keep``,
+        else an empty one.
         """
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         x = self.model.embed_tokens(ids)
@@ -175,7 +182,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def generate(self, question: Tensor, steps: int, past: Cache) -> Tensor:
-        """Greedy continuation, int64 [batch, steps], after ``question`` [batch, tokens] on top of ``past``, which is not changed."""
+        """Greedy continuation, int64 [batch, steps], of ``question`` [batch, tokens] after ``past``, which stays."""
         start = past[0][0].shape[2]
         positions = torch.arange(start, start + question.shape[1] + steps, device=question.device)[None]
         ids, out, seen = question, [], 0

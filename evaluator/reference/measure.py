@@ -10,7 +10,7 @@ import torch
 from vortexlab.evaluator.reference.decoder import Decoder
 from vortexlab.evaluator.tasks import make_samples
 
-_TOKENS_AT_ONCE = 1 << 19
+_TOKENS_AT_ONCE = {"cuda": 1 << 19, "cpu": 1 << 15}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def measure_cell(model: Decoder, task: str, length: int, contexts: int, seed: in
     """Ask every turn of ``contexts`` samples; contexts are read once, turns continue them independently."""
     device = model.cos.device
     samples = make_samples(task, length, contexts, seed, split)
-    at_once = max(1, _TOKENS_AT_ONCE // length)
+    at_once = max(1, _TOKENS_AT_ONCE[device.type] // length)
     right = answers = 0
     for first in range(0, contexts, at_once):
         part = samples[first : first + at_once]

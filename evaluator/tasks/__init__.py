@@ -1,4 +1,4 @@
-"""The synthetic long-context tasks: families, vocabulary and samples.  Needs torch and NumPy alone."""
+"""The synthetic long-context tasks: families, vocabulary and samples. Needs torch and NumPy alone."""
 
 from vortexlab.evaluator.tasks.families import TASKS, TaskFamily
 from vortexlab.evaluator.tasks.samples import SPLITS, Sample, Turn, make_samples

@@ -1,7 +1,7 @@
 """Where the task families take their randomness from.
 
-A family is a pure function of random tensors with one row per sample.  Evaluation draws every row from a NumPy generator of
-its own, so a sample depends on its seed and index alone; training draws whole batches on the device.
+A family is a pure function of random tensors with one row per sample. Evaluation draws every row from a NumPy generator
+of its own, so a sample depends on its seed and index alone; training draws whole batches on the device.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The task families: batched generators of contexts, questions and answers.
 
-The families follow RULER (Hsieh et al., arXiv 2404.06654) in pseudo-words.  A fact is a line of four tokens, a two-token key
-and its two-token value, somewhere among noise words; a question names a key, the answer is the value.  Unless every line is a
-fact, the noise also holds near misses: lines whose key shares one half with a true key and that carry no value.
+The families follow RULER (Hsieh et al., arXiv 2404.06654) in pseudo-words. A fact is a line of four tokens, a two-token
+key and its two-token value, somewhere among noise words; a question names a key, the answer is the value. Unless every
+line is a fact, the noise also holds near misses: keys that share one half with a true key and have no value.
 
 Every function takes a source of random numbers, the length of the context in tokens and a :class:`Plan`, and returns
-:class:`Episodes`.  It has no other input, and works on whole batches, on the CPU for evaluation and on a GPU for training.
+:class:`Episodes`. It has no other input, and works on whole batches, on the CPU for evaluation and on a GPU for
+training.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ DECOY_SHARE = 8  # the last 1/8 of the context favours the runner-up
 
 @dataclass(frozen=True)
 class Plan:
-    """How full a context is and how often it is asked: ``groups`` of lines (one key, chain or fact each), ``near_misses``
-    lines, ``turns`` questions."""
+    """How full a context is and how often it is asked: ``groups`` of lines (one key, chain or fact each),
+    ``near_misses`` lines, ``turns`` questions."""
 
     groups: int
     near_misses: int
@@ -106,7 +107,7 @@ def _write_near_misses(context: Tensor, starts: Tensor, ring: KeyRing, keys: Ten
 
 
 def _facts(draws: Draws, length: int, plan: Plan) -> tuple[Tensor, KeyRing, Tensor, Tensor]:
-    """A context of noise with ``plan.groups`` facts and near misses: context, key ring, keys and values [rows, groups, 2]."""
+    """Noise with ``plan.groups`` facts and near misses: context, key ring, keys and values [rows, groups, 2]."""
     context, ring = _noise(draws, length), KeyRing(draws)
     keys, values = ring.keys(plan.groups), _values(draws, plan.groups)
     starts = _starts(draws, length, plan.groups + plan.near_misses)
@@ -150,7 +151,10 @@ def multivalue(draws: Draws, length: int, plan: Plan) -> Episodes:
 
 
 def numbered(draws: Draws, length: int, plan: Plan) -> Episodes:
-    """As :func:`multivalue`, but every line numbers its value; the answer is all of them, each after its number."""
+    """As :func:`multivalue`, but every line numbers its value; the answer is all of them, each after its number.
+
+    An easier form of that task: the order is written down. It is in the training mix alone.
+    """
     context, ring = _noise(draws, length), KeyRing(draws)
     groups, lines = plan.groups, plan.groups * VALUES_PER_KEY
     keys, values = ring.keys(groups), _values(draws, lines).view(draws.rows, groups, VALUES_PER_KEY, 2)
@@ -177,7 +181,7 @@ def multiquery(draws: Draws, length: int, plan: Plan) -> Episodes:
 def frequent(draws: Draws, length: int, plan: Plan) -> Episodes:
     """Words with Zipf frequencies; the answer is the most frequent one.
 
-    In the last eighth of the context the two most frequent words change places, so the end alone suggests the runner-up.
+    In the last eighth of the context the two most frequent words change places, so the end alone suggests another.
     """
     weights = torch.arange(1, NOISE_WORDS + 1, device=draws.device, dtype=torch.float64) ** -ZIPF
     edges = (weights.cumsum(0) / weights.sum()).float()
@@ -194,9 +198,9 @@ def frequent(draws: Draws, length: int, plan: Plan) -> Episodes:
 
 
 def chain(draws: Draws, length: int, plan: Plan) -> Episodes:
-    """Chains of links, key to key to key to key to value, their lines scattered; the answer spells every link and the value.
+    """Chains of links, key to key to key to key to value, their lines scattered; those not asked distract.
 
-    ``plan.groups`` chains; those not asked distract.
+    The answer spells every link and the value.
     """
     context, ring = _noise(draws, length), KeyRing(draws)
     chains, lines = plan.groups, plan.groups * HOPS
@@ -210,7 +214,7 @@ def chain(draws: Draws, length: int, plan: Plan) -> Episodes:
 
 
 def late(draws: Draws, length: int, plan: Plan) -> Episodes:
-    """The question states its fact itself, at least three pages of 16 tokens before it asks; the context does not hold it."""
+    """The question states its fact itself, three pages of 16 tokens or more before it asks; the context lacks it."""
     context, ring, _, _ = _facts(draws, length, plan)
     turns = plan.turns
     keys, values = ring.keys(turns, start=plan.groups), _values(draws, turns)
@@ -228,9 +232,9 @@ Build = Callable[[Draws, int, Plan], Episodes]
 class TaskFamily:
     """One family of tasks.
 
-    ``density``: context tokens per group in evaluation; ``least``: smallest number of groups in evaluation; ``group_tokens``:
-    context tokens that one group occupies at most; ``asked``: groups that one turn asks about; ``turn_tokens``: question and
-    answer; ``turns``: questions per context in evaluation.
+    ``density``: context tokens per group in evaluation; ``least``: smallest number of groups in evaluation;
+    ``group_tokens``: context tokens that one group occupies at most; ``asked``: groups that one turn asks about;
+    ``turn_tokens``: question and answer; ``turns``: questions per context in evaluation.
     """
 
     name: str
@@ -260,10 +264,15 @@ _FAMILIES = (
     TaskFamily("needles", "a fact per 64 tokens of noise", needles, 5, turns=4, density=64, least=8),
     TaskFamily("keys", "every line is a fact", every_line, 5, turns=4, group_tokens=LINE),
     TaskFamily("multivalue", "three values per key, all asked", multivalue, 9, 4, 256, 4, SLOT * VALUES_PER_KEY),
-    TaskFamily("numbered", "three numbered values per key", numbered, 12, 4, 256, 4, (SLOT + 1) * VALUES_PER_KEY),
     TaskFamily("multiquery", "four keys in one question", multiquery, 18, 4, 64, 16, asked=KEYS_PER_QUESTION),
     TaskFamily("frequent", "the most frequent word", frequent, 2, turns=1, group_tokens=0),
     TaskFamily("chain", "four look-ups, spelled out", chain, 11, 4, 128, 4, SLOT * HOPS),
     TaskFamily("late", "the question states its own fact", late, LATE_QUESTION + 2, turns=4, density=64, least=8),
 )
+_NUMBERED = TaskFamily("numbered", "three numbered values per key", numbered, 12, 4, 256, 4, SLOT * VALUES_PER_KEY + 3)
+
 TASKS: dict[str, TaskFamily] = {family.name: family for family in _FAMILIES}
+"""The tasks that are evaluated."""
+TRAINING_ONLY: dict[str, TaskFamily] = {_NUMBERED.name: _NUMBERED}
+"""Families that the reference model is trained on and that are no task: easier forms of one."""
+TRAINING_FAMILIES: dict[str, TaskFamily] = {**TASKS, **TRAINING_ONLY}

@@ -1,8 +1,8 @@
 """Distinct two-token keys, and keys that nearly match them.
 
-A key is a pair of key halves (256 x 256).  The keys of a sample are the images of 0, 1, 2, ... under a random bijection of the
-65,536 pairs: a Feistel network of four rounds with random round tables (Luby and Rackoff, 1988).  So they are distinct by
-construction, and the inverse tells at once whether some other pair is a key of the sample.
+A key is a pair of key halves (256 x 256). The keys of a sample are the images of 0, 1, 2, ... under a random bijection
+of the 65,536 pairs: a Feistel network of four rounds with random round tables (Luby and Rackoff, 1988). So they are
+distinct by construction, and the inverse tells at once whether some other pair is a key of the sample.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class KeyRing:
         return left * KEY_HALVES + right
 
     def near_misses(self, keys: Tensor, used: int) -> tuple[Tensor, Tensor]:
-        """For each of ``keys`` [rows, n, 2], a pair that shares exactly one half with it and is none of the first ``used`` keys.
+        """For each of ``keys`` [rows, n, 2], a pair that shares exactly one half with it.
 
-        Returns token ids [rows, n, 2] and a bool mask [rows, n]; where it is False no such pair was found among the few tried.
+        The pair is none of the first ``used`` keys of its row. Returns token ids [rows, n, 2] and a bool mask
+        [rows, n]; where it is False no such pair was found among the few tried.
         """
         rows, count, _ = keys.shape
         halves = keys - KEY

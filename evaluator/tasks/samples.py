@@ -26,8 +26,8 @@ class Turn:
 class Sample:
     """A context of ``length`` tokens and its turns.
 
-    Turns are independent of each other: each continues the context alone.  An answer is right when greedy generation after
-    context and question gives exactly its tokens.
+    Turns are independent of each other: each continues the context alone. An answer is right when greedy generation
+    after context and question gives exactly its tokens.
     """
 
     task: str
@@ -38,7 +38,7 @@ class Sample:
 
 
 def sample_seed(task: str, length: int, index: int, seed: int, split: str) -> np.random.SeedSequence:
-    """The seed of one sample; streams of different tasks, lengths, splits, seeds and indices are independent of each other."""
+    """The seed of one sample; different tasks, lengths, splits, seeds and indices give independent streams."""
     if split not in SPLITS:
         raise VortexError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     if seed < 0 or index < 0:
@@ -48,7 +48,8 @@ def sample_seed(task: str, length: int, index: int, seed: int, split: str) -> np
 
 
 def make_samples(task: str, length: int, count: int, seed: int = 0, split: str = "search") -> list[Sample]:
-    """Samples 0 to ``count - 1`` of a task at a context length in tokens; sample ``i`` is the same whatever ``count`` is.
+    """Samples 0 to ``count - 1`` of a task at a context length in tokens; ``count`` does not change
+    sample ``i``.
 
     Raises :class:`VortexError` for an unknown task or split, or a length too short for the task.
     """

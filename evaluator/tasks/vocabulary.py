@@ -1,8 +1,8 @@
 """The words of the synthetic tasks and their token ids.
 
-1,024 readable pseudo-words in four disjoint classes, so that a word tells what it is: key halves (``bado``), value halves
-(``beki``), noise (``bokun``) and marks (``?``, ``all``, ``trace`` ...).  One word is one token; text is words joined by single
-blanks, so text and ids convert into each other without loss.
+1,024 readable pseudo-words in four disjoint classes, so that a word tells what it is: key halves (``bado``), value
+halves (``beki``), noise (``bokun``) and marks (``?``, ``all``, ``trace`` ...). One word is one token; text is words
+joined by single blanks, so text and ids convert into each other without loss.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def to_ids(text: str) -> list[int]:
 def write_tokenizer(folder: Path, max_length: int) -> Sequence[Path]:
     """Write ``tokenizer.json`` and ``tokenizer_config.json`` (Hugging Face format, one word per token) into ``folder``.
 
-    Nothing is added around a text and nothing is cleaned up on decoding, so ``decode(encode(text)) == text`` for any text of
-    known words joined by single blanks.  ``max_length`` is the model's longest input in tokens.
+    Nothing is added around a text and nothing is cleaned up on decoding, so ``decode(encode(text)) == text`` for any
+    text of known words joined by single blanks. ``max_length`` is the model's longest input in tokens.
     """
+    plain = ("single_word", "lstrip", "rstrip", "normalized")
     special = [
-        {"id": i, "content": MARKS[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        for i in (PAD, UNKNOWN, START)
+        {"id": i, "content": MARKS[i], "special": True, **dict.fromkeys(plain, False)} for i in (PAD, UNKNOWN, START)
     ]
     tokenizer = {
         "version": "1.0",
