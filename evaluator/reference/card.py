@@ -49,8 +49,8 @@ come from `vortexlab.evaluator.tasks.make_samples`.
 
 By `evaluator/reference/train.py` from a random start, with AdamW: {steps:,} steps, {tokens:,} tokens,
 {train_seconds:,} s on one {device}, torch {torch}, Python {python}, seed {seed}.
-All data are drawn from the task generators while training. The schedule is laid out in seconds, so the same command on another device gives another model of the same
-kind, not the same bits.
+All data are drawn from the task generators while training. The schedule is laid out in seconds, so the same command on
+another device gives another model of the same kind, not the same bits.
 {rehearsed}
 ## Accuracy with full attention
 
