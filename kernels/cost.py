@@ -1,0 +1,295 @@
+"""The cost model: what a decode step of a program will read, compute and take, before anything runs.
+
+Everything follows from the program's typed form: which summaries are alive and how large they are, what has to be
+computed for each candidate page, and how many pages the lists can hold. Time is a roofline for each stage,
+
+    seconds = kernels * (launch + latency) + max(bytes / bandwidth, products / matrix rate, results / vector rate),
+
+with the rates of `vortexlab.kernels.devices`. The same inputs always give the same numbers; they are predictions and
+never stand in one column with measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from vortexlab.dsl.bounds import page_bound
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import QUERY_STAGE, SET, Node, Program, Static
+from vortexlab.dsl.scalars import pages_of
+from vortexlab.kernels.devices import Device, get_device
+from vortexlab.kernels.lowering import contract
+from vortexlab.kernels.plan import Plan, Sweep, make_plan, over_pages
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+#: Tokens that one part of a split attention reads at least: fewer do not pay for combining the parts.
+_SPLIT_TOKENS = 256
+#: Torch calls of one attended tile, of one node of a selection, and tokens' bytes of one tile (CPU only).
+_TILE_CALLS, _SET_CALLS, _TILE_BYTES = 12, 6, 6 << 20
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one decode step of one layer, for the whole batch.
+
+    `read` and `written` in bytes; `flops` counts multiplications and additions of products, `results` the elements that
+    elementwise work makes; `kernels` the launches (on a CPU: torch calls).
+    """
+
+    name: str
+    read: float
+    written: float
+    flops: float
+    results: float
+    kernels: float
+    seconds: float
+
+    @property
+    def bytes(self) -> float:
+        return self.read + self.written
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "bytes": self.bytes}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A decode step of one layer: the program's stages, and dense attention on the same device.
+
+    `pages`: pages that a KV head reads, the own page included; `exact_pages` tells whether that was given rather than
+    bounded from the program. `density`: tokens read over context tokens. `ideal`: the speed-up if time were bytes.
+    """
+
+    program: str
+    device: Device
+    static: Static
+    context: int
+    batch: int
+    dtype: str
+    pages: float
+    exact_pages: bool
+    density: float
+    stages: tuple[Stage, ...]
+    dense: Stage
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def speedup_over_dense(self) -> float:
+        return self.dense.seconds / self.seconds
+
+    @property
+    def ideal(self) -> float:
+        """Bytes of dense attention over those that summaries, scores and selected pages take at the very least.
+
+        With m summary vectors a page of P tokens this is 1 / (density + m / (2 P)).
+        """
+        least = sum(stage.read for stage in self.stages if stage.name in ("score", "attend"))
+        return self.dense.read / least
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "predicted",
+            "program": self.program,
+            "device": self.device.name,
+            "evidence": self.device.evidence,
+            "source": self.device.source,
+            "geometry": {
+                "kv_heads": self.static.kv_heads,
+                "group": self.static.group,
+                "head_dim": self.static.head_dim,
+                "layer": self.static.layer,
+            },
+            "context": self.context,
+            "batch": self.batch,
+            "dtype": self.dtype,
+            "pages": self.pages,
+            "exact_pages": self.exact_pages,
+            "density": self.density,
+            "stages": [stage.to_json() for stage in self.stages],
+            "seconds": self.seconds,
+            "dense": self.dense.to_json(),
+            "speedup_over_dense": self.speedup_over_dense,
+            "ideal": self.ideal,
+        }
+
+
+def predict(
+    program: Program,
+    static: Static,
+    context: int,
+    batch: int,
+    device: str | Device,
+    live_pages: float | None = None,
+    *,
+    dtype: str = "bf16",
+) -> Prediction:
+    """The cost of one decode step of one layer of a bound program.
+
+    `context`: tokens of every request, the query's own included. `live_pages`: pages that a KV head reads on average,
+    the own page included, as recorded in a run; without it the program's bound is taken, which for selections that
+    depend on the scores is an upper bound. `dtype`: precision of the cache. Raises `VortexError` for a program with
+    open knobs, an unknown device or dtype, and sizes below 1.
+    """
+    if not program.is_bound:
+        raise VortexError(f"program {program.name} still has knobs; bind it before predicting its cost")
+    if dtype not in BYTES:
+        raise VortexError(f"unknown cache precision {dtype!r}; choose one of {', '.join(BYTES)}")
+    if context < 1 or batch < 1:
+        raise VortexError(f"a prediction needs at least one token and one request; found {context} and {batch}")
+    device = get_device(device) if isinstance(device, str) else device
+    return _Model(program, static, context, batch, device, dtype).predict(live_pages)
+
+
+class _Model:
+    def __init__(self, program: Program, static: Static, context: int, batch: int, device: Device, dtype: str):
+        self.program, self.static, self.device, self.dtype = program, static, device, dtype
+        self.context, self.batch = context, batch
+        self.page = program.page_size
+        self.rows = batch * static.kv_heads
+        self.candidates = pages_of(context, self.page) - 1
+        self.lowered = contract(program, static)
+        self.plan: Plan = make_plan(self.lowered)
+        self.sizes = self.lowered.axis_sizes(static)
+
+    def predict(self, live_pages: float | None) -> Prediction:
+        every = self.candidates + 1
+        if live_pages is None:
+            pages = float(page_bound(self.program, self.static, self.context))
+            if self.program.nodes[self.program.output].type.axes:
+                pages *= self.static.group  # lists of query heads need not overlap
+        else:
+            pages = float(live_pages)
+        pages = min(max(pages, 1.0), float(every))
+        tokens = self._tokens(pages)
+        # A list of every page lies in one run and is read in place.
+        rate = self.device.gather if pages < every else self.device.dense
+        stages = (self._summary(), self._score(), self._select(pages), *self._attention(tokens, rate))
+        whole = self._attention(float(self.context), self.device.dense)
+        dense = _merged("dense", whole)
+        return Prediction(
+            self.program.name, self.device, self.static, self.context, self.batch, self.dtype, pages,
+            live_pages is not None, tokens / self.context, stages, dense,
+        )  # fmt: skip
+
+    def _tokens(self, pages: float) -> float:
+        """Tokens of `pages` pages of one KV head: the own one holds its live tokens only."""
+        return (pages - 1) * self.page + (self.context - self.candidates * self.page)
+
+    # what the program computes
+
+    def _size(self, index: int) -> int:
+        """Elements of a node for each page (or for each step, where it has no page axis) and KV head."""
+        return math.prod(self.sizes[index].values())
+
+    def _work(self, indices: Iterable[int]) -> tuple[float, float]:
+        """Flops of contractions and results of elementwise work, of nodes without their page axis."""
+        flops = results = 0.0
+        for index in indices:
+            node = self.lowered.nodes[index]
+            if node.op == "dot":
+                flops += 2.0 * self._size(index) * self.sizes[node.inputs[0]][str(node.attrs["axis"])]
+            elif node.op not in ("q", "k", "v", "field", "const", "ctx"):
+                results += max([self._size(index), *(self._size(i) for i in node.inputs if i not in self.plan.exact)])
+        return flops, results
+
+    def _field_bytes(self) -> float:
+        """Bytes of a page's summaries of one KV head."""
+        stored = self.program.summary_dtype
+        each = BYTES[self.dtype if stored == "kv" else stored]
+        return float(each * sum(self._size(index) for index in self.lowered.live_fields().values()))
+
+    # stages
+
+    def _stage(
+        self, name: str, *, read: float = 0.0, written: float = 0.0, flops: float = 0.0, results: float = 0.0,
+        kernels: float = 0.0, rate: float | None = None, extra: float = 0.0,
+    ) -> Stage:  # fmt: skip
+        device = self.device
+        work = max((read + written) / (rate or device.read), flops / device.matrix[self.dtype], results / device.vector)
+        seconds = kernels * (device.launch + device.latency) + work + extra
+        return Stage(name, read, written, flops, results, kernels, seconds)
+
+    def _summary(self) -> Stage:
+        """Summaries of pages as they complete: one page in P steps, spread over the steps."""
+        if not self.lowered.live_fields():
+            return self._stage("summary")
+        sources = sum(self.lowered.nodes[i].op in ("k", "v") for i in self.plan.page)
+        tokens = self.page * self.static.head_dim * BYTES[self.dtype]
+        flops, results = self._work(i for i in self.plan.page if i not in self.plan.exact)
+        share = self.rows / self.page
+        # A GPU launches at every step, since the device finds out which pages are complete.
+        kernels = 1.0 if self.device.kind != "cpu" else len(self.plan.page) / self.page
+        return self._stage(
+            "summary", read=share * sources * tokens, written=share * self._field_bytes(), flops=share * flops,
+            results=share * results, kernels=kernels,
+        )  # fmt: skip
+
+    def _score(self) -> Stage:
+        """Everything computed for candidate pages: summaries are read once, narrow results written for selection."""
+        live = [
+            i for i in self.lowered.live() if self.lowered.nodes[i].stage == QUERY_STAGE and i not in self.plan.exact
+        ]
+        numeric = [i for i in live if self.lowered.nodes[i].type.kind != SET]
+        paged = [i for i in numeric if "page" in self.lowered.nodes[i].type.axes]
+        if not paged or not self.candidates:
+            return self._stage("score")
+        flops, results = self._work(paged)
+        barriers = [i for i in numeric if over_pages(self.lowered.nodes[i])]
+        sweeps = [step for step in self.plan.steps if isinstance(step, Sweep)]
+        outputs = {i for sweep in sweeps for i in sweep.outputs} | set(barriers)
+        kept = 4.0 * sum(self._size(i) for i in outputs if "page" in self.lowered.nodes[i].type.axes)
+        kernels: float = max(1, len(sweeps)) + len(barriers)
+        if self.device.kind == "cpu":
+            kernels = len(numeric) - len(paged) + sum(self.batch * len(s.nodes) for s in sweeps) + len(paged)
+        count = self.rows * self.candidates
+        return self._stage(
+            "score", read=count * self._field_bytes(), written=count * kept, flops=count * flops,
+            results=count * results, kernels=kernels,
+        )  # fmt: skip
+
+    def _select(self, pages: float) -> Stage:
+        """Exact selection, and writing the lists."""
+        live = [self.lowered.nodes[i] for i in self.lowered.live()]
+        sets = [node for node in live if node.type.kind == SET]
+        scored = [node for node in sets if node.op in ("topk", "topp", "above", "random")]
+        lists = self.static.group if self.lowered.nodes[self.lowered.output].type.axes else 1
+
+        def scores(node: Node) -> float:
+            return float(self.rows * self.candidates * (self.static.group if node.type.axes else 1))
+
+        elements = sum(scores(node) for node in scored)
+        kernels = 1.0 if self.device.kind != "cpu" else float(_SET_CALLS * len(sets))
+        extra = elements / self.device.choose
+        if scored or self.device.kind == "cpu":
+            extra += self.device.choose_latency
+        return self._stage(
+            "select", read=4 * elements, written=4.0 * self.rows * lists * pages, kernels=kernels, extra=extra
+        )
+
+    def _attention(self, tokens: float, rate: float) -> tuple[Stage, Stage]:
+        """Attention over `tokens` tokens of every KV head, and the combination of its parts where it is split."""
+        static, device = self.static, self.device
+        read = self.rows * tokens * static.head_dim * 2 * BYTES[self.dtype]
+        heads = self.rows * static.group
+        flops = 4.0 * heads * tokens * static.head_dim
+        rate *= min(1.0, BYTES[self.dtype] / device.least_bytes)
+        if device.kind == "cpu":
+            calls = _TILE_CALLS * math.ceil(read / 2 / _TILE_BYTES)
+            return self._stage("attend", read=read, flops=flops, kernels=calls, rate=rate), self._stage("combine")
+        parts = max(1, min(math.ceil(2 * device.units / self.rows), math.ceil(tokens / _SPLIT_TOKENS)))
+        traffic = 4.0 * heads * parts * (static.head_dim + 1) if parts > 1 else 0.0
+        return self._stage("attend", read=read, flops=flops, kernels=1, rate=rate), self._stage(
+            "combine", read=traffic, written=traffic, kernels=1 if parts > 1 else 0
+        )
+
+
+def _merged(name: str, stages: Iterable[Stage]) -> Stage:
+    parts = list(stages)
+    numbers = ("read", "written", "flops", "results", "kernels", "seconds")
+    return Stage(name, *(sum(getattr(part, key) for part in parts) for key in numbers))

@@ -1,0 +1,143 @@
+"""Devices that the cost model knows: a few rates each, and where every one of them comes from.
+
+`measured` entries were fitted to measurements of the kind named in `source`. `datasheet` entries are leads: peak
+figures of the vendor, with the overheads of the measured GPU, never confirmed on the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from vortexlab.dsl.errors import VortexError
+
+
+@dataclass(frozen=True)
+class Device:
+    """Rates in units per second: bytes, floating-point operations, elements.
+
+    `read`: bytes of streamed reads. `gather`: bytes of K and V read page by page. `dense`: bytes of K and V read by the
+    best dense attention. `matrix`: FLOPs of matrix products by cache dtype; `vector`: elementwise results. `choose`:
+    scores ordered by exact selection. `launch` and `latency`: seconds that every kernel costs before and while it
+    works; `choose_latency`: seconds that one exact selection takes at least. `units`: processors that a launch should
+    fill, 1 where work is not split. `least_bytes`: what an element of K or V costs in time even if it is narrower.
+    """
+
+    name: str
+    kind: str
+    evidence: str
+    source: str
+    read: float
+    gather: float
+    dense: float
+    matrix: dict[str, float] = field(hash=False)
+    vector: float
+    choose: float
+    launch: float
+    latency: float
+    choose_latency: float
+    units: int
+    least_bytes: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+_H200 = Device(
+    name="h200",
+    kind="cuda",
+    evidence="measured",
+    source=(
+        "One H200 SXM, torch 2.11, CUDA 13: FlashInfer 0.6.14 paged decode reads K and V at 4.58 TB/s and has a floor "
+        "of 10 us a layer (batch 1, 4k tokens); bf16 matmul of 8192 cubed 701 TFLOP/s; its top-k takes 13 us for "
+        "8 x 2048 scores and 20.5 us for 256 x 2048, launch included. Launch under CUDA graphs: 3 us, a rule of thumb. "
+        "fp32 products (half the bf16 rate) and elementwise results (half the datasheet's 67 TFLOP/s): unmeasured"
+    ),
+    read=4.6e12,
+    gather=4.6e12,
+    dense=4.6e12,
+    matrix={"fp32": 3.5e14, "bf16": 7.01e14, "fp16": 7.01e14},
+    vector=3.3e13,
+    choose=1.0e11,
+    launch=3e-6,
+    latency=2e-6,
+    choose_latency=6e-6,
+    units=132,
+)
+
+
+def _datasheet(name: str, read: float, bf16: float, fp32: float, vector: float, units: int, source: str) -> Device:
+    return replace(
+        _H200,
+        name=name,
+        evidence="datasheet",
+        source=f"{source}; overheads as on the H200, unconfirmed",
+        read=read,
+        gather=read,
+        dense=read,
+        matrix={"fp32": fp32, "bf16": bf16, "fp16": bf16},
+        vector=vector,
+        choose=_H200.choose * read / _H200.read,
+        units=units,
+    )
+
+
+_TABLE = [
+    _H200,
+    _datasheet(
+        "h100", 3.35e12, 9.89e14, 4.95e14, 3.3e13, 132,
+        "NVIDIA H100 SXM datasheet: 3.35 TB/s, 989 TFLOP/s dense bf16, 67 TFLOP/s fp32",
+    ),
+    _datasheet(
+        "a100", 2.039e12, 3.12e14, 1.56e14, 9.7e12, 108,
+        "NVIDIA A100 SXM 80 GB datasheet: 2,039 GB/s, 312 TFLOP/s dense bf16, 19.5 TFLOP/s fp32",
+    ),
+    _datasheet(
+        "mi300x", 5.3e12, 1.307e15, 6.537e14, 8.1e13, 304,
+        "AMD Instinct MI300X datasheet: 5.3 TB/s, 1,307 TFLOP/s dense bf16, 163.4 TFLOP/s fp32",
+    ),
+    Device(
+        name="cpu",
+        kind="cpu",
+        evidence="measured",
+        source=(
+            "Two cores of an AMD EPYC (Zen 5, 1 MiB of second-level cache each), torch 2.13, fp32, two threads: "
+            "products stream summaries at 38 GB/s; gathering and multiplying pages of 16 x 128 runs at 15 GB/s; the "
+            "best dense path (16k tokens, 8 x 128, batch 4) at 24 GB/s, in bf16 no faster than in fp32; elementwise "
+            "ops in cache make 8e9 results a second; a torch call costs about 4 us"
+        ),
+        read=3.8e10,
+        gather=1.5e10,
+        dense=2.4e10,
+        matrix={"fp32": 1.0e11, "bf16": 1.0e11, "fp16": 1.0e11},
+        vector=8e9,
+        choose=5e8,
+        launch=4e-6,
+        latency=0.0,
+        choose_latency=1e-4,
+        units=1,
+        least_bytes=4,
+    ),
+]  # fmt: skip
+
+DEVICES: dict[str, Device] = {device.name: device for device in _TABLE}
+
+
+def get_device(name: str) -> Device:
+    """Raises `VortexError` for a name that is not in `DEVICES`."""
+    if name not in DEVICES:
+        raise VortexError(f"unknown device {name!r}; the cost model knows {', '.join(DEVICES)}")
+    return DEVICES[name]
+
+
+def nearest_device() -> str:
+    """The entry for the machine this runs on: by the GPU's name where there is one, else the CPU's.
+
+    A GPU that the table does not know counts as the H200; say so where the figure is shown.
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    name = torch.cuda.get_device_name().lower()
+    return next((known for known in DEVICES if known in name), "h200")

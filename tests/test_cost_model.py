@@ -1,0 +1,172 @@
+"""The cost model: bytes from first principles, and a prediction that orders programs as it must."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from vortexlab import search_spaces
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.parser import parse
+from vortexlab.kernels.cost import Prediction, predict
+from vortexlab.kernels.devices import DEVICES, get_device
+
+STATIC = Static(kv_heads=8, group=4, head_dim=128, scale=128**-0.5)
+
+
+def seed(name: str, **knobs: int | float) -> Program:
+    return search_spaces.load(name).bind(knobs)
+
+
+def program(body: str, page: int = 16) -> Program:
+    return parse(f"from vortexlab.dsl import *\n\n\n@program(page={page})\nclass P:\n{body}").bind()
+
+
+SCORED = """
+    def summarize(k, v):
+        return dict(m=k.mean(token){more})
+
+    def score(q, s):
+        return dot(q, s.m, channel){reduced}
+
+    def select(score):
+        return topk(score, 8)
+"""
+
+
+def stage(prediction: Prediction, name: str) -> float:
+    return next(s for s in prediction.stages if s.name == name).read
+
+
+def test_bytes_follow_from_the_geometry() -> None:
+    context, batch, page, budget = 32768, 4, 16, 61
+    found = predict(seed("quest", budget=budget), STATIC, context, batch, "h200")
+    rows = batch * 8
+    assert found.dense.read == pytest.approx(2 * rows * context * 128 * 2, rel=0.02)  # and the parts of a split
+    assert stage(found, "attend") == 2 * rows * (budget + 3) * page * 128 * 2
+    assert stage(found, "score") == rows * (context // page - 1) * 2 * 128 * 2  # lo and hi
+    assert stage(found, "summary") == rows * 128 * 2  # keys alone, one page in 16 steps
+    assert found.pages == budget + 3 and not found.exact_pages
+    assert found.density == (budget + 3) * page / context
+
+
+def test_the_own_page_counts_its_live_tokens() -> None:
+    found = predict(seed("quest", budget=4), STATIC, 1601, 1, "h200")
+    assert stage(found, "attend") == 2 * 8 * (6 * 16 + 1) * 128 * 2
+
+
+def test_the_ideal_is_the_known_formula() -> None:
+    found = predict(seed("quest", budget=200), STATIC, 65536, 8, "h200")
+    assert found.ideal == pytest.approx(1 / (found.density + 2 / (2 * 16)), rel=0.01)
+    centroid = predict(seed("centroid", budget=200), STATIC, 65536, 8, "h200")
+    assert centroid.ideal == pytest.approx(1 / (centroid.density + 1 / (2 * 16)), rel=0.01)
+
+
+@pytest.mark.parametrize(("context", "batch", "measured"), [
+    (4096, 1, 12), (8192, 1, 16), (32768, 1, 42), (131072, 1, 132), (8192, 8, 72), (32768, 32, 943), (131072, 64, 7506),
+])  # fmt: skip
+def test_dense_agrees_with_the_best_public_kernel(context: int, batch: int, measured: float) -> None:
+    """us a layer of FlashInfer's paged decode on one H200, 32 query and 8 KV heads of 128, bf16."""
+    predicted = predict(seed("dense"), STATIC, context, batch, "h200").dense.seconds * 1e6
+    assert 0.75 < predicted / measured < 1.25
+
+
+def test_summaries_cost_what_their_precision_says() -> None:
+    plain = program(SCORED.format(more="", reduced=".max(head)"))
+    sizes = {
+        kind: stage(predict(replace(plain, summary_dtype=kind), STATIC, 4096, 1, "h200"), "score")
+        for kind in ("kv", "bf16", "fp32")
+    }
+    assert sizes["kv"] == sizes["bf16"] and sizes["fp32"] == 2 * sizes["bf16"]
+    wide = predict(plain, STATIC, 4096, 1, "h200", dtype="fp32")
+    assert stage(wide, "score") == sizes["fp32"]
+
+
+def test_dead_summaries_cost_nothing() -> None:
+    lean = predict(program(SCORED.format(more="", reduced=".max(head)")), STATIC, 4096, 2, "h200")
+    dead = predict(program(SCORED.format(more=", dead=v.max(token)", reduced=".max(head)")), STATIC, 4096, 2, "h200")
+    assert lean.stages == dead.stages
+
+
+def test_static_patterns_score_nothing() -> None:
+    found = predict(seed("sink_window"), STATIC, 8192, 2, "h200")
+    assert [s.seconds for s in found.stages if s.name in ("summary", "score")] == [0, 0]
+
+
+def test_contractions_are_counted_as_products() -> None:
+    found = predict(seed("centroid", budget=8), STATIC, 16001, 2, "h200")
+    score = next(s for s in found.stages if s.name == "score")
+    assert score.flops == 2 * 2 * 8 * 1000 * 4 * 128
+    quest = predict(seed("quest", budget=8), STATIC, 16001, 2, "h200")
+    assert next(s for s in quest.stages if s.name == "score").flops == 2 * score.flops
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_work_takes_more_time(device: str) -> None:
+    def seconds(budget: int, context: int, batch: int) -> float:
+        return predict(seed("quest", budget=budget), STATIC, context, batch, device).seconds
+
+    base = seconds(64, 16384, 4)
+    assert seconds(128, 16384, 4) > base and seconds(64, 32768, 4) > base and seconds(64, 16384, 8) > base
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_dense_program_is_no_faster_than_dense(device: str) -> None:
+    found = predict(seed("dense"), STATIC, 16384, 4, device)
+    assert found.density == 1 and 0.5 < found.speedup_over_dense <= 1
+
+
+def test_long_batched_contexts_gain_and_short_single_ones_do_not() -> None:
+    program = seed("quest", budget=128)
+    assert predict(program, STATIC, 131072, 16, "h200").speedup_over_dense > 4
+    assert predict(program, STATIC, 4096, 1, "h200").speedup_over_dense < 1
+
+
+def test_recorded_live_pages_replace_the_bound() -> None:
+    bound = predict(seed("top_p"), STATIC, 16384, 4, "h200")
+    live = predict(seed("top_p"), STATIC, 16384, 4, "h200", live_pages=20.5)
+    assert bound.pages > live.pages == 20.5 and live.exact_pages and live.seconds < bound.seconds
+    assert predict(seed("top_p"), STATIC, 64, 4, "h200", live_pages=1e9).density == 1
+
+
+def test_lists_of_query_heads_may_not_overlap() -> None:
+    assert predict(program(SCORED.format(more="", reduced="")), STATIC, 16384, 1, "h200").pages == 4 * 9
+
+
+def test_predictions_are_repeatable_and_plain_json() -> None:
+    def text() -> str:
+        return json.dumps(
+            predict(seed("value_energy"), STATIC, 30000, 3, "cpu", dtype="fp32").to_json(), sort_keys=True
+        )
+
+    data = json.loads(text())
+    assert text() == text() and data["kind"] == "predicted" and data["speedup_over_dense"] > 1
+    assert data["seconds"] == pytest.approx(sum(s["seconds"] for s in data["stages"]))
+
+
+def test_the_first_token_has_a_cost_too() -> None:
+    found = predict(seed("quest"), STATIC, 1, 1, "cpu", dtype="fp32")
+    assert found.density == 1 and found.pages == 1 and found.seconds > 0
+
+
+def test_every_device_says_where_its_rates_come_from() -> None:
+    assert {"h200", "h100", "a100", "mi300x", "cpu"} <= set(DEVICES)
+    for device in DEVICES.values():
+        assert device.source and device.evidence in ("measured", "datasheet")
+    assert get_device("a100").evidence == "datasheet"
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((4096, 1, "tpu"), "unknown device 'tpu'; the cost model knows h200"),
+    ((0, 1, "cpu"), "at least one token and one request"),
+])  # fmt: skip
+def test_bad_input_is_one_clear_line(arguments: tuple[int, int, str], message: str) -> None:
+    with pytest.raises(VortexError, match=message):
+        predict(seed("quest"), STATIC, *arguments)
+    with pytest.raises(VortexError, match="unknown cache precision 'fp8'"):
+        predict(seed("quest"), STATIC, 64, 1, "cpu", dtype="fp8")
+    with pytest.raises(VortexError, match="still has knobs"):
+        predict(search_spaces.load("quest"), STATIC, 64, 1, "cpu")
