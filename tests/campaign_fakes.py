@@ -6,9 +6,11 @@ Run as a script it works on one campaign until the budget is spent, for tests th
 from __future__ import annotations
 
 import math
+import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,24 @@ def density(name: str, knobs: dict[str, Any]) -> float:
 
 def config(runs: Path, **changes: Any) -> CampaignConfig:
     return CampaignConfig(**{"name": "run", "runs": str(runs), "evaluations": 28, "mirror": False, **changes})
+
+
+def in_child(action: Callable[[], str]) -> str:
+    """Runs the action in a forked process and returns the line it gives back."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            line = action()
+        except BaseException as error:
+            line = f"{type(error).__name__}: {error}"
+        os.write(write_end, line.encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        line = pipe.read()
+    os.waitpid(pid, 0)
+    return line
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ class Model:
         return Completion(f"```python{PROGRAM.format(n=request['seed'] % 97 + 4)}```", 50)
 
 
-def settings(runs: Path, **changes: Any) -> CampaignConfig:
-    model = LLMConfig("scripted", calls=50, repairs=1)
+def settings(runs: Path, calls: int = 50, **changes: Any) -> CampaignConfig:
+    model = LLMConfig("scripted", calls=calls, repairs=1)
     return config(
         runs, evaluations=8, proposers=("llm",), seeds=("dense", "quest"), budget_points=(), structure_share=1.0,
         llm=model, **changes,
@@ -71,7 +71,8 @@ def test_a_chat_that_a_kill_cut_off_goes_on_where_it_stopped(tmp_path: Path, mon
     dying = Model(dies=4)  # the repair of the second chat
     monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: dying)
     with pytest.raises(Killed):
-        Campaign(settings(tmp_path / "killed"), evaluator=FakeEvaluator()).run()
+        # With exactly the calls that the other one needed: what was paid before the kill must not count twice.
+        Campaign(settings(tmp_path / "killed", calls=alone.calls), evaluator=FakeEvaluator()).run()
     again = Model()
     monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: again)
     Campaign.resume("run", tmp_path / "killed", evaluator=FakeEvaluator()).run()

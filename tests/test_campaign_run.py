@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import threading
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign_fakes import FakeEvaluator, config
+from campaign_fakes import FakeEvaluator, config, in_child
 
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.config import CampaignConfig
@@ -21,10 +22,10 @@ from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.run import Run
 from vortexlab.agent.slots import seed_plan
 from vortexlab.agent.store import Store
-from vortexlab.agent.trials import KNOBS, SEED, History
+from vortexlab.agent.trials import KNOBS, SEED, Arm, History, Trial
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator.verdict import Verdict
+from vortexlab.evaluator.verdict import GATES, Estimate, GateResult, Verdict
 from vortexlab.search_spaces.library import SEEDS, source
 
 
@@ -209,6 +210,31 @@ def test_progress_tells_the_whole_story(tmp_path: Path) -> None:
     assert any(state.seconds_left for state in states)
 
 
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, finished: Run) -> None:
+    """The limit on file size stands in for the end of the disk."""
+    settings = config(tmp_path, evaluations=40)
+
+    def fill() -> str:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+        return Campaign(settings, evaluator=FakeEvaluator()).run().reason
+
+    line = in_child(fill)
+    assert line.startswith(f"VortexError: the disk of {settings.folder} is full or failing"), line
+    full = Run.open("run", tmp_path)
+    assert full.state == "interrupted" and 2 < len(full.trials) < 40
+    Campaign.resume("run", tmp_path, evaluator=FakeEvaluator()).run()
+    assert story(Run.open("run", tmp_path)) == story(finished)
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file in the way")
+    evaluator = FakeEvaluator()
+    with pytest.raises(VortexError, match=r"run folder .*run cannot be used \(File exists\)"):
+        Campaign(config(tmp_path), evaluator=evaluator).run()
+    assert evaluator.closed and not evaluator.calls
+
+
 class Faulty:
     """Fails in a different way every time it is asked."""
 
@@ -238,9 +264,8 @@ def _with(proposer: Proposer, runs: Path, evaluations: int, **changes: Any) -> R
 
 
 def test_a_slot_whose_proposer_fails_goes_to_a_typed_mutation(tmp_path: Path) -> None:
-    duplicate = Proposal(source("quest"), "Quest", "faulty", "a")
     broken = Proposal("class X: pass", "X", "faulty", "a")
-    run = _with(Faulty([ProposerError("no answer"), broken, KeyError("bug"), None, duplicate]), tmp_path, 7)
+    run = _with(Faulty([ProposerError("no answer"), broken, KeyError("bug"), None]), tmp_path, 7)
     later = run.trials[2:]
     assert later and all(trial.arm.proposer in ("grammar", KNOBS) for trial in later)
     assert [trial.slot for trial in run.trials] == list(range(len(run.trials)))
@@ -249,6 +274,27 @@ def test_a_slot_whose_proposer_fails_goes_to_a_typed_mutation(tmp_path: Path) ->
     assert reasons[1].startswith("the proposed text is no program:")
     assert reasons[2] == "KeyError: 'bug'"
     assert run.status()["failures"][0].endswith("faulty: no answer")
+
+
+def test_what_was_evaluated_already_is_not_taken_from_a_proposer(tmp_path: Path) -> None:
+    renamed = Proposal(source("quest").replace("Quest", "Fresh"), "Fresh", "faulty", "a")
+    faulty = Faulty([renamed])
+    run = _with(faulty, tmp_path, 6)
+    assert faulty.asked > 0 and not run.history.failures
+    assert "Fresh" not in [trial.proposal.name for trial in run.trials]
+    assert len({trial.hash for trial in run.trials}) == len(run.trials)
+
+
+def test_what_counts_against_the_budget() -> None:
+    def counts(status: str, *gates: str) -> bool:
+        passed = tuple(GateResult(name, name != "screen", 0.0) for name in gates)
+        verdict = Verdict("P", "", "", {}, status, gates=passed, accuracy=Estimate(1, 1, 1))
+        return Trial(0, Arm("grammar", "x"), Proposal("", "P", "", ""), "", "", verdict).in_full
+
+    assert counts("accepted", *GATES)
+    assert not counts("rejected", "parse", "numerics", "screen")
+    assert counts("rejected", *GATES), "rejected by the screen and audited"
+    assert counts("error", "parse")
 
 
 def test_the_circuit_breaker_stops_asking_and_tries_again_later(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -11,29 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from campaign_fakes import in_child
 
 from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
 
 STARTED = {"config": {"seed": 0}}
-
-
-def in_child(action: Callable[[], str]) -> str:
-    """Runs the action in a forked process and returns the line it gives back."""
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            line = action()
-        except BaseException as error:
-            line = f"{type(error).__name__}: {error}"
-        os.write(write_end, line.encode())
-        os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as pipe:
-        line = pipe.read()
-    os.waitpid(pid, 0)
-    return line
 
 
 def test_events_come_back_in_order_with_their_data(tmp_path: Path) -> None:
@@ -161,8 +145,6 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
 
     def fill() -> str:
-        import resource
-
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         store = Store.create(run, STARTED)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
