@@ -17,7 +17,7 @@ help:
 	@echo "make test      the tests that need neither a GPU nor much time"
 	@echo "make test-all  these and the long ones;  make test-gpu: those for a CUDA device"
 	@echo "make lint      ruff and mypy"
-	@echo "make train     train the reference model (resumes where it stopped)"
+	@echo "make train     train the reference model in training/ (goes on where it stopped; docs/reference-model.md)"
 	@echo "make clean     remove .venv and everything that was built"
 
 $(python):
@@ -58,7 +58,7 @@ lint: link
 	$(python) -m mypy -p vortexlab | sed -E 's#^build/linked/##; s#^vortexlab/(($(rooms))/)#\1#'
 
 train: link
-	$(python) -m vortexlab.evaluator.reference.train $(ARGS)
+	$(python) -m vortexlab.evaluator.reference.train --resume $(ARGS)
 
 clean:
 	rm -rf $(venv) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
