@@ -34,7 +34,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-_POINTERS = {name: "*i32" for name in ("table", "lengths", "pages", "counts")} | {
+_POINTERS = {name: "*i32" for name in ("table", "lengths", "pages", "counts", "wanted")} | {
     name: "*fp32" for name in ("partial", "summit", "mass")
 }
 #: What an instruction must look like to count, in PTX and in AMD's assembly.
@@ -59,10 +59,10 @@ def jobs(kernels: Kernels, dtype: str) -> Iterator[Job]:
     program, static = kernels.graph.program, kernels.graph.static
     module, page = load_source(kernels.text), program.page_size
     for kernel in kernels.kernels.values():
-        constants, warps = launch.shape(kernel, launch.WHOLE_ROW - 1)
+        constants, warps = launch.shape(kernel, launch.WHOLE_ROW)
         constants["BLOCK"] = page
         if kernel.name == "summarize":
-            constants["NEWEST"] = False
+            constants |= {"NEWEST": False, "FILTER": False}
         yield Job(kernel.name, getattr(module, kernel.name), constants, {"num_warps": warps})
     lists = kernels.graph.lists
     shape = AttentionShape.of(static.group // lists, static.head_dim, 4 if dtype == "fp32" else 2)

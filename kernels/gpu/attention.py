@@ -17,6 +17,7 @@ from torch import Tensor
 from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.attention_kernels import attend_combine, attend_split
 
 _LOG2E = math.log2(math.e)
@@ -34,16 +35,17 @@ class AttentionShape:
     tile: int
     warps: int
     stages: int
-    precise: bool = True
+    precise: bool
 
     @staticmethod
     def of(heads: int, head_dim: int, itemsize: int) -> AttentionShape:
         """For `heads` query heads of one list and elements of `itemsize` bytes."""
         width = max(16, triton.next_power_of_2(head_dim))
-        rows = max(16, triton.next_power_of_2(heads))
+        precise = itemsize == 2
+        rows = max(16, triton.next_power_of_2(heads) * (2 if precise else 1))
         # Keys and values of one stage take 2 * tile * width * itemsize bytes of shared memory.
         tile = max(16, min(64, 16384 // (width * itemsize) if itemsize > 2 else 16384 // width))
-        return AttentionShape(rows, width, tile, 4, 3 if itemsize <= 2 else 2)
+        return AttentionShape(rows, width, tile, 4, 3 if precise else 2, precise)
 
 
 def attend(
@@ -75,7 +77,7 @@ def attend(
     shape = shape or AttentionShape.of(heads, channels, q.element_size())
     most = -(-cache.capacity // page) if lists is None else lists.pages.shape[3]
     if splits is None:
-        splits = split_count(rows, -(-min(cache.capacity, most * page) // shape.tile), processors(q.device))
+        splits = split_count(rows, -(-min(cache.capacity, most * page) // shape.tile), launch.processors(q.device))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     direct = splits == 1
     partial = out if direct else q.new_empty(rows, splits, heads, channels, dtype=torch.float32)
@@ -102,10 +104,11 @@ def attend(
 
 
 def split_count(rows: int, tiles: int, processors: int) -> int:
-    """Runs per list: enough programs to give every processor several, never more than there are tiles."""
-    return max(1, min(-(-4 * processors // rows), tiles, 64))
+    """Runs per list that take the fewest tile times, when four programs are resident on each processor at once."""
+    start = 4  # tile times that a program takes to get going
 
+    def cost(runs: int) -> int:
+        rounds = -(-rows * runs // (4 * processors))
+        return rounds * (-(-tiles // runs) + start)
 
-def processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU; a small number in the interpreter, so that splitting is exercised."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+    return min(range(1, max(1, min(tiles, 128)) + 1), key=cost)

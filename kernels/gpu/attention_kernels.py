@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from vortexlab.kernels.gpu.device import product_operand, round_bf16, token_offset
+from vortexlab.kernels.gpu.device import matrix_operand, round_bf16, token_offset
 
 
 @triton.jit
@@ -42,7 +42,11 @@ def attend_split(
     begin = split * run
     end = tl.minimum(begin + run, tokens)
 
-    head = tl.arange(0, ROWS)
+    # 16-bit products would round the softmax weights. PRECISE rows come twice: one half multiplies the rounded weights,
+    # the other what the rounding left, in rows of the matrix tile that a small group leaves empty anyway.
+    REAL: tl.constexpr = ROWS // 2 if PRECISE else ROWS
+    part = tl.arange(0, ROWS) // REAL
+    head = tl.arange(0, ROWS) % REAL
     channel = tl.arange(0, WIDTH)
     head_live = head < HEADS
     channel_live = channel < CHANNELS
@@ -64,21 +68,27 @@ def attend_split(
         k_at = token_offset(blocks, position, live, k_block, k_token, BLOCK) + kv_head * k_head
         v_at = token_offset(blocks, position, live, v_block, v_token, BLOCK) + kv_head * v_head
         keys = tl.load(k + k_at[None, :] + channel[:, None], mask=live[None, :] & channel_live[:, None], other=0.0)
-        logits = tl.dot(product_operand(query), product_operand(keys), input_precision="ieee") * scale
+        logits = tl.dot(matrix_operand(query), matrix_operand(keys), input_precision="ieee") * scale
         logits = tl.where(live[None, :], logits, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))
         weights = tl.exp2(logits - higher[:, None])
         fade = tl.exp2(top - higher)
         total = total * fade + tl.sum(weights, 1)
         values = tl.load(v + v_at[:, None] + channel[None, :], mask=live[:, None] & channel_live[None, :], other=0.0)
-        operand = product_operand(values)
+        operand = matrix_operand(values)
         rounded = weights.to(operand.dtype)
+        if PRECISE:
+            rest = (weights - rounded.to(tl.float32)).to(operand.dtype)
+            rounded = tl.where(part[:, None] == 0, rounded, rest)
         sums = tl.dot(rounded, operand, sums * fade[:, None], input_precision="ieee")
-        if PRECISE and operand.dtype != tl.float32:
-            # What the first product rounded away, so that weights count as in fp32.
-            sums = tl.dot((weights - rounded.to(tl.float32)).to(operand.dtype), operand, sums)
         top = higher
 
+    if PRECISE:
+        sums = tl.sum(tl.reshape(sums, (2, REAL, WIDTH)), 0)
+        total = tl.max(tl.reshape(total, (2, REAL)), 0)
+        top = tl.max(tl.reshape(top, (2, REAL)), 0)
+        head = tl.arange(0, REAL)
+        head_live = head < HEADS
     if DIRECT:
         result = tl.where(total[:, None] > 0.0, sums / total[:, None], 0.0)
         if out.dtype.element_ty == tl.bfloat16:

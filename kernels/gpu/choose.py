@@ -254,7 +254,7 @@ class _Choose(KernelText):
 
     def _edge(self, index: int, cut: str, need: str) -> str:
         if self.whole:
-            return self.scalar(f"edge_page({self._key(index).text}, page, {cut}, {need}, 0)")
+            return self.scalar(f"settled_edge({self._key(index).text}, page, {cut}, {need}, own)")
         edge, ties = self.scalar("tl.full((), 0, tl.int32)"), self.scalar("tl.full((), 0, tl.int32)")
         self.open()
         key = self._key(index).text

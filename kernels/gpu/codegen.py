@@ -19,6 +19,7 @@ from vortexlab.kernels.gpu.choose import write_choose
 from vortexlab.kernels.gpu.emit import PAGE_DIM, Coords, Dim, Value, coords
 from vortexlab.kernels.gpu.graph import Graph, MapKernel, Schedule, lower, schedule
 from vortexlab.kernels.gpu.values import Dtypes, KernelText
+from vortexlab.kernels.lowering import contract
 
 _HEADER = '''"""Kernels generated from a program's typed form; not meant to be edited."""
 
@@ -27,7 +28,7 @@ import triton.language as tl
 
 from vortexlab.kernels.gpu.device import (
     as_count, chosen, digit_counts, edge_page, floor_divide, floor_mod, mass_cut, next_cut, order_key, page_unit,
-    product_operand, random_key, round_bf16, sigmoid, tanh, ties_needed, to_int, token_offset, top_cut,
+    product_operand, random_key, round_bf16, settled_edge, sigmoid, tanh, ties_needed, to_int, token_offset, top_cut,
 )
 
 PAGE = tl.constexpr({page})  # tokens
@@ -68,7 +69,7 @@ def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> K
     Raises `VortexError` when a value is too large for a tile.
     """
     with _deep_recursion():
-        graph = lower(program, static)
+        graph = lower(contract(program, static), static)
         plan = schedule(graph)
         stored = kv_dtype if program.summary_dtype == "kv" else program.summary_dtype
         dtypes = Dtypes(kv_dtype, stored, q_dtype)
@@ -104,7 +105,16 @@ def _summarize(graph: Graph, dtypes: Dtypes) -> KernelText:
     w, e = kernel.writer, kernel.emitter
     for name in ("k", "k_block", "k_head", "k_token", "v", "v_block", "v_head", "v_token"):
         kernel.param(name)
-    for name in ("table", "table_row", "lengths", "pages_per_row", "BLOCK: tl.constexpr", "NEWEST: tl.constexpr"):
+    for name in (
+        "table",
+        "table_row",
+        "lengths",
+        "pages_per_row",
+        "BLOCK: tl.constexpr",
+        "NEWEST: tl.constexpr",
+        "wanted",
+        "FILTER: tl.constexpr",
+    ):
         kernel.param(name)
     for line in (
         "kv_head = tl.program_id(1)",
@@ -120,6 +130,9 @@ def _summarize(graph: Graph, dtypes: Dtypes) -> KernelText:
         "    return",
         "blocks = table + request.to(tl.int64) * table_row",
         "unit = page_unit(blocks, logical, True, PAGE, BLOCK)",
+        "if FILTER:  # only physical pages that were asked for",
+        "    if tl.load(wanted + unit) == 0:",
+        "        return",
     ):
         w.line(line)
     for number, index in enumerate(graph.fields.values()):

@@ -30,8 +30,17 @@ def round_bf16(x):
 
 
 @triton.jit
-def product_operand(x):
-    """An operand of a matrix product as it was stored; fp32 in the interpreter."""
+def product_operand(x, dtype):
+    """An operand of a matrix product in the type that holds it exactly; fp32 in the interpreter."""
+    if _INTERPRETED:
+        return x.to(tl.float32)
+    else:
+        return x.to(dtype)
+
+
+@triton.jit
+def matrix_operand(x):
+    """An operand of a matrix product as it was loaded; fp32 in the interpreter."""
     if _INTERPRETED:
         return x.to(tl.float32)
     else:
@@ -88,12 +97,16 @@ def random_key(seed, salt, layer, kv_head, page, position, allowed):
 
 @triton.jit
 def digit_counts(key, cut, shift):
-    """How many keys reach each of the three candidates for the next two bits of a cut, packed in 20-bit fields."""
+    """How many keys reach each of the three candidates for the next two bits of a cut, packed in 20-bit fields.
+
+    A tile has fewer than 2**15 keys, so two counts fit one 32-bit sum, which a warp adds in one instruction.
+    """
     one = tl.full((), 1, tl.uint32)
-    reach = (key >= (cut | (one << shift))).to(tl.int64)
-    reach += (key >= (cut | (2 * one << shift))).to(tl.int64) << 20
-    reach += (key >= (cut | (3 * one << shift))).to(tl.int64) << 40
-    return tl.sum(reach, 0)
+    reach = (key >= (cut | (one << shift))).to(tl.int32)
+    reach += (key >= (cut | (2 * one << shift))).to(tl.int32) << 16
+    low = tl.sum(reach, 0).to(tl.int64)
+    high = tl.sum((key >= (cut | (3 * one << shift))).to(tl.int32), 0).to(tl.int64)
+    return (low & 0xFFFF) | ((low >> 16) << 20) | (high << 40)
 
 
 @triton.jit
@@ -121,6 +134,15 @@ def edge_page(key, page, cut, need, before):
     tie = key == cut
     rank = before + tl.cumsum(tie.to(tl.int32), 0)
     return tl.max(tl.where(tie & (rank <= need), page + 1, 0), 0)
+
+
+@triton.jit
+def settled_edge(key, page, cut, need, own):
+    """`edge_page` for a row of one tile; ranks are counted only where the cut divides equal keys."""
+    edge = own
+    if tl.sum((key == cut).to(tl.int32), 0) > need:
+        edge = edge_page(key, page, cut, need, 0)
+    return edge
 
 
 @triton.jit

@@ -48,8 +48,8 @@ Coords = tuple[tuple[str, Affine], ...]
 
 @dataclass(frozen=True)
 class Value:
-    """`text` is a name or a literal; `dims` the tile's dimensions in order. `raw` names the same value as loaded, in
-    its storage type `stored`; its padding is zero, and so is the padding of `text` when `clean`."""
+    """`text` is a name or a literal; `dims` the tile's dimensions in order. `stored` is a narrower type that holds the
+    value exactly, and `raw` its name in that type where it was loaded so. The padding is zero when `clean`."""
 
     text: str
     dims: tuple[Dim, ...] = ()
@@ -243,6 +243,8 @@ class Emitter:
             low = str(op.attrs["dtype"])
             text = f"round_bf16({x.text})" if low == "bf16" else f"{x.text}.to(tl.float16)"
             text += ".to(tl.float32)"
+        if op.op in ("neg", "abs", "relu"):
+            return self.assign(text, x.dims, op.kind, op.op, stored=x.stored, clean=x.clean)
         return self.assign(text, x.dims, op.kind, op.op)
 
     def _binary(self, index: int, at: dict[str, Affine]) -> Value:
@@ -254,7 +256,10 @@ class Emitter:
         if a.literal and b.literal:
             a = self.scalar(a)
         left, right = expand(a, dims), expand(b, dims)
-        return self.assign(_BINARY[op.op].format(left, right), dims, op.kind, op.op)
+        text = _BINARY[op.op].format(left, right)
+        if op.op in ("maximum", "minimum") and a.stored == b.stored:
+            return self.assign(text, dims, op.kind, op.op, stored=a.stored, clean=a.clean and b.clean)
+        return self.assign(text, dims, op.kind, op.op)
 
     def _not(self, index: int, at: dict[str, Affine]) -> Value:
         (x,) = self.inputs(index, at)
@@ -354,11 +359,11 @@ class Emitter:
 
     def _operand(self, x: Value, dim: Dim, free: tuple[Dim, ...], native: bool, last: bool) -> str:
         """An operand of a matrix product: [free, dim] when the contracted dimension comes last, else [dim, free]."""
-        text = x.raw if native else x.text
-        if dim.pad != dim.size and not (native or x.clean):
+        text = x.raw if native and x.raw else x.text
+        if dim.pad != dim.size and not x.clean:
             text = f"tl.where({self.mask_of(dim, x.dims)}, {text}, 0.0)"
         if native:
-            text = f"product_operand({text})"
+            text = f"product_operand({text}, {_NARROW[x.stored]})"
         order = (*free, dim) if last else (dim, *free)
         if order != x.dims:
             text = f"tl.permute({text}, ({', '.join(str(x.dims.index(d)) for d in order)}))"
@@ -372,6 +377,7 @@ class Emitter:
         return self.assign(f"tl.div_rn({x.text}, tl.maximum(own, 1).to(tl.float32))", x.dims, note="mean over pages")
 
 
+_NARROW = {"bf16": "tl.bfloat16", "fp16": "tl.float16"}
 _NAN = ", propagate_nan=tl.PropagateNan.ALL"
 _UNARY = {
     "neg": "-{0}",

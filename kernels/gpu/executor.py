@@ -17,7 +17,7 @@ from vortexlab.dsl.scalars import scalar_value
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
-from vortexlab.kernels.gpu.attention import attend, processors
+from vortexlab.kernels.gpu.attention import attend
 from vortexlab.kernels.gpu.codegen import Kernel, Kernels, generate
 from vortexlab.kernels.gpu.device import INTERPRETED, combine_partials
 from vortexlab.kernels.gpu.modules import load_source
@@ -87,7 +87,7 @@ class TritonExecutor:
                 if isinstance(by, str):
                     origin = kernels.graph.ops[index].origin
                     steps = range(1, size + 1) if by == "length" else range(1, size + page, page)
-                    numbers = [scalar_value(self.program, origin, self.static, step) for step in steps]
+                    numbers = [scalar_value(kernels.graph.program, origin, self.static, step) for step in steps]
                     dtype = torch.float32 if kernels.graph.ops[index].kind == "float" else torch.int64
                     tables[f"t{index}"] = torch.tensor([0, *numbers], dtype=torch.float64).to(dtype).to(cache.k.device)
             self._tables[key] = tables
@@ -122,19 +122,28 @@ class TritonExecutor:
         return TritonState(fields)
 
     def summarize(self, state: TritonState, cache: PagedKV, pages: Tensor | None = None) -> None:
-        """Writes the summaries of all complete pages of the table.
-
-        A page's tokens are found through the table, so `pages` (physical pages) only limits what must be written;
-        writing a complete page again changes nothing, and all of them are written.
-        """
+        """Writes the summaries of the given physical pages, or of all complete pages of the table."""
+        wanted = None
+        if pages is not None:
+            wanted = torch.zeros(cache.physical_pages(self.program.page_size), dtype=torch.int32, device=pages.device)
+            wanted[pages.long()] = 1
         per_row = cache.capacity // self.program.page_size
-        self._summarize(state, cache, newest=False, programs=cache.batch * per_row, per_row=per_row)
+        self._summarize(state, cache, newest=False, programs=cache.batch * per_row, per_row=per_row, wanted=wanted)
 
     def update(self, state: TritonState, cache: PagedKV) -> None:
         """After an append: writes the summaries of the pages that the newest token completed."""
         self._summarize(state, cache, newest=True, programs=cache.batch, per_row=1)
 
-    def _summarize(self, state: TritonState, cache: PagedKV, newest: bool, programs: int, per_row: int) -> None:
+    def _summarize(
+        self,
+        state: TritonState,
+        cache: PagedKV,
+        *,
+        newest: bool,
+        programs: int,
+        per_row: int,
+        wanted: Tensor | None = None,
+    ) -> None:
         self._check(cache)
         if not state.fields or not programs:
             return
@@ -145,6 +154,7 @@ class TritonExecutor:
             "v": cache.v, "v_block": v[0], "v_head": v[1], "v_token": v[2],
             "table": cache.table, "table_row": cache.table.stride(0), "lengths": cache.lengths,
             "pages_per_row": per_row, "BLOCK": cache.block, "NEWEST": newest,
+            "wanted": cache.lengths if wanted is None else wanted, "FILTER": wanted is not None,
         } | {f"f{i}": tensor for i, tensor in enumerate(state.fields.values())}  # fmt: skip
         kernel = kernels.kernels["summarize"]
         self._launch(module, kernel, (programs, cache.kv_heads), have, num_warps=launch.warps(kernel.largest))
@@ -177,7 +187,7 @@ class TritonExecutor:
         for number, step in enumerate(kernels.plan.maps):
             kernel = kernels.kernels[f"map{number}"]
             constants, warps = launch.shape(kernel, capacity)
-            parts = max(1, min(-(-capacity // constants["TILE"]), -(-8 * processors(device) // rows)))
+            parts = max(1, min(-(-capacity // constants["TILE"]), -(-8 * launch.processors(device) // rows)))
             for index in step.stores:
                 heads = graph.ops[index].sizes.get("head", 1)
                 have[f"b{index}"] = torch.empty(rows * heads * capacity, dtype=torch.float32, device=device)
@@ -193,7 +203,7 @@ class TritonExecutor:
                 combine_partials[(rows, -(-size // width))](
                     have[f"p{index}"], have[f"r{index}"], parts, identity, REST=size, TILE=width, HOW=how
                 )
-        kernel = kernels.kernels["choose_whole" if capacity < launch.WHOLE_ROW else "choose_tiled"]
+        kernel = kernels.kernels["choose_whole" if capacity <= launch.WHOLE_ROW else "choose_tiled"]
         constants, warps = launch.shape(kernel, capacity)
         self._launch(module, kernel, (rows * graph.lists,), have | constants, num_warps=warps)
         return lists

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 
 from vortexlab.kernels.gpu.codegen import Kernel
@@ -22,10 +23,15 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], int]:
         tile = max(1, min(128, MAP_ELEMENTS // kernel.largest, triton.next_power_of_2(capacity)))
         return {"TILE": tile}, warps(kernel.largest * tile)
     whole = kernel.name == "choose_whole"
-    tile = triton.next_power_of_2(min(capacity + 1, WHOLE_ROW)) if whole else WHOLE_ROW // 2
+    tile = triton.next_power_of_2(min(capacity, WHOLE_ROW)) if whole else WHOLE_ROW // 2
     return {"TILE": tile}, max(4, warps(2 * tile))
 
 
 def warps(elements: int) -> int:
     """Warps for a largest tile of so many elements: about 32 elements a thread."""
     return max(1, min(16, triton.next_power_of_2(max(1, elements // 1024))))
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; a small number in the interpreter, so that splitting is exercised."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
