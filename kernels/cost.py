@@ -3,10 +3,10 @@
 Everything follows from the program's typed form: which summaries are alive and how large they are, what has to be
 computed for each candidate page, and how many pages the lists can hold. Time is a roofline for each stage,
 
-    seconds = kernels * (launch + latency) + max(bytes / bandwidth, products / matrix rate, results / vector rate),
+    seconds = latency + kernels * launch + max(bytes / bandwidth, products / matrix rate, results / vector rate),
 
-with the rates of `vortexlab.kernels.devices`. The same inputs always give the same numbers; they are predictions and
-never stand in one column with measurements.
+with the rates of `vortexlab.kernels.devices`: what well-made kernels reach, not what some kernel happens to take. The
+same inputs always give the same numbers; they are predictions and never stand in one column with measurements.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class _Model:
     ) -> Stage:  # fmt: skip
         device = self.device
         work = max((read + written) / (rate or device.read), flops / device.matrix[self.dtype], results / device.vector)
-        seconds = kernels * (device.launch + device.latency) + work + extra
+        seconds = kernels * device.launch + work + extra
         return Stage(name, read, written, flops, results, kernels, seconds)
 
     def _summary(self) -> Stage:
@@ -281,12 +281,14 @@ class _Model:
         rate *= min(1.0, BYTES[self.dtype] / device.least_bytes)
         if device.kind == "cpu":
             calls = _TILE_CALLS * math.ceil(read / 2 / _TILE_BYTES)
-            return self._stage("attend", read=read, flops=flops, kernels=calls, rate=rate), self._stage("combine")
+            attend = self._stage(
+                "attend", read=read, flops=flops, kernels=calls, rate=rate, extra=device.attend_latency
+            )
+            return attend, self._stage("combine")
         parts = max(1, min(math.ceil(2 * device.units / self.rows), math.ceil(tokens / _SPLIT_TOKENS)))
         traffic = 4.0 * heads * parts * (static.head_dim + 1) if parts > 1 else 0.0
-        return self._stage("attend", read=read, flops=flops, kernels=1, rate=rate), self._stage(
-            "combine", read=traffic, written=traffic, kernels=1 if parts > 1 else 0
-        )
+        attend = self._stage("attend", read=read, flops=flops, kernels=1, rate=rate, extra=device.attend_latency)
+        return attend, self._stage("combine", read=traffic, written=traffic, kernels=1 if parts > 1 else 0)
 
 
 def _merged(name: str, stages: Iterable[Stage]) -> Stage:
