@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.canonical import canonical_hash
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program, Static, digest
+from vortexlab.kernels.gpu.report import compile_report
+
+SECONDS, MEMORY_MB = 60.0, 6144
+#: Shared memory that one program (thread block) can have, in bytes: vendors' figures for one block.
+_SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+#: A kernel that spills more than this per thread moves its scores through memory: no sane resource use.
+_SPILL_BYTES = 2048
 
 
-def report(program: Program, static: Static, targets: list[str]) -> dict[str, Any]:
-    raise NotImplementedError
+def report(program: Program, static: Static, targets: list[str], dtype: str, folder: Path) -> dict[str, Any]:
+    """What the program's kernels use on each target, and why that fails (empty: it does not).
+
+    Results are kept in `folder` by the program's content, geometry and targets.
+    """
+    key = digest([canonical_hash(program), asdict(static), sorted(targets), dtype])
+    kept = folder / f"{key}.json"
+    if kept.exists():
+        return {**json.loads(kept.read_text()), "cached": True}
+    try:
+        found = compile_report(program, static, targets, dtype, seconds=SECONDS, memory_mb=MEMORY_MB)
+        kernels = [{**asdict(item), "uses": list(item.uses)} for item in found]
+        answer = {"failure": _excess(kernels), "kernels": kernels}
+    except VortexError as error:
+        answer = {"failure": str(error), "kernels": []}
+    folder.mkdir(exist_ok=True)
+    kept.write_text(json.dumps(answer))
+    return {**answer, "cached": False}
+
+
+def _excess(kernels: list[dict[str, Any]]) -> str:
+    for kernel in kernels:
+        name = f"kernel {kernel['kernel']} for {kernel['target']}"
+        if kernel["shared_bytes"] > _SHARED[kernel["target"]]:
+            return (
+                f"{name} needs {kernel['shared_bytes']} bytes of shared memory; {_SHARED[kernel['target']]} are there"
+            )
+        if kernel["spilled_bytes"] > _SPILL_BYTES:
+            return f"{name} spills {kernel['spilled_bytes']} bytes a thread; summarise or score with smaller axes"
+    return ""

@@ -15,7 +15,7 @@ from typing import Any
 from vortexlab import dsl
 from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
-from vortexlab.evaluator import replies, statistics
+from vortexlab.evaluator import costs, replies, statistics
 from vortexlab.evaluator.config import EvaluationConfig, device_name, model_digest, versions
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
@@ -24,6 +24,7 @@ from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Verdict
+from vortexlab.kernels.devices import get_device
 
 SCREEN, FULL = "screen", "full"
 #: The screen rejects only what certainly keeps less than this share of dense accuracy.
@@ -33,6 +34,7 @@ DENSE_FLOOR = 0.5
 #: Above this share of pages decided by ties, the other order is answered too and the worse result counts.
 TIE_SHARE = 0.01
 _OPEN_SECONDS = 3600.0
+_MEASURED = ("dense_ms", "sparse_ms", "summary_ms", "select_ms", "attend_ms")
 
 
 class _Stop(Exception):
@@ -70,6 +72,7 @@ class Evaluator:
         self.config = config
         self.environment = config.environment_key()
         self.geometry = find_geometry(config.geometry)
+        get_device(config.predicted_device)
         self.suite = suite or make_suite(config)
         limits = Limits(config.memory_mb, config.seconds, cuda=config.device == "cuda")
         self._sandbox = sandbox or Sandbox(limits, threads=config.threads)
@@ -150,9 +153,7 @@ class Evaluator:
 
     # --- evaluation --------------------------------------------------------------------------------------------
 
-    def evaluate(
-        self, source: str, knobs: Mapping[str, Attr] | None = None, *, fidelity: str = FULL
-    ) -> Verdict:
+    def evaluate(self, source: str, knobs: Mapping[str, Attr] | None = None, *, fidelity: str = FULL) -> Verdict:
         """One program through the gates. `fidelity` ``screen`` stops before speed and the full accuracy run.
 
         Raises `VortexError` only when the evaluator itself cannot work (no model, no room, no worker).
@@ -189,10 +190,10 @@ class Evaluator:
         program = dsl.parse(source)
         return program.bind(knobs), program
 
-    def _unparsed(
-        self, source: str, knobs: Mapping[str, Attr] | None, error: VortexError, seconds: float
-    ) -> Verdict:
-        details = {"diagnostics": [item.to_json() for item in error.diagnostics]} if isinstance(error, ProgramError) else {}
+    def _unparsed(self, source: str, knobs: Mapping[str, Attr] | None, error: VortexError, seconds: float) -> Verdict:
+        details = {}
+        if isinstance(error, ProgramError):
+            details["diagnostics"] = [item.to_json() for item in error.diagnostics]
         return Verdict(
             program="",
             source_hash=digest(["unparsed", source, dict(knobs or {})]),
@@ -273,7 +274,9 @@ class Evaluator:
             raise
 
     def _compile(self) -> tuple[str, dict[str, Any]]:
-        found = self._ask_checked(replies.Compiled, "compile", targets=list(self.config.compile_for))
+        found = self._ask_checked(
+            replies.Compiled, "compile", targets=list(self.config.compile_for), geometry=self.geometry.to_json()
+        )
         return found.failure, found.model_dump(exclude={"failure"})
 
     def _fidelity(self, trial: _Trial) -> tuple[str, dict[str, Any]]:
@@ -314,7 +317,8 @@ class Evaluator:
         upper = statistics.kept_upper(outcomes, seed=self.config.seed) if outcomes else 1.0
         details = {"answers": len(rows), "kept_upper": min(upper, 1e9)}
         if upper < SCREEN_FLOOR:
-            return f"keeps less than {SCREEN_FLOOR:g} of dense accuracy (at most {upper:.2f} on {len(rows)} answers)", details
+            reason = f"keeps less than {SCREEN_FLOOR:g} of dense accuracy: at most {upper:.2f} on {len(rows)} answers"
+            return reason, details
         return "", details
 
     def _accuracy(self, trial: _Trial, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
@@ -324,8 +328,7 @@ class Evaluator:
 
     def _speed(self, trial: _Trial, seed: int) -> tuple[str, dict[str, Any]]:
         if self.config.speed == "predicted":
-            trial.facts["timings"] = {}
-            return "", {}
+            return "", {"predicted": True}
         timings = {}
         for length in self.config.lengths:
             found = self._ask_checked(
@@ -349,7 +352,10 @@ class Evaluator:
     def _conditions(self) -> dict[str, Any]:
         config = self.config
         conditions: dict[str, Any] = {
-            "device": device_name(config.device),
+            "device": f"{config.predicted_device} (predicted)"
+            if config.speed == "predicted"
+            else device_name(config.device),
+            "evaluated_on": device_name(config.device),
             "speed": config.speed,
             "model": config.model,
             "model_digest": model_digest(config.model),
@@ -380,6 +386,10 @@ class Evaluator:
         timings = trial.facts.get("timings", {})
         samples = {length: timing["ratios"] for length, timing in timings.items()}
         speedup = statistics.ratio(samples, seed=self.config.seed) if samples else None
+        predicted = self._predicted(trial)
+        if self.config.speed == "predicted" and any(gate.name == "speed" for gate in trial.gates):
+            value = costs.speedup(predicted[self.config.predicted_device])
+            speedup = Estimate(value, value, value)
         if timings:
             conditions["baseline"] = {length: timing["baseline"] for length, timing in timings.items()}
             conditions["batch"] = {length: timing["batch"] for length, timing in timings.items()}
@@ -400,12 +410,33 @@ class Evaluator:
             answers=found.answers if found else 0,
             contexts=found.contexts if found else 0,
             outcomes=outcomes,
-            stages={},
+            stages={
+                "predicted": predicted,
+                "measured_ms": {n: {k: t[k] for k in _MEASURED} for n, t in timings.items()},
+            },
+            predicted_speedup=costs.speedup(predicted[self.config.predicted_device]),
             speed_samples=samples,
             conditions=conditions,
             seconds=seconds,
             alarms=tuple(trial.alarms) + (found.alarms if found else ()),
         )
+
+    def _predicted(self, trial: _Trial) -> dict[str, dict[str, Any]]:
+        """Predicted costs by device and length: for the device that is predicted for, and for the one measured on."""
+        assert self._model is not None
+        devices = {self.config.predicted_device} | ({"cpu"} if self.config.device == "cpu" else set())
+        return {
+            device: costs.predictions(
+                trial.program,
+                self.geometry,
+                self._model.layers,
+                self.config.lengths,
+                self.config.batch_tokens,
+                device,
+                trial.counts,
+            )
+            for device in sorted(devices)
+        }
 
     def _reopened_conditions(self) -> dict[str, Any]:
         """The conditions after a loss: the worker is brought back first, since they tell what it measured."""

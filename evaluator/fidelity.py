@@ -36,9 +36,11 @@ class Recording:
     tail_v: list[list[Tensor]]
 
     @staticmethod
-    def from_watcher(forks: Sequence[Fork], rows: Sequence[int], watcher: Watcher) -> Recording:
+    def from_watcher(forks: Sequence[Fork], watcher: Watcher) -> Recording:
+        """What `watcher` saw of the replay of `forks`."""
+        rows = sorted(watcher.steps)
         return Recording(
-            tuple(forks),
+            tuple(forks[row] for row in rows),
             [torch.stack([layer[row] for row in rows]) for layer in watcher.q],
             [torch.stack([layer[row] for row in rows]) for layer in watcher.out],
             [[layer[row][0] for row in rows] for layer in watcher.tail],

@@ -116,9 +116,7 @@ def _draw(kind: str, shape: tuple[int, ...], page: int, generator: torch.Generat
 Run = tuple[str, list[int], Tensor, PageLists]
 
 
-def _runs(
-    case: Case, kind: type[Any], program: Program, device: str, generator: torch.Generator
-) -> Iterator[Run]:
+def _runs(case: Case, kind: type[Any], program: Program, device: str, generator: torch.Generator) -> Iterator[Run]:
     """The case in several ways that must not matter: name, rows, output and lists of each."""
     executor: Executor = kind(program, case.static)
     everyone = list(range(len(case.keys)))
@@ -129,13 +127,17 @@ def _runs(
     if len(everyone) == 1:
         return
     loud = _cache(case, program.page_size, device, 1e4)
-    yield "with other memory behind the newest token (causality)", everyone, *executor.decode(
-        case.q.to(device), state, loud
+    yield (
+        "with other memory behind the newest token (causality)",
+        everyone,
+        *executor.decode(case.q.to(device), state, loud),
     )
     backwards = everyone[::-1]
     turned = PagedKV(cache.k, cache.v, cache.table.flip(0), cache.lengths.flip(0), cache.block)
-    yield "in reversed order (request isolation)", backwards, *executor.decode(
-        case.q[backwards].to(device), state, turned
+    yield (
+        "in reversed order (request isolation)",
+        backwards,
+        *executor.decode(case.q[backwards].to(device), state, turned),
     )
     longest = max(everyone, key=lambda row: case.keys[row].shape[1])
     alone = case.part([longest])

@@ -90,24 +90,30 @@ class _Step:
 
 
 class Watcher:
-    """Keeps queries, new keys and values and outputs of some rows at the step that reads their last question token."""
+    """Keeps queries, new keys and values and outputs of some forks at the step that reads their last question token."""
 
-    def __init__(self, rows: dict[int, int], layers: int):
-        """`rows`: row of the batch -> the step to keep."""
-        self.rows = rows
+    def __init__(self, steps: dict[int, int], layers: int):
+        """`steps`: fork (its place among those replayed) -> the step to keep."""
+        self.steps = steps
         self.step = 0
+        self._place: dict[int, int] = {}
         self.q: list[dict[int, Tensor]] = [{} for _ in range(layers)]
         self.tail: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in range(layers)]
         self.out: list[dict[int, Tensor]] = [{} for _ in range(layers)]
 
+    def ordered(self, order: Sequence[int]) -> None:
+        """Row i of the batch is fork `order[i]`."""
+        self._place = {fork: row for row, fork in enumerate(order)}
+
     def see(self, layer: int, q: Tensor, cache: PagedKV, out: Tensor) -> None:
-        for row, step in self.rows.items():
+        for fork, step in self.steps.items():
             if step == self.step:
+                row = self._place[fork]
                 start = int(cache.lengths[row]) - step - 1
                 k, v = cache.dense(row)
-                self.q[layer][row] = q[row].clone()
-                self.tail[layer][row] = (k[:, start:].clone(), v[:, start:].clone())
-                self.out[layer][row] = out[row].clone()
+                self.q[layer][fork] = q[row].clone()
+                self.tail[layer][fork] = (k[:, start:].clone(), v[:, start:].clone())
+                self.out[layer][fork] = out[row].clone()
 
 
 def replay(
@@ -139,7 +145,7 @@ def _feed(
     ordered = [turns[i] for i in order]
     caches = session.store.fork(session.page, [forks[i] for i in order])
     if watch is not None:
-        watch.rows = {order.index(row): step for row, step in watch.rows.items()}
+        watch.ordered(order)
     device = model.device
     width = max(turn.steps for turn in turns)
     feed = torch.zeros(len(order), width, dtype=torch.int64)

@@ -107,6 +107,8 @@ class Sandbox:
             "PYTHONNOUSERSITE": "1",
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
+            # Threads that wait for others sleep: spinning would starve whoever shares the cores, and slow us most.
+            "OMP_WAIT_POLICY": "PASSIVE",
         }
 
     def start(self) -> None:
@@ -219,7 +221,8 @@ class Sandbox:
         """Raises `WorkerLost` when the worker's processes are too many or hold too much memory."""
         members = self._members(thorough=False)
         if len(members) > self.limits.processes:
-            raise WorkerLost("processes", f"the worker started {len(members)} processes; {self.limits.processes} allowed")
+            allowed = self.limits.processes
+            raise WorkerLost("processes", f"the worker started {len(members)} processes; {allowed} allowed")
         resident = sum(map(_private_bytes, members)) >> 20
         if resident > self.limits.memory_mb:
             raise WorkerLost("memory", f"the worker holds {resident} MB; {self.limits.memory_mb} allowed")
@@ -281,8 +284,10 @@ class Sandbox:
 
 
 def _private_bytes(pid: int) -> int:
-    """Resident memory of a process that is not shared with files, in bytes; 0 when it is gone."""
+    """Resident memory of a process that no file backs, shared memory included, in bytes; 0 when it is gone."""
+    total = 0
     with suppress(OSError, ValueError, IndexError):
-        size = Path(f"/proc/{pid}/statm").read_text().split()
-        return (int(size[1]) - int(size[2])) * os.sysconf("SC_PAGE_SIZE")
-    return 0
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(("RssAnon:", "RssShmem:")):
+                total += int(line.split()[1]) << 10
+    return total

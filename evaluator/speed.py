@@ -46,7 +46,9 @@ class Workload:
     v: Tensor
 
     @staticmethod
-    def make(geometry: Geometry, length: int, batch_tokens: int, device: str, dtype: torch.dtype, seed: int) -> Workload:
+    def make(
+        geometry: Geometry, length: int, batch_tokens: int, device: str, dtype: torch.dtype, seed: int
+    ) -> Workload:
         batch = max(1, batch_tokens // length)
         shape = (geometry.kv_heads, batch, length, geometry.head_dim)
         generator = torch.Generator(device).manual_seed(seed)

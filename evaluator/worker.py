@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Program
+from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator import compiling, fidelity, frames, numerics, speed
 from vortexlab.evaluator.confine import NETWORK
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
@@ -90,7 +90,7 @@ class Worker:
             watcher = Watcher({row: len(turns[row].question) - 1 for row in watch}, self.model.layers)
             everything = Session(EVERYTHING, self.model, self.store, executor_for(self.device))
             found = replay(everything, chosen, Tally(), watch=watcher)
-            fidelity.Recording.from_watcher([chosen[row] for row in watch], watch, watcher).save(recording)
+            fidelity.Recording.from_watcher(chosen, watcher).save(recording)
             answers.write_text(json.dumps(found))
         self._recording = fidelity.Recording.load(recording, self.model.device)
         return {"answers": json.loads(answers.read_text())}
@@ -123,8 +123,11 @@ class Worker:
     def numerics(self, seed: int) -> dict[str, Any]:
         return numerics.check(self._current(), self.model.static(0), self.device, seed)
 
-    def compile(self, targets: list[str]) -> dict[str, Any]:
-        return compiling.report(self._current(), self.model.static(0), targets)
+    def compile(self, targets: list[str], geometry: dict[str, Any]) -> dict[str, Any]:
+        """Compiles for the geometry that speed is measured at, in bf16, as a GPU would run it."""
+        target = Geometry(**geometry)
+        static = Static(target.kv_heads, target.group, target.head_dim, target.scale, 0, self.model.layers)
+        return compiling.report(self._current(), static, targets, "bf16", self.scratch / "compiled")
 
     def fidelity(self) -> dict[str, Any]:
         if self._recording is None:

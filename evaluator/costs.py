@@ -1,0 +1,45 @@
+"""Predicted costs of a verdict: the cost model at the conditions of the speed gate, with live page counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.evaluator.geometries import Geometry
+from vortexlab.kernels.cost import predict
+from vortexlab.kernels.devices import get_device
+
+_SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def predictions(
+    program: Program,
+    geometry: Geometry,
+    layers: int,
+    lengths: Sequence[int],
+    batch_tokens: int,
+    device: str,
+    counts: Mapping[str, Sequence[int]],
+) -> dict[str, dict[str, Any]]:
+    """By length, the prediction as JSON. `counts`: pages of lists recorded at a length; without them bounds count.
+
+    `layers` are those of the model that accuracy was measured on, as in the measured speed. The cache is bf16 on a GPU
+    and fp32 on the CPU. Raises `VortexError` for an unknown device.
+    """
+    dtype = _SHORT["float32" if get_device(device).kind == "cpu" else "bfloat16"]
+    static = Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, 0, layers)
+    result = {}
+    for length in lengths:
+        seen = counts.get(str(length))
+        live = sum(seen) / len(seen) if seen else None
+        batch = max(1, batch_tokens // length)
+        result[str(length)] = predict(program, static, length, batch, device, live, dtype=dtype).to_json()
+    return result
+
+
+def speedup(predicted: Mapping[str, Mapping[str, Any]]) -> float:
+    """Geometric mean over lengths of the predicted speed-up over dense attention on the same device."""
+    logs = [math.log(item["speedup_over_dense"]) for item in predicted.values()]
+    return math.exp(sum(logs) / len(logs))
