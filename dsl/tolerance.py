@@ -58,43 +58,50 @@ def open_pages(
     `selection` is that of `reference.select_one` with ``keep_values=True``, in float64.
     """
     own = own_page(length, program.page_size)
+    numbers = error_bounds(program, static, selection, cache_dtype)
+    result = []
+    for kv in range(static.kv_heads):
+        sets: dict[int, list[PageMask]] = {}
+        for index in program.live():
+            if program.nodes[index].type.kind == SET:
+                sets[index] = _open_set(program, static, program.nodes[index], numbers[kv], sets, kv, length)
+        per_list = []
+        for mask in sets[program.output]:
+            must, may = ({own, *part.nonzero()[:, 0].tolist()} for part in (mask.must, mask.may))
+            per_list.append((frozenset(must), frozenset(may)))
+        result.append(per_list)
+    return result
+
+
+def error_bounds(
+    program: Program, static: Static, selection: Selection, cache_dtype: torch.dtype
+) -> list[dict[int, Bounded]]:
+    """For each KV head, every live number of a reference run with its bound, by node.
+
+    `selection` is that of `reference.select_one` with ``keep_values=True``, in float64.
+    """
     sizes = program.axis_sizes(static)
     numbers: list[dict[int, Bounded]] = [{} for _ in selection.values]
-    sets: list[dict[int, list[PageMask]]] = [{} for _ in selection.values]
-    page_nodes = [i for i in program.live() if program.nodes[i].stage == PAGE_STAGE]
-    query_nodes = [i for i in program.live() if program.nodes[i].stage != PAGE_STAGE]
-    for index in page_nodes + query_nodes:
+    # Summaries first: the query stage reads them.
+    for index in sorted(program.live(), key=lambda i: (program.nodes[i].stage != PAGE_STAGE, i)):
         node = program.nodes[index]
+        if node.type.kind == SET:
+            continue
+        leaf = not node.inputs or is_exact(program, index)
         for kv, values in enumerate(selection.values):
-            if node.type.kind == SET:
-                sets[kv][index] = _open_set(program, static, node, numbers[kv], sets[kv], kv, length)
-                continue
-            leaf = not node.inputs or is_exact(program, index)
             known = _stacked(node, values.get(index, []), list(sizes[index].values()), leaf)
             if node.op == "field":
                 source = numbers[kv][program.fields[str(node.attrs["name"])]]
                 stored = _NAMES[cache_dtype] if program.summary_dtype == "kv" else program.summary_dtype
                 error = _monotone(_rounding(stored), source.value, source.error)
-                numbers[kv][index] = Bounded(known.value, _finish(known.value, error), known.axes)
             elif node.op == "share":
-                across = [numbers[other][node.inputs[0]] for other in range(len(numbers))]
-                stack = Bounded(
-                    torch.stack([b.value for b in across]), torch.stack([b.error for b in across]), known.axes
-                )
-                error = _reduce_error(str(node.attrs["how"]), stack, 0, known.value)
-                numbers[kv][index] = Bounded(known.value, _finish(known.value, error), known.axes)
+                heads = [of_head[node.inputs[0]] for of_head in numbers]
+                across = Bounded(torch.stack([x.value for x in heads]), torch.stack([x.error for x in heads]))
+                error = _reduce_error(str(node.attrs["how"]), across, 0, known.value)
             else:
                 error = known.error if leaf else _error(node, [numbers[kv][i] for i in node.inputs], known)
-                numbers[kv][index] = Bounded(known.value, _finish(known.value, error), known.axes)
-    result = []
-    for kv in range(len(selection.values)):
-        per_list = []
-        for mask in sets[kv][program.output]:
-            must, may = mask.must.clone(), mask.may.clone()
-            must[own] = may[own] = True
-            per_list.append((frozenset(must.nonzero()[:, 0].tolist()), frozenset(may.nonzero()[:, 0].tolist())))
-        result.append(per_list)
-    return result
+            numbers[kv][index] = Bounded(known.value, _finish(known.value, error), known.axes)
+    return numbers
 
 
 def attention_tolerance(

@@ -1,0 +1,115 @@
+"""Error bounds hold for the reference run in fp32, are 0 where fp32 is exact, and are small where it is not."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+from vortexlab.dsl import parse
+from vortexlab.dsl.ir import SET, Static
+from vortexlab.dsl.reference import Selection, attend, select_one
+from vortexlab.dsl.reference_ops import Value
+from vortexlab.dsl.testing import Case, random_case, random_program
+from vortexlab.dsl.tolerance import Bounded, attention_tolerance, error_bounds
+
+
+def both(case: Case, row: int) -> tuple[list[dict[int, Bounded]], Selection]:
+    """The bounds of one request's float64 run, and its fp32 run."""
+    dtype = case.keys[0].dtype
+    double, single = (
+        select_one(
+            case.program, case.static, case.q[row].to(kind), case.keys[row].to(kind), case.values[row].to(kind),
+            cache_dtype=dtype, keep_values=True,
+        )
+        for kind in (torch.float64, torch.float32)
+    )  # fmt: skip
+    return error_bounds(case.program, case.static, double, dtype), single
+
+
+def tensor_of(result: Any) -> torch.Tensor:
+    if isinstance(result, list):
+        return torch.stack([item.tensor for item in result]).double()
+    return (result.tensor if isinstance(result, Value) else torch.tensor(result)).double()
+
+
+def test_the_fp32_run_stays_within_the_bounds() -> None:
+    numbers = exact = 0
+    for seed in range(120):
+        case = random_case(seed, parse(random_program(random.Random(seed))), max_length=90)
+        bounds, single = both(case, 0)
+        for kv, values in enumerate(single.values):
+            for index, bound in bounds[kv].items():
+                if case.program.nodes[index].type.kind == SET or values.get(index, []) == []:
+                    continue
+                found = tensor_of(values[index])
+                distance = (found - bound.value).abs()
+                same = (found == bound.value) | (found.isnan() & bound.value.isnan())
+                wrong = ~same & ~(distance <= bound.error)
+                # Where the bound is open, anything may come out.
+                wrong &= bound.error.isfinite()
+                assert not wrong.any(), (seed, index, case.program.nodes[index].op, distance.max())
+                numbers += found.numel()
+                exact += int((bound.error == 0).sum())
+    assert numbers > 1_000_000 and exact > numbers / 2
+
+
+LINEAR = """
+@program(page=16, summaries="fp32")
+class Linear:
+    def summarize(k, v):
+        return dict(mean=k.mean(token), spread=v.max(token) - v.min(token))
+
+    def score(q, s):
+        return dot(q, s.mean, channel).max(head) + s.spread.sum(channel)
+
+    def select(score):
+        return topk(score, 3)
+"""
+
+
+def test_bounds_are_zero_on_dyadic_inputs_and_small_on_real_ones() -> None:
+    program = parse(LINEAR).bind()
+    static = Static(kv_heads=1, group=4, head_dim=64, scale=0.125)
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randint(-8, 9, (4, 64), generator=generator).double() / 4
+    k, v = torch.randint(-8, 9, (2, 1, 100, 64), generator=generator).double() / 4
+    selection = select_one(program, static, q, k, v, cache_dtype=torch.float32, keep_values=True)
+    bounds = error_bounds(program, static, selection, torch.float32)[0]
+    assert all(not bound.error.any() for bound in bounds.values())
+    q, k, v = (torch.randn(x.shape, generator=generator).double() for x in (q, k, v))
+    q, k, v = (x.float().double() for x in (q, k, v))
+    selection = select_one(program, static, q, k, v, cache_dtype=torch.float32, keep_values=True)
+    score = error_bounds(program, static, selection, torch.float32)[0][program.nodes[program.output].inputs[0]]
+    assert score.error.min() > 0 and score.error.max() < 1e-4 * score.value.abs().max()
+
+
+def test_a_decision_on_the_edge_is_open_and_one_off_it_is_not() -> None:
+    text = LINEAR.replace("s.mean, channel).max(head)", "s.mean, channel).max(head) * 0.1").replace(
+        "topk(score, 3)", "where(score.max(page) > 0.1, first(4), last(1))"
+    )
+    program = parse(text).bind()
+    static = Static(kv_heads=1, group=1, head_dim=8, scale=1.0)
+    for key, open_ in ((1.0, True), (1.001, False), (0.999, False)):
+        k = torch.zeros(1, 33, 8, dtype=torch.float64)
+        k[..., 0] = key
+        q = torch.zeros(1, 8, dtype=torch.float64)
+        q[0, 0] = 1
+        selection = select_one(program, static, q, k, torch.zeros_like(k), cache_dtype=torch.float32, keep_values=True)
+        bounds = error_bounds(program, static, selection, torch.float32)[0]
+        condition = next(i for i, node in program if node.op == "lt")
+        assert bool(bounds[condition].error) is open_
+
+
+def test_attention_bound_holds_and_is_small() -> None:
+    static = Static(kv_heads=2, group=2, head_dim=64, scale=0.125)
+    generator = torch.Generator().manual_seed(3)
+    q = torch.randn(1, 4, 64, generator=generator)
+    keys, values = ([torch.randn(2, 200, 64, generator=generator)] for _ in range(2))
+    lists = [[[(0, 3, 12)], [(12,)]]]
+    wide = [[x.double() for x in part] for part in (keys, values)]
+    exact = attend(16, static, q.double(), *wide, lists)
+    error = (attend(16, static, q, keys, values, lists).double() - exact).abs().amax(-1)
+    bound = attention_tolerance(16, static, q.double(), *wide, lists)
+    assert (error <= bound).all() and bound.max() < 1e-3 * exact.square().mean().sqrt()
