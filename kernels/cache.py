@@ -23,7 +23,7 @@ class PagedKV:
     """Keys and values of one attention layer, in blocks.
 
     `k`, `v`: [blocks, kv_heads, block, channel], views with any strides whose channel stride is 1.
-    `table`: int32 [batch, max_blocks], the physical block of each logical block; entries past the length are unused.
+    `table`: int32 [batch, max_blocks], the physical block of each logical block; entries that name no block are -1.
     `lengths`: int32 [batch], tokens in the cache, the query's own included.
     `block`: tokens of one block. Rows share a prefix by naming the same blocks.
     """
@@ -106,6 +106,8 @@ class PagedKV:
         if int(position.max()) >= self.capacity:
             raise VortexError(f"the KV cache is full: {self.capacity} tokens a row; allocate more blocks")
         blocks = self.table.long().gather(1, (position // self.block)[:, None])[:, 0]
+        if int(blocks.min()) < 0:
+            raise VortexError("a row of the KV cache has no block left for its next token; allocate more blocks")
         self.k[blocks, :, position % self.block] = k_new.to(self.k.dtype)
         self.v[blocks, :, position % self.block] = v_new.to(self.v.dtype)
         self.lengths += 1
@@ -134,7 +136,7 @@ class PagedKV:
         need = sum(w - f for w, f in zip(width, full, strict=True))
         if need > len(free):
             raise VortexError(f"forking the KV cache needs {need} free blocks and it has {len(free)}")
-        table = torch.zeros(len(rows), max(width, default=0), dtype=torch.int32)
+        table = torch.full((len(rows), max(width, default=0)), -1, dtype=torch.int32)
         for i, row in enumerate(rows):
             table[i, : full[i]] = self.table[row, : full[i]].cpu()
             own, free = free[: width[i] - full[i]], free[width[i] - full[i] :]
@@ -174,7 +176,7 @@ class PagedKV:
         order = torch.arange(total)
         if shuffle_seed is not None:
             order = torch.randperm(total, generator=torch.Generator().manual_seed(shuffle_seed))
-        table = torch.zeros(len(k), max(counts), dtype=torch.int32)
+        table = torch.full((len(k), max(counts)), -1, dtype=torch.int32)
         pools = [torch.zeros(heads, total * block, channel, dtype=x[0].dtype, device=x[0].device) for x in (k, v)]
         views = [pool.view(heads, total, block, channel).transpose(0, 1) for pool in pools]
         start = 0
@@ -204,7 +206,7 @@ class PagedKV:
             raise VortexError(f"contexts must start at, and the pool must end at, a multiple of the block ({block})")
         ends = [min([s for s in starts if s > start], default=tokens) for start in starts]
         counts = [(end - start) // block for start, end in zip(starts, ends, strict=True)]
-        table = torch.zeros(len(starts), max(counts), dtype=torch.int32)
+        table = torch.full((len(starts), max(counts)), -1, dtype=torch.int32)
         for i, (start, count) in enumerate(zip(starts, counts, strict=True)):
             if lengths[i] > count * block:
                 raise VortexError(f"context {i} of {lengths[i]} tokens runs into the next one")

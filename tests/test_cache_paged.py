@@ -68,6 +68,13 @@ def test_append_to_a_full_table_says_so() -> None:
         cache.append(torch.zeros(1, HEADS, CHANNEL), torch.zeros(1, HEADS, CHANNEL))
 
 
+def test_append_never_writes_into_the_block_of_another_row() -> None:
+    cache = PagedKV.from_dense(*contexts(4, 7), 4)
+    with pytest.raises(VortexError, match="no block left for its next token"):
+        cache.append(torch.zeros(2, HEADS, CHANNEL), torch.zeros(2, HEADS, CHANNEL))
+    assert cache.lengths.tolist() == [4, 7]
+
+
 @pytest.mark.parametrize(("block", "page"), [(4, 4), (8, 4), (4, 8), (4, 12), (6, 2)])
 def test_page_table_names_the_pages_of_the_pool(block: int, page: int) -> None:
     keys, values = contexts(24, 24)
