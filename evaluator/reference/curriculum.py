@@ -14,8 +14,8 @@ PEAK_RATE, BETAS, DECAY, CLIP = 1e-3, (0.9, 0.98), 0.01, 1.0
 WARM_UP_STEPS, RESUMED_WARM_UP_STEPS = 200, 20
 DECLINE = 0.3  # the last share of the time, in which the rate falls linearly
 LOWEST = 0.01  # of the peak rate
-TOKENS_PER_STEP = {"cuda": 65536, "cpu": 8192}
-FEWEST_ROWS = 8
+TOKENS_PER_STEP = {"cuda": 65536, "cpu": 2048}
+FEWEST_ROWS, TOKENS_PER_FEWEST_ROW = 8, 1024  # rows of a step, however long they are: one for so many tokens per step
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 QUESTION_ROOM = 128  # tokens that a row of 256 and more has beyond its nominal length, for questions and answers
 
@@ -88,6 +88,7 @@ class Feed:
         key = (length, RECALL in stage.mix)
         if key not in self._streams:
             tokens = length + QUESTION_ROOM if length >= 256 else length
-            rows = max(FEWEST_ROWS, self._tokens // length)
+            fewest = max(1, min(FEWEST_ROWS, self._tokens // TOKENS_PER_FEWEST_ROW))
+            rows = max(fewest, self._tokens // length)
             self._streams[key] = batches(stage.mix, tokens, rows, self._generator, self._rng)
         return next(self._streams[key]), length

@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     add("--plan-minutes", type=float, help="training time of the whole run, over all its pieces")
     add("--device", choices=sorted(TOKENS_PER_STEP), default="cuda" if torch.cuda.is_available() else "cpu")
     add("--max-length", type=int, default=LENGTHS[-1], help="longest context, tokens")
-    add("--tokens-per-step", type=int, help="65,536 on a GPU and 8,192 on a CPU unless given")
+    add("--tokens-per-step", type=int, help="65,536 on a GPU and 2,048 on a CPU unless given")
     add("--contexts", type=int, default=64, help="contexts per task and length in the measurement")
     add("--seed", type=int, default=0)
     add("--resume", action="store_true", help="go on from the checkpoint in --out, with its plan, seed and lengths")

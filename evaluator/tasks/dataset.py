@@ -36,7 +36,7 @@ def to_dataset(samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase) ->
 
     Texts are what `tokenizer` decodes from the ids; with the reference model's tokenizer they encode to the same ids.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for sample in samples:
         context = _decode(tokenizer, sample.context)
         for number, turn in enumerate(sample.turns):
@@ -44,7 +44,7 @@ def to_dataset(samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase) ->
             row = {"task": sample.task, "length": sample.length, "index": sample.index, "turn": number}
             ids = (sample.context, turn.question, turn.answer)
             rows.append(row | dict(zip(TEXT, texts, strict=True)) | dict(zip(IDS, ids, strict=True)))
-    return Dataset.from_list(rows, features=FEATURES)
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES)
 
 
 def from_dataset(dataset: Iterable[Row], tokenizer: PreTrainedTokenizerBase, *, task: str = OWN_TASK) -> list[Sample]:

@@ -81,7 +81,7 @@ def _starts(draws: Draws, length: int, count: int, slot: int = SLOT) -> Tensor:
     slots = (length - 1) // slot
     if count > slots:
         raise ValueError(f"{count} lines do not fit into a context of {length} tokens; at most {slots} do")
-    chosen = draws.uniform(slots).argsort(dim=1)[:, :count]
+    chosen = draws.uniform(slots).argsort(dim=1, stable=True)[:, :count]
     return 1 + chosen * slot + draws.integers(count, SLOT - LINE)
 
 
@@ -131,7 +131,7 @@ def every_line(draws: Draws, length: int, plan: Plan) -> Episodes:
     keys, values = ring.keys(count), _values(draws, count)
     first = length - count * LINE  # the lines end where the context ends
     context[:, first:] = torch.cat([keys, values], dim=-1).flatten(1)
-    chosen = draws.uniform(count).argsort(dim=1)[:, : plan.turns, None].expand(-1, -1, 2)
+    chosen = draws.uniform(count).argsort(dim=1, stable=True)[:, : plan.turns, None].expand(-1, -1, 2)
     asked = keys.gather(1, chosen)
     return Episodes(context, torch.cat([_mark(asked, ASK), asked], dim=-1), values.gather(1, chosen))
 
@@ -188,7 +188,7 @@ def frequent(draws: Draws, length: int, plan: Plan) -> Episodes:
     rank = torch.searchsorted(edges, draws.uniform(length)).clamp_(max=NOISE_WORDS - 1)
     tail = rank[:, length - length // DECOY_SHARE :]
     tail.copy_(torch.where(tail < 2, 1 - tail, tail))
-    words = draws.uniform(NOISE_WORDS).argsort(dim=1)
+    words = draws.uniform(NOISE_WORDS).argsort(dim=1, stable=True)
     context = NOISE + words.gather(1, rank)
     context[:, 0] = START
     counts = torch.zeros(draws.rows, VOCABULARY_SIZE, device=draws.device, dtype=torch.int64)
@@ -234,7 +234,8 @@ class TaskFamily:
 
     ``density``: context tokens per group in evaluation; ``least``: smallest number of groups in evaluation;
     ``group_tokens``: context tokens that one group occupies at most; ``asked``: groups that one turn asks about;
-    ``turn_tokens``: question and answer; ``turns``: questions per context in evaluation.
+    ``turn_tokens``: question and answer; ``turns``: questions per context in evaluation; ``noise``: fewest tokens
+    besides those of the groups.
     """
 
     name: str
@@ -246,6 +247,7 @@ class TaskFamily:
     least: int = 0
     group_tokens: int = SLOT
     asked: int = 1
+    noise: int = 64
 
     def plan(self, length: int) -> Plan:
         """What an evaluation context of ``length`` tokens holds."""
@@ -256,7 +258,7 @@ class TaskFamily:
     def shortest(self) -> int:
         """The shortest evaluation context, in tokens, that surely holds the least number of groups and near misses."""
         least = self.plan(1)
-        return 64 + least.groups * self.group_tokens + least.near_misses * (SLOT + 1)
+        return self.noise + least.groups * self.group_tokens + least.near_misses * (SLOT + 1)
 
 
 _FAMILIES = (
@@ -265,7 +267,7 @@ _FAMILIES = (
     TaskFamily("keys", "every line is a fact", every_line, 5, turns=4, group_tokens=LINE),
     TaskFamily("multivalue", "three values per key, all asked", multivalue, 9, 4, 256, 4, SLOT * VALUES_PER_KEY),
     TaskFamily("multiquery", "four keys in one question", multiquery, 18, 4, 64, 16, asked=KEYS_PER_QUESTION),
-    TaskFamily("frequent", "the most frequent word", frequent, 2, turns=1, group_tokens=0),
+    TaskFamily("frequent", "the most frequent word", frequent, 2, turns=1, group_tokens=0, noise=512),  # no ties
     TaskFamily("chain", "four look-ups, spelled out", chain, 11, 4, 128, 4, SLOT * HOPS),
     TaskFamily("late", "the question states its own fact", late, LATE_QUESTION + 2, turns=4, density=64, least=8),
 )
