@@ -98,6 +98,21 @@ def is_knob_call(node: ast.expr) -> bool:
     )
 
 
+def check_each_once(name: str, node: ast.Call) -> None:
+    """Python's grammar lets a call name an argument twice."""
+    seen: set[str | None] = set()
+    for keyword in node.keywords:
+        if keyword.arg in seen:
+            raise place_of(keyword.value).error(
+                "argument-count",
+                f"{name} is given {keyword.arg} twice",
+                found=f"{keyword.arg}={shown(keyword.value)}",
+                expected="each argument once",
+                hint="keep one of them",
+            )
+        seen.add(keyword.arg)
+
+
 def read_knob(name: str, node: ast.Call) -> Knob:
     """`knob.int(low, high, log=, step=, default=)`, `knob.float(...)`, `knob.choice(*values, default=)` or
     `knob.bool(default=)`."""
@@ -113,6 +128,7 @@ def read_knob(name: str, node: ast.Call) -> Knob:
             hint=suggestion(kind, _KINDS),
         )
     shape = _SHAPES[kind]
+    check_each_once(f"knob.{kind}", node)
     options: dict[str, Attr] = {}
     for keyword in node.keywords:
         if keyword.arg not in _KINDS[kind]:

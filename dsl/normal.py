@@ -92,6 +92,7 @@ class _Builder:
         self.terms: list[Term] = []
         self.place: dict[int, int] = {}
         self._seen: dict[Term, int] = {}
+        self._complements: dict[int, int] = {}
         self._constant = _constants(program, blank)
 
     def add(self, term: Term) -> int:
@@ -177,12 +178,16 @@ class _Builder:
         return index if label == ("number",) else self.add(Term(("neg",), (index,)))
 
     def _complement(self, index: int) -> int:
-        term = self.terms[index]
-        if term.label == ("complement",):
-            return term.inputs[0]
-        if term.label[0] in _DUAL:
-            return self._chain(_DUAL[term.label[0]], tuple(self._complement(i) for i in term.inputs))
-        return self.add(Term(("complement",), (index,)))
+        if index not in self._complements:  # a set used twice is complemented once, or the work doubles per level
+            term = self.terms[index]
+            if term.label == ("complement",):
+                made = term.inputs[0]
+            elif term.label[0] in _DUAL:
+                made = self._chain(_DUAL[term.label[0]], tuple(self._complement(i) for i in term.inputs))
+            else:
+                made = self.add(Term(("complement",), (index,)))
+            self._complements[index] = made
+        return self._complements[index]
 
     def _chain(self, op: str, inputs: tuple[int, ...]) -> int:
         operands: set[int] = set()

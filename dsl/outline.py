@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
-from vortexlab.dsl.declarations import is_knob_call, one_of, read_knob, whole_number
+from vortexlab.dsl.declarations import check_each_once, is_knob_call, one_of, read_knob, whole_number
 from vortexlab.dsl.ir import Knob, KnobRef
 from vortexlab.dsl.places import Findings, Place, place_of
 from vortexlab.dsl.words import METHOD_PARAMETERS, PARAMETERS, RESERVED, refused, suggestion
@@ -136,6 +136,7 @@ def _decorator(body: ast.ClassDef, outline: Outline) -> None:
             expected=expected,
             hint="write @program(page=16) above the class",
         )
+    check_each_once("program", node)
     for keyword in node.keywords:
         if keyword.arg == "page":
             _page(keyword.value, outline)
@@ -246,13 +247,14 @@ def _method(item: ast.FunctionDef, outline: Outline) -> None:
         or arguments.posonlyargs
         or arguments.defaults
         or any(a.annotation for a in arguments.args)
+        or len({a.arg for a in arguments.args}) != len(arguments.args)
         or getattr(item, "type_params", None)
     ):
         raise place.error(
             "method-shape",
             f"{item.name} has plain parameters only",
             expected=shape,
-            hint="no decorators, defaults, annotations or stars",
+            hint="no decorators, defaults, annotations or stars, and each parameter once",
             found=f"def {item.name}({ast.unparse(arguments)[:40]})",
         )
     for argument in arguments.args:

@@ -26,13 +26,10 @@ INT_LIMIT = 2**53
 
 def is_exact(program: Program, index: int) -> bool:
     """Whether node `index` is a scalar that depends on constants and `ctx` alone."""
-    stack = [index]
-    while stack:
-        node = program.nodes[stack.pop()]
-        if node.type.kind == SET or node.type.axes or node.op not in _EXACT_OPS:
-            return False
-        stack.extend(node.inputs)
-    return True
+    return all(
+        program.nodes[i].type.kind != SET and not program.nodes[i].type.axes and program.nodes[i].op in _EXACT_OPS
+        for i in _needed(program, index)
+    )
 
 
 def scalar_value(program: Program, index: int, static: Static, length: int | None) -> Scalar:

@@ -8,7 +8,7 @@ import random
 import pytest
 from dsl_programs import program
 
-from vortexlab.dsl import canonical_hash, distance, parse, structure_hash
+from vortexlab.dsl import canonical_hash, distance, parse, structure_hash, to_source
 from vortexlab.dsl.testing import random_program
 from vortexlab.search_spaces import load, seeds
 
@@ -193,3 +193,12 @@ def _shuffled(found, rng):  # type: ignore[no-untyped-def]
         nodes.append(replace(found.nodes[index], inputs=tuple(place[j] for j in found.nodes[index].inputs)))
     fields = {name: place[i] for name, i in found.fields.items()}
     return replace(found, nodes=tuple(nodes), fields=fields, output=place[found.output])
+
+
+def test_shared_parts_are_visited_once() -> None:
+    """Every level uses the one below it twice; work that followed every path would never end."""
+    scalars = "n = 1.0 * ctx.pages\n" + "n = n * 0.5 + n * 0.25\n" * 40
+    sets = "f = first(1)\n" + "f = (f | first(3)) & (f | last(2)) | random(2, among=~f)\n" * 22
+    found = parse(program(scalars + sets + "return f | first(floor(n))"))
+    assert len({canonical_hash(found), structure_hash(found)}) == 2 and distance(found, found) == 0
+    assert canonical_hash(parse(to_source(found))) == canonical_hash(found)
