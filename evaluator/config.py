@@ -96,9 +96,9 @@ class EvaluationConfig:
     def with_split(self, split: str) -> EvaluationConfig:
         return replace(self, split=split)
 
-    def sample_seed(self) -> int:
-        """The seed that samples are drawn from; splits never share one."""
-        return int(digest(["samples", self.seed, self.split])[:12], 16)
+    def split_seed(self) -> int:
+        """A seed for what the evaluator draws beside samples; splits never share one."""
+        return int(digest(["split", self.seed, self.split])[:12], 16)
 
     def to_json(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

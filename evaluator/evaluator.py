@@ -236,7 +236,7 @@ class Evaluator:
 
     def _run(self, trial: _Trial, fidelity: str) -> None:
         config = self.config
-        seed = int(digest([config.sample_seed(), dsl.canonical_hash(trial.program)])[:8], 16)
+        seed = int(digest([config.split_seed(), dsl.canonical_hash(trial.program)])[:8], 16)
         few, rest = self.suite.split(config.screen_contexts)
 
         def numerics() -> tuple[str, dict[str, Any]]:
