@@ -1,14 +1,15 @@
 """Writing and reading exported packages.
 
-A package is a folder that pip installs: the bound program in its IR, the hash, the tuned knobs, a manifest with the
-measurements it was chosen for, and a self-test. It needs `vortexlab` at run time, of which only the language, the
-executors and this room are imported. Nothing of the campaign (paths, keys, prompts) goes into it.
+A package is a folder that pip installs: the bound program in its typed form, the hash, the tuned knobs, a manifest
+with the measurements it was chosen for, and a self-test. It needs `vortexlab` at run time, of which only the
+language, the executors and this room are imported. Nothing of the campaign (paths, keys, prompts) goes into it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -22,6 +23,8 @@ from vortexlab.dsl.ir import Program
 ENGINES = ("transformers",)
 MANIFEST, PROGRAM, SELFTEST = "manifest.json", "program.json", "selftest.json"
 FORMAT = 1
+_PARTS = ("pyproject.toml", "README.md", "LICENSE")
+_BUILT = ("build", "__pycache__")  # what pip leaves beside them
 
 
 def slug(name: str, digest: str) -> str:
@@ -33,17 +36,13 @@ def slug(name: str, digest: str) -> str:
 
 @dataclass(frozen=True)
 class Package:
-    """An exported package on disk, checked."""
+    """An exported package on disk, checked. `root` is the folder from which `module` can be imported."""
 
-    directory: Path
+    root: Path
     module: str
     program: Program
     manifest: dict[str, Any]
     selftest: dict[str, Any]
-
-
-def _template(name: str) -> str:
-    return resources.files("vortexlab.deploy").joinpath("templates", name).read_text()
 
 
 def write(
@@ -57,20 +56,15 @@ def write(
     measurements: Mapping[str, Any],
     selftest: Mapping[str, Any],
 ) -> Package:
-    """Writes the package of a bound program.
+    """Writes the package of a bound program. The folder appears whole, or the one that was there stays.
 
-    `measurements` is what the evaluator found, with its conditions; `selftest` the cases of `vortexlab.deploy.selftest`.
-    Raises `VortexError` for an unknown engine or a folder that is not empty and no earlier package.
+    `measurements` is what the evaluator found, with its conditions; `selftest` holds the cases of
+    `vortexlab.deploy.selftest`. Raises `VortexError` for an unknown engine, and for a folder that cannot be written or
+    holds anything but an earlier package.
     """
-    if engine not in ENGINES:
-        raise VortexError(f"cannot export to {engine!r}; this release exports to: {', '.join(ENGINES)}")
-    if directory.exists() and not directory.is_dir():
-        raise VortexError(f"{directory} is a file; choose a folder for the package")
-    if directory.is_dir() and any(directory.iterdir()) and not list(directory.glob(f"*/{MANIFEST}")):
-        raise VortexError(f"{directory} is not empty and holds no exported package; choose another folder")
+    check_target(directory, engine)
     digest = canonical_hash(program)
     module = slug(program.name, digest)
-    inner = directory / module
     manifest = {
         "format": FORMAT,
         "engine": engine,
@@ -83,70 +77,140 @@ def write(
         "vortexlab": version,
     }
     values = {
-        "@MODULE@": module,
-        "@NAME@": program.name,
-        "@DISTRIBUTION@": module.replace("_", "-"),
-        "@HASH@": digest,
-        "@VERSION@": version,
-        "@DOC@": " ".join(program.doc.split()) or "A sparse-attention program.",
-        "@KNOBS@": ", ".join(f"{key} = {value}" for key, value in sorted(knobs.items())) or "none",
-        "@FIGURES@": _figures(measurements),
-        "@SOURCE@": source.strip(),
+        "MODULE": module,
+        "NAME": program.name,
+        "DISTRIBUTION": module.replace("_", "-"),
+        "HASH": digest,
+        "VERSION": version,
+        "DOC": _plain(program.doc) or "A sparse-attention program.",
+        "KNOBS": ", ".join(f"{key} = {value}" for key, value in sorted(knobs.items())) or "none",
+        "FIGURES": _figures(measurements),
+        "SOURCE": _fenced(source),
     }
-
-    def fill(text: str) -> str:
-        for key, value in values.items():
-            text = text.replace(key, value)
-        return text
-
+    files = {
+        "pyproject.toml": _filled("pyproject.toml.txt", values),
+        "README.md": _filled("README.md.txt", values),
+        "LICENSE": _filled("LICENSE.txt", {}),
+        f"{module}/__init__.py": _filled("init.py.txt", values),
+        f"{module}/{PROGRAM}": json.dumps(program.to_json(), indent=1) + "\n",
+        f"{module}/{MANIFEST}": json.dumps(manifest, indent=1, sort_keys=True) + "\n",
+        f"{module}/{SELFTEST}": json.dumps(selftest) + "\n",
+    }
     try:
-        inner.mkdir(parents=True, exist_ok=True)
-        (directory / "pyproject.toml").write_text(fill(_template("pyproject.toml.txt")))
-        (directory / "README.md").write_text(fill(_template("README.md.txt")))
-        (directory / "LICENSE").write_text(_template("LICENSE.txt"))
-        (inner / "__init__.py").write_text(fill(_template("init.py.txt")))
-        (inner / PROGRAM).write_text(json.dumps(program.to_json(), indent=1) + "\n")
-        (inner / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-        (inner / SELFTEST).write_text(json.dumps(selftest) + "\n")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".vortex-export-", dir=directory.parent) as scratch:
+            fresh = Path(scratch) / "package"
+            (fresh / module).mkdir(parents=True)
+            for name, text in files.items():
+                (fresh / name).write_text(text, encoding="utf-8")
+            _swap(fresh, directory, Path(scratch) / "earlier")
     except OSError as error:
-        raise VortexError(f"cannot write the package to {directory}: {error.strerror}; choose another folder") from None
+        raise VortexError(
+            f"cannot write the package to {directory} ({error.strerror or error}); free some space or choose another "
+            "folder"
+        ) from error
     return read(directory)
+
+
+def _swap(fresh: Path, directory: Path, aside: Path) -> None:
+    """Puts `fresh` where `directory` is or will be; what was there goes `aside`, and back when that fails."""
+    held = directory.exists()
+    if held:
+        directory.rename(aside)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        if held:
+            aside.rename(directory)
+        raise
+
+
+def check_target(directory: Path, engine: str) -> None:
+    """Raises `VortexError` when a package for `engine` cannot be put there; `write` does the same."""
+    if engine not in ENGINES:
+        raise VortexError(f"cannot export to {engine!r}; this release exports to: {', '.join(ENGINES)}")
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise VortexError(f"{directory} is a file; choose a folder for the package")
+    foreign = sorted(item.name for item in directory.iterdir() if not _ours(item))
+    if foreign:
+        raise VortexError(f"{directory} holds {foreign[0]!r}, which is no part of a package; choose another folder")
+
+
+def _ours(item: Path) -> bool:
+    return (
+        item.name in _PARTS
+        or item.name in _BUILT
+        or item.name.endswith(".egg-info")
+        or (item.is_dir() and item.name.startswith("vortex_") and (item / MANIFEST).is_file())
+    )
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    """A template with its ``@WORDS@`` replaced, once: what a value holds is never looked at again."""
+    text = (resources.files("vortexlab.deploy") / "templates" / template).read_text(encoding="utf-8")
+    return re.sub(r"@([A-Z]+)@", lambda match: values.get(match[1], match[0]), text)
+
+
+def _plain(text: str) -> str:
+    """A program's words as one line of Markdown text that is neither markup nor a link."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~])", r"\\\1", " ".join(text.split()))
+
+
+def _fenced(source: str) -> str:
+    """A code block whose fence is longer than any in the source."""
+    longest = max((len(run) for run in re.findall(r"`+", source)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}python\n{source.strip()}\n{fence}"
 
 
 def _figures(measurements: Mapping[str, Any]) -> str:
     """The measured objectives as Markdown lines, each with its interval and conditions."""
+    conditions = dict(measurements.get("conditions") or {})
+    how = conditions.get("speed", "measured")
     lines = []
-    for key, unit in (("speedup", "x the fastest dense attention step"), ("accuracy", "of dense accuracy kept")):
+    units = {"speedup": f"x the fastest dense attention step ({how})", "accuracy": "of dense accuracy kept"}
+    for key, unit in units.items():
         item = measurements.get(key)
         if item:
-            lines.append(f"- {key}: {item['value']:.3f} {unit} (95 % interval {item['low']:.3f} to {item['high']:.3f})")
+            lines.append(f"- {key}: {item['value']:.3f} {unit}, 95 % interval {item['low']:.3f} to {item['high']:.3f}")
     if measurements.get("density") is not None:
         lines.append(f"- effective density: {measurements['density']:.4f}")
-    for key, value in sorted(dict(measurements.get("conditions", {})).items()):
+    for key, value in sorted(conditions.items()):
         lines.append(f"- {key}: {value if isinstance(value, str) else json.dumps(value)}")
     return "\n".join(lines) or "- none"
 
 
 def read(directory: Path) -> Package:
-    """Reads a package and checks that its program is the one that was measured.
+    """Reads a package (exported, or installed with ``pip install --target``) and checks that its program is unchanged.
 
-    Raises `VortexError` when the folder is no package, or the program was changed.
+    Raises `VortexError` when the folder is no package, holds several, or the program is not the one measured.
     """
     found = sorted(directory.glob(f"*/{MANIFEST}")) or sorted(directory.glob(MANIFEST))
     if not found:
         raise VortexError(f"{directory} holds no exported package (no {MANIFEST}); export one with `vortex export`")
+    if len(found) > 1:
+        names = ", ".join(item.parent.name for item in found)
+        raise VortexError(f"{directory} holds several packages ({names}); name the folder of one")
     inner = found[0].parent
     try:
-        manifest = json.loads((inner / MANIFEST).read_text())
-        program = Program.from_json(json.loads((inner / PROGRAM).read_text()))
-        selftest = json.loads((inner / SELFTEST).read_text())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VortexError(f"the package in {directory} is damaged ({error}); export it again") from None
-    if manifest.get("format") != FORMAT:
-        raise VortexError(f"the package in {directory} has format {manifest.get('format')!r}; this release reads {FORMAT}")
-    if canonical_hash(program) != manifest.get("program_hash"):
+        manifest = json.loads((inner / MANIFEST).read_text(encoding="utf-8"))
+        written = manifest.get("format")
+        if written != FORMAT:
+            raise VortexError(f"the package in {directory} has format {written!r}; this release reads {FORMAT}")
+        program = Program.from_json(json.loads((inner / PROGRAM).read_text(encoding="utf-8")))
+        selftest = json.loads((inner / SELFTEST).read_text(encoding="utf-8"))
+        expected, module = str(manifest["program_hash"]), str(manifest["module"])
+        digest = canonical_hash(program)
+    except VortexError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        line = " ".join(str(error).split())
+        raise VortexError(f"the package in {directory} is damaged ({line}); export it again") from error
+    if digest != expected or module != inner.name or not module.endswith(expected[:8]):
         raise VortexError(
-            f"the program in {inner / PROGRAM} is not the one that was measured: its hash differs from the manifest's; "
-            "export it again"
+            f"the program in {inner / PROGRAM} is not the one that was measured: its hash {digest[:12]} differs from "
+            f"the manifest's {expected[:12]}; export it again"
         )
-    return Package(directory, manifest["module"], program, manifest, selftest)
+    return Package(inner.parent, module, program, manifest, selftest)

@@ -8,7 +8,7 @@ later token, alone or in a chunk, selects pages for itself. No model code change
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,12 +24,14 @@ from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor
 
 _LAYER = "_vortex_layer"
+#: Arguments of attention functions that change its meaning.
+_REFUSED = {"sliding_window": "a sliding window", "softcap": "soft capping", "s_aux": "sinks"}
 
 
 def executor_for(device: torch.device) -> type[Executor]:
     """The executor of a device: Triton on a GPU, torch elsewhere."""
     if device.type == "cuda":
-        from vortexlab.kernels.gpu import TritonExecutor
+        from vortexlab.kernels.gpu.executor import TritonExecutor
 
         return TritonExecutor
     from vortexlab.kernels.torch_executor import TorchExecutor
@@ -46,15 +48,16 @@ class PagedLayer(CacheLayerMixin):
 
     is_sliding = False
     is_compileable = False
+    is_croppable = True
 
     def __init__(self, program: Program, layer: int, layers: int):
         super().__init__()
         self.program, self.layer, self.layers = program, layer, layers
-        self.length = 0
         self.executor: Executor | None = None
         self.state: Any = None
-        self.tokens_read = 0
-        self.tokens_seen = 0
+        self.length = self.first_new = self.capacity = 0
+        self.steps = 0
+        self.share: Tensor | None = None  # of the context read, summed over steps, rows and KV heads; on the device
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -63,22 +66,21 @@ class PagedLayer(CacheLayerMixin):
 
     def _grow(self, key_states: Tensor, value_states: Tensor, tokens: int) -> None:
         """Makes room for `tokens` tokens a row, at least doubling, in whole pages."""
-        batch, heads, _, channel = key_states.shape
+        batch, heads = key_states.shape[:2]
         page = self.program.page_size
         old = self.length
-        self.capacity = -(-max(tokens, 2 * old, 256) // page) * page
-        pools = []
+        capacity = -(-max(tokens, 2 * old, 256) // page) * page
+        pools, views = [], []
         for states, held in ((key_states, self.keys), (value_states, self.values)):
-            pool = states.new_zeros(heads, batch * self.capacity, states.shape[3])
-            view = pool.view(heads, batch, self.capacity, states.shape[3]).transpose(0, 1)
+            pool = states.new_zeros(heads, batch * capacity, states.shape[3])
+            view = pool.view(heads, batch, capacity, states.shape[3]).transpose(0, 1)
             if held is not None and old:
                 view[:, :, :old] = held[:, :, :old]
             pools.append(pool)
-        self.pools = pools
-        self.keys, self.values = (
-            pool.view(heads, batch, self.capacity, -1).transpose(0, 1) for pool in pools
-        )
-        starts = [row * self.capacity for row in range(batch)]
+            views.append(view)
+        self.capacity = capacity
+        self.keys, self.values = views
+        starts = [row * capacity for row in range(batch)]
         self.paged = PagedKV.from_contiguous(pools[0], pools[1], starts, [old] * batch, page)
         self.state = None
 
@@ -93,6 +95,8 @@ class PagedLayer(CacheLayerMixin):
         end = self.length + key_states.shape[2]
         if end > self.capacity:
             self._grow(key_states, value_states, end)
+        if self.length == 0:
+            self.state = None  # what was remembered of earlier tokens is void
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.first_new, self.length = self.length, end
@@ -101,24 +105,24 @@ class PagedLayer(CacheLayerMixin):
         return keys, values
 
     def step(self, q: Tensor, scale: float) -> Tensor:
-        """Sparse attention of the newest tokens, one by one. `q`: [batch, heads, tokens, channel]."""
-        batch, heads, tokens, channel = q.shape
+        """Sparse attention of the newest tokens, one by one. `q`: [batch, heads, tokens, channel], as is returned."""
+        _, heads, tokens, channel = q.shape
+        cache, lengths = self.paged, self.paged.lengths
         if self.executor is None:
-            kv_heads = self.pools[0].shape[0]
-            static = Static(kv_heads, heads // kv_heads, channel, scale, self.layer, self.layers)
+            static = Static(cache.kv_heads, heads // cache.kv_heads, channel, scale, self.layer, self.layers)
             self.executor = executor_for(q.device)(self.program, static)
-        lengths = self.paged.lengths
         if self.state is None:
-            self.state = self.executor.new_state(self.paged)
-            lengths.fill_(self.length)
-            self.executor.summarize(self.state, self.paged)
+            self.state = self.executor.new_state(cache)
+            lengths.fill_(self.first_new)
+            self.executor.summarize(self.state, cache)
         out = torch.empty_like(q)
         for i in range(tokens):
             lengths.fill_(self.first_new + i + 1)
-            self.executor.update(self.state, self.paged)
-            out[:, :, i], lists = self.executor.decode(q[:, :, i].contiguous(), self.state, self.paged)
-            self.tokens_read += int(lists.tokens(lengths, self.program.page_size).sum())
-            self.tokens_seen += int(lengths.sum()) * self.pools[0].shape[0]
+            self.executor.update(self.state, cache)
+            out[:, :, i], lists = self.executor.decode(q[:, :, i].contiguous(), self.state, cache)
+            read = lists.tokens(lengths, self.program.page_size).double().mean() / (self.first_new + i + 1)
+            self.share = read if self.share is None else self.share + read
+            self.steps += 1
         return out
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -130,12 +134,27 @@ class PagedLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
+
     def reset(self) -> None:
-        self.length = 0
-        self.state = None
+        self.keys = self.values = self.state = self.share = None
+        self.is_initialized = False
+        self.length = self.first_new = self.capacity = self.steps = 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forgets the last `-tokens_to_remove` tokens. Summaries of pages cut open are written anew when they fill."""
+        if tokens_to_remove > 0:
+            raise VortexError("crop takes a negative number, the tokens to remove from the end")
+        self.length = max(0, self.length + tokens_to_remove)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         raise VortexError("beam search is not supported with a sparse pattern; use greedy search or sampling")
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        raise VortexError("a sparse pattern's cache cannot be repeated; prefill the rows that are needed")
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        raise VortexError("rows of a sparse pattern's cache cannot be picked; prefill the rows that are needed")
 
 
 @dataclass
@@ -144,13 +163,11 @@ class Pattern:
 
     program: Program
     name: str
-    _registered: bool = field(default=False, repr=False)
 
     def register(self) -> str:
         """Registers attention and mask; returns the name for ``attn_implementation``. Repeating it is harmless."""
         AttentionInterface.register(self.name, _attention(self.name))
         AttentionMaskInterface.register(self.name, sdpa_mask)
-        self._registered = True
         return self.name
 
     def cache(self, config: Any) -> Cache:
@@ -170,9 +187,20 @@ class Pattern:
 
     @staticmethod
     def density(cache: Cache) -> float | None:
-        """Effective density of all sparse steps so far: tokens read / tokens in context; None before the first."""
-        seen = sum(layer.tokens_seen for layer in cache.layers)
-        return sum(layer.tokens_read for layer in cache.layers) / seen if seen else None
+        """Effective density so far, None before the first sparse step.
+
+        Tokens read / tokens in the context, mean over layers, KV heads, rows and steps.
+        """
+        shares = [float(layer.share) / layer.steps for layer in _layers(cache) if layer.share is not None]
+        return sum(shares) / len(shares) if shares else None
+
+
+def _layers(cache: Cache) -> list[PagedLayer]:
+    """Raises `VortexError` when the cache is not one of `Pattern.cache`."""
+    layers = [layer for layer in cache.layers if isinstance(layer, PagedLayer)]
+    if len(layers) < len(cache.layers):
+        raise VortexError("this is not a pattern's cache; make it with pattern.cache(model.config)")
+    return layers
 
 
 def _attention(name: str) -> Callable[..., tuple[Tensor, None]]:
@@ -185,6 +213,9 @@ def _attention(name: str) -> Callable[..., tuple[Tensor, None]]:
         scaling: float | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
+        for argument, what in _REFUSED.items():
+            if kwargs.get(argument) is not None:
+                raise VortexError(f"the model's attention has {what}, which a pattern cannot express")
         layer: PagedLayer | None = getattr(key, _LAYER, None)
         prompt = query.shape[2] == key.shape[2]
         if layer is None and not prompt:

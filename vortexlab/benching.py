@@ -1,0 +1,97 @@
+"""The speed gate on its own, in this process: `vortex bench`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.evaluator import speed, statistics
+from vortexlab.evaluator.config import EvaluationConfig, device_name, versions
+from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
+from vortexlab.evaluator.executors import executor_for
+from vortexlab.evaluator.geometries import Geometry, find_geometry
+from vortexlab.evaluator.models import load_model
+from vortexlab.evaluator.replay import Session, Tally, replay
+from vortexlab.evaluator.tasks import TASKS, make_samples
+from vortexlab.evaluator.traits import depends_on_data
+from vortexlab.kernels.cost import predict
+from vortexlab.kernels.devices import nearest_device
+
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def bench_program(program: Program, config: EvaluationConfig, *, batch: int | None = None) -> dict[str, Any]:
+    """Times a bound program at every length of `config`, as the speed gate does, and predicts the same.
+
+    `batch` requests are decoded together; by default as many as fill `config.batch_tokens`. A program whose reads
+    depend on data is timed with the page counts that it had on one sample of every task, on the configured model.
+    Returns JSON: `conditions`, and one row for each length with ``failure`` set where a timed output was wrong.
+    """
+    geometry = find_geometry(config.geometry)
+    threads = config.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    rows = []
+    for length in config.lengths:
+        counts = live_counts(program, config, length) if depends_on_data(program) else []
+        rows.append(_row(program, config, geometry, length, batch, counts))
+    conditions = {
+        "speed": "measured",
+        "device": device_name(config.device),
+        "dtype": config.resolved_dtype,
+        "geometry": geometry.to_json(),
+        "threads": threads,
+        "seed": config.seed,
+        "versions": versions(),
+    }
+    return {"conditions": conditions, "rows": rows}
+
+
+def _row(
+    program: Program, config: EvaluationConfig, geometry: Geometry, length: int, batch: int | None, counts: list[int]
+) -> dict[str, Any]:
+    tokens = config.batch_tokens if batch is None else batch * length
+    dtype = config.resolved_dtype
+    workload = speed.Workload.make(geometry, length, tokens, config.device, getattr(torch, dtype), config.seed)
+    live = sum(counts) / len(counts) if counts else None
+    static = Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, 0, geometry.layers)
+    predicted = predict(program, static, length, workload.batch, nearest_device(), live, dtype=_DTYPES[dtype])
+    row: dict[str, Any] = {"context": length, "batch": workload.batch, "failure": "", "speedup": None}
+    try:
+        timing = speed.measure(
+            program, executor_for(config.device), workload, layers=geometry.layers, counts=counts, seed=config.seed
+        )
+    except speed.SpeedError as error:
+        timing, row["failure"] = speed.Timing(), str(error)
+    else:
+        row["speedup"] = statistics.ratio({str(length): timing.ratios}, seed=config.seed).to_json()
+    return {**vars(timing), **row, "recorded_counts": len(counts), "predicted": predicted.to_json()}
+
+
+def live_counts(program: Program, config: EvaluationConfig, length: int) -> list[int]:
+    """Pages of every list that the program read at the last step of one answer for every task at this length.
+
+    Raises `VortexError` when the model is too short for it.
+    """
+    model = load_model(config.model, config.device, config.resolved_dtype)
+    contexts = []
+    for name in config.tasks or tuple(TASKS):
+        for sample in make_samples(name, length, 1, seed=config.seed, split=config.split):
+            turn = sample.turns[0]
+            contexts.append(Context(tuple(sample.context), (Turn(tuple(turn.question), len(turn.answer)),)))
+    longest = max(len(item.tokens) + item.turns[0].steps for item in contexts)
+    if longest > model.max_length:
+        raise VortexError(
+            f"what {program.name} reads depends on data, and the model that would show it reads {model.max_length} "
+            f"tokens, not {length}; give --lengths within that"
+        )
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="vortex-bench-") as folder, torch.inference_mode():
+        store = ContextStore(model, contexts, Path(folder))
+        session = Session(program, model, store, executor_for(config.device))
+        replay(session, [Fork(i, 0) for i in range(len(contexts))], tally)
+    return [count for counts in tally.counts.values() for count in counts]

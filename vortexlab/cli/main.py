@@ -1,0 +1,112 @@
+"""`vortex`: the commands, and what becomes of errors.
+
+Exit status: 0 done; 1 the answer is no (a program fails a gate, a package fails its verification); 2 bad usage or bad
+input, with one line on standard error that says what is wrong and how to mend it; 130 interrupted. A fault of ours is
+the only thing that prints a traceback, with status 70.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import typer
+
+from vortexlab.cli import deployment, doctor, handoff, programs, results, search
+from vortexlab.dsl.errors import VortexError
+
+DONE, NO, BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
+# typer's own base of every complaint about the command line; where its module lies differs between versions.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="vortex",
+    help="Write, search, measure and deploy sparse attention patterns over a paged KV cache.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+COMMANDS: tuple[Callable[..., int | None], ...] = (
+    search.search,
+    results.status,
+    results.leaderboard,
+    results.show,
+    results.compare,
+    results.report,
+    programs.check,
+    programs.evaluate,
+    programs.bench,
+    deployment.export,
+    deployment.verify,
+    handoff.ask,
+    handoff.tell,
+    doctor.doctor,
+)
+for function in COMMANDS:
+    app.command(name={"evaluate": "eval"}.get(function.__name__, function.__name__))(function)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+    if show:
+        from vortexlab import __version__
+
+        print(f"vortexlab {__version__}")
+        raise typer.Exit
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit status; nothing but faults of ours is raised or traced."""
+    try:
+        status = app(args=None if arguments is None else list(arguments), prog_name="vortex", standalone_mode=False)
+        sys.stdout.flush()
+        return int(status or DONE)
+    except VortexError as error:
+        return _complain(str(error))
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            return BAD_INPUT  # the help was printed
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "vortex"
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _complain(f"{text.rstrip('.')}; see `{path} --help`")
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return BROKEN_PIPE
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        reason = error.strerror or str(error)
+        status = _complain(f"cannot read or write{where}: {reason}; check the path, its permissions and free space")
+        _forget_output()
+        return status
+    except Exception:
+        traceback.print_exc()
+        print("vortex: this is a fault of Vortex, not of your input; please report it", file=sys.stderr)
+        return FAULT
+
+
+def _complain(line: str) -> int:
+    print(f"vortex: {' '.join(line.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _forget_output() -> None:
+    """After a write to standard output failed, what is left in its buffer must not fail again at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main() -> None:
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Attr, Program
+
+ModelDir = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder of the evaluated model; by default the shipped one.")
+]
+Tasks = Annotated[list[str] | None, typer.Option(help="Tasks, repeated or with commas; by default all.")]
+Lengths = Annotated[list[str] | None, typer.Option(help="Context lengths in tokens, repeated or with commas.")]
+Contexts = Annotated[int | None, typer.Option(help="Contexts per task and length.")]
+Speed = Annotated[str | None, typer.Option(metavar="measured|predicted", help="Where speed comes from.")]
+PredictFor = Annotated[str | None, typer.Option(metavar="DEVICE", help="Device of predicted speed, e.g. h200.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Device to evaluate on.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Geometry = Annotated[str | None, typer.Option(help="Attention geometry of speed, or a config.json.")]
+BatchTokens = Annotated[int | None, typer.Option(help="Batch x context length of the speed gate.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; 0 for all.")]
+Knobs = Annotated[list[str] | None, typer.Option("--knob", metavar="NAME=VALUE", help="A knob's value; repeatable.")]
+ProgramFile = Annotated[str, typer.Argument(metavar="F.py", help="A program file.")]
+
+
+def given(context: typer.Context) -> set[str]:
+    """Names of the parameters that stand on the command line."""
+    return {
+        name for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }  # fmt: skip
+
+
+def words(texts: Iterable[str] | None) -> tuple[str, ...]:
+    """Repeated or comma-separated words as one list."""
+    return tuple(word.strip() for text in texts or () for word in text.split(",") if word.strip())
+
+
+def numbers(option: str, texts: Iterable[str] | None) -> tuple[int, ...]:
+    """The same for whole numbers; `16k` is 16384. Raises `VortexError` for anything else."""
+    found = []
+    for word in words(texts):
+        digits, factor = (word[:-1], 1024) if word[-1] in "kK" else (word, 1)
+        if not digits.isascii() or not digits.isdecimal() or len(digits) > 9:
+            raise VortexError(f"{option} needs whole numbers such as 4096 or 4k, found {word!r}")
+        found.append(int(digits) * factor)
+    return tuple(found)
+
+
+def knob_values(program: Program, texts: Iterable[str] | None) -> dict[str, Attr]:
+    """Values of `NAME=VALUE` texts in the knobs' own types. Raises `VortexError` for unknown or impossible ones."""
+    values: dict[str, Attr] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise VortexError(f"--knob needs NAME=VALUE, found {text!r}")
+        if name in program.knobs:
+            values[name] = _read(program, name, value)
+        else:
+            values[name] = value  # `bind` says which knobs there are
+    program.bind(values)
+    return values
+
+
+def _read(program: Program, name: str, text: str) -> Attr:
+    knob = program.knobs[name]
+    allowed = {"choice": knob.choices, "bool": (False, True)}.get(knob.kind)
+    if allowed is not None:
+        for item in allowed:
+            if text in (str(item), str(item).lower()):
+                return item
+        raise VortexError(f"knob {name}: {text!r} is not one of {', '.join(map(str, allowed))}")
+    try:
+        return knob.check(int(text) if knob.kind == "int" else float(text))
+    except ValueError:
+        expected = "an integer" if knob.kind == "int" else "a number"
+        raise VortexError(f"knob {name}: expected {expected}, found {text!r}") from None
+
+
+def run_and_rest(values: list[str], least: int, most: int | None, what: str) -> tuple[str, list[str]]:
+    """Splits `[RUN] WORD...`, where `least` to `most` words (None: any number) follow a run that may be left out.
+
+    Where that leaves it open, the first word is the run unless it looks like an id. Raises `VortexError` when there
+    are too few or too many words; `what` says what the command wants.
+    """
+    from vortexlab.agent.run import LATEST
+
+    if len(values) == least:
+        named = False
+    elif most is not None and len(values) == most + 1:
+        named = True
+    else:
+        named = bool(values) and not values[0].removeprefix("t").isdecimal()
+    run, rest = (values[0], values[1:]) if named else (LATEST, values)
+    if len(rest) < least or (most is not None and len(rest) > most):
+        raise VortexError(f"expected {what}, found {' '.join(values) or 'nothing'}")
+    return run, rest

@@ -1,0 +1,86 @@
+"""What commands print: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vortexlab.evaluator.verdict import Estimate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/schemas).")]
+Runs = Annotated[str, typer.Option("--runs", help="Folder of the runs.")]
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(data, indent=2, allow_nan=False))
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that wraps nothing when its output is not a terminal, so that lines stay lines."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, markup=False, soft_wrap=not stream.isatty())
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """A table on standard output; columns named in `right` are aligned to the right. Cells are plain text."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        drawn.add_column(Text(name), justify="right" if name in right else "left", no_wrap=name != "reason")
+    for row in rows:
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
+    shown = console()
+    if not sys.stdout.isatty():
+        shown.width = 4000  # no cell is cut where nobody looks at a screen
+    shown.print(drawn)
+
+
+def printable(text: str) -> str:
+    """Text from programs and models without control characters: it cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def lines(mapping: Mapping[str, Any], indent: str = "") -> None:
+    """`name  value` lines, aligned."""
+    width = max((len(name) for name in mapping), default=0)
+    for name, value in mapping.items():
+        print(printable(f"{indent}{name:<{width}}  {value}".rstrip()))
+
+
+def interval(estimate: Estimate | Mapping[str, float] | None, digits: int = 3) -> str:
+    """`1.234 [1.200, 1.260]`, or a dash for what was not measured."""
+    if estimate is None:
+        return "-"
+    item = estimate.to_json() if isinstance(estimate, Estimate) else estimate
+    return f"{item['value']:.{digits}f} [{item['low']:.{digits}f}, {item['high']:.{digits}f}]"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    """Knobs as `name=value` in the order of their names."""
+    return " ".join(f"{name}={value}" for name, value in sorted(values.items())) or "-"
+
+
+def duration(seconds: float | None) -> str:
+    """`1 h 05 min`, `3 min 20 s`, `12 s`, or a dash."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

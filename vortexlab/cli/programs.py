@@ -1,0 +1,334 @@
+"""One program at a time: `vortex check`, `eval`, `bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vortexlab.cli import options
+from vortexlab.cli.output import AsJson, interval, lines, number, print_json, printable, settings, table
+from vortexlab.dsl.errors import Diagnostic, ProgramError, VortexError
+
+if TYPE_CHECKING:
+    from vortexlab.dsl.ir import Program
+    from vortexlab.evaluator.geometries import Geometry
+    from vortexlab.kernels.cost import Prediction
+
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", help="GPU architecture to compile for, repeatable; `none` for none.")
+]
+Batch = Annotated[int | None, typer.Option(min=1, help="Requests decoded together.")]
+CheckDevices = Annotated[list[str] | None, typer.Option("--predict-for", metavar="DEVICE", help="Repeatable.")]
+
+
+def _read(file: str) -> tuple[str, Program]:
+    """The text and the program of a file. Raises `ProgramError` whose line begins with the file's name."""
+    from vortexlab import dsl
+    from vortexlab.dsl.parser import read_text
+
+    text = read_text(file)
+    try:
+        return text, dsl.parse(text)
+    except ProgramError as error:
+        raise _Located(file, list(error.diagnostics)) from None
+
+
+class _Located(ProgramError):
+    def __init__(self, file: str, diagnostics: list[Diagnostic]):
+        super().__init__(diagnostics)
+        self.args = (f"{file}:{self.args[0]}",)
+
+
+def check(
+    file: options.ProgramFile,
+    knob: options.Knobs = None,
+    target: Targets = None,
+    geometry: options.Geometry = None,
+    lengths: options.Lengths = None,
+    batch: Batch = 4,
+    dtype: Annotated[str, typer.Option(help="Precision of the KV cache: bf16, fp16 or fp32.")] = "bf16",
+    predict_for: CheckDevices = None,
+    as_json: AsJson = False,
+) -> int:
+    """Findings with line, column and hint; GPU resources compiled ahead of time; predicted cost. Runs nothing."""
+    from vortexlab import dsl
+    from vortexlab.dsl.bounds import page_bound
+    from vortexlab.dsl.parser import read_text
+
+    text = read_text(file)
+    program, findings = dsl.check(text)
+    found: dict[str, Any] = {"file": file, "ok": program is not None, "diagnostics": [f.to_json() for f in findings]}
+    if program is None:
+        if as_json:
+            print_json(found)
+        else:
+            _print_findings(file, text, findings)
+        raise _Located(file, [finding for finding in findings if finding.severity == "error"])
+    from vortexlab.dsl.ir import Static
+    from vortexlab.evaluator.geometries import find_geometry
+    from vortexlab.kernels.cost import predict
+    from vortexlab.kernels.devices import DEVICES
+
+    shape = find_geometry(geometry or _default_geometry())
+    static = Static(shape.kv_heads, shape.group, shape.head_dim, shape.scale, 0, shape.layers)
+    values = options.knob_values(program, knob)
+    bound = program.bind(values)
+    contexts = options.numbers("--lengths", lengths) or (4096, 16384, 131072)
+    costs = [
+        predict(bound, static, context, batch or 1, device, dtype=dtype)
+        for device in predict_for or DEVICES
+        for context in contexts
+    ]
+    kernels, failure = _compile(bound, static, target, dtype)
+    found.update(
+        ok=not failure,
+        name=program.name,
+        hash=dsl.canonical_hash(bound),
+        structure=dsl.structure_hash(program),
+        published_as=_published(program),
+        page=bound.page_size,
+        knobs=[{**asdict(item), "choices": list(item.choices), "value": values.get(item.name, item.default)}
+               for item in program.knobs.values()],
+        geometry=shape.to_json(),
+        dtype=dtype,
+        page_bounds={str(context): page_bound(bound, static, context) for context in contexts},
+        kernels=kernels,
+        compile_failure=failure,
+        costs=[item.to_json() for item in costs],
+    )  # fmt: skip
+    if as_json:
+        print_json(found)
+    else:
+        _print_findings(file, text, findings)
+        _print_check(found, costs, shape)
+    return 1 if failure else 0
+
+
+def _default_geometry() -> str:
+    from vortexlab.evaluator.config import EvaluationConfig
+
+    return str(EvaluationConfig.__dataclass_fields__["geometry"].default)
+
+
+def _published(program: Program) -> str | None:
+    """The published program of the same structure, if there is one."""
+    from vortexlab import dsl
+    from vortexlab.search_spaces.library import seeds
+
+    mine = dsl.structure_hash(program)
+    return next((name for name, text in seeds().items() if dsl.structure_hash(dsl.parse(text)) == mine), None)
+
+
+def _compile(bound: Program, static: Any, targets: list[str] | None, dtype: str) -> tuple[list[dict[str, Any]], str]:
+    """Resources of every kernel for every target, and why that failed (empty: it did not)."""
+    from vortexlab.kernels.gpu.report import TARGETS, compile_report
+
+    wanted = TARGETS if targets is None else tuple(item for item in targets if item != "none")
+    unknown = [item for item in wanted if item not in TARGETS]
+    if unknown:
+        raise VortexError(f"unknown target {unknown[0]!r}; choose from {', '.join(TARGETS)}, or none")
+    if not wanted:
+        return [], ""
+    try:
+        reports = compile_report(bound, static, wanted, dtype)
+    except VortexError as error:
+        return [], str(error)
+    return [{**asdict(item), "uses": list(item.uses)} for item in reports], ""
+
+
+def _print_findings(file: str, text: str, findings: list[Diagnostic]) -> None:
+    source = text.splitlines()
+    for finding in findings:
+        print(printable(f"{file}:{finding}"))
+        if 0 < finding.line <= len(source):
+            shown = source[finding.line - 1].replace("\t", " ")
+            print(printable(f"    {shown}\n    {' ' * (finding.column - 1)}^"))
+
+
+def _print_check(found: dict[str, Any], costs: list[Prediction], geometry: Geometry) -> None:
+    known = f", the published program {found['published_as']}" if found["published_as"] else ""
+    lines({
+        "program": f"{found['name']} {found['hash'][:12]} (structure {found['structure'][:12]}{known})",
+        "page": f"{found['page']} tokens",
+        "knobs": settings({item["name"]: item["value"] for item in found["knobs"]}),
+        "pages read": "at most " + ", ".join(f"{n} at {length}" for length, n in found["page_bounds"].items()),
+    })  # fmt: skip
+    if found["kernels"]:
+        print()
+        table(
+            f"kernels, compiled ahead of time for {geometry.name} in {found['dtype']}",
+            ("target", "kernel", "registers", "spilled B", "shared B", "uses"),
+            [
+                (k["target"], k["kernel"], str(k["registers"]), str(k["spilled_bytes"]), str(k["shared_bytes"]),
+                 ", ".join(k["uses"]) or "-")
+                for k in found["kernels"]
+            ],
+            right=("registers", "spilled B", "shared B"),
+        )  # fmt: skip
+    if found["compile_failure"]:
+        print(printable(f"does not compile: {found['compile_failure']}"))
+    print()
+    table(
+        f"PREDICTED decode step of one layer: {geometry.name}, batch {costs[0].batch}, KV {found['dtype']}",
+        ("device", "rates", "context", "density", "step us", "dense us", "speed-up", "if bytes were time"),
+        [
+            (item.device.name, item.device.evidence, str(item.context), number(item.density),
+             number(item.seconds * 1e6, 1), number(item.dense.seconds * 1e6, 1), f"{item.speedup_over_dense:.2f}x",
+             f"{item.ideal:.2f}x")
+            for item in costs
+        ],
+        right=("context", "density", "step us", "dense us", "speed-up", "if bytes were time"),
+    )  # fmt: skip
+
+
+def evaluate(
+    file: options.ProgramFile,
+    knob: options.Knobs = None,
+    model_dir: options.ModelDir = None,
+    tasks: options.Tasks = None,
+    lengths: options.Lengths = None,
+    contexts: options.Contexts = None,
+    speed: options.Speed = None,
+    predict_for: options.PredictFor = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    geometry: options.Geometry = None,
+    batch_tokens: options.BatchTokens = None,
+    threads: options.Threads = None,
+    screen: Annotated[bool, typer.Option("--screen", help="Stop after the screen, before speed.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """One program through the gates of a search; status 1 when one of them says no."""
+    from vortexlab.evaluator.evaluator import FULL, SCREEN, Evaluator
+    from vortexlab.settings import evaluation_config
+
+    text, program = _read(file)
+    values = options.knob_values(program, knob)
+    config = evaluation_config(
+        model_dir=model_dir,
+        tasks=options.words(tasks),
+        lengths=options.numbers("--lengths", lengths),
+        contexts=contexts,
+        speed=speed,
+        predict_for=predict_for,
+        device=device,
+        dtype=dtype,
+        geometry=geometry,
+        batch_tokens=batch_tokens,
+        threads=threads,
+    )
+    with Evaluator(config) as evaluator:
+        if not as_json:
+            print("reading the contexts densely, then the gates (up to some minutes)", file=sys.stderr)
+        verdict = evaluator.evaluate(text, values, fidelity=SCREEN if screen else FULL)
+    if as_json:
+        print_json({"file": file, "verdict": verdict.to_json()})
+    else:
+        _print_verdict(verdict.to_json())
+    return 0 if verdict.accepted else 1
+
+
+def _print_verdict(verdict: dict[str, Any]) -> None:
+    stopped = f" by gate {verdict['gate']}: {verdict['reason']}" if verdict["gate"] else ""
+    conditions = verdict["conditions"]
+    lines({
+        "program": f"{verdict['program']} {verdict['source_hash'][:12]}",
+        "knobs": settings(verdict["knobs"]),
+        "status": f"{verdict['status']}{stopped}",
+        "speed-up": f"{interval(verdict['speedup'])} ({conditions.get('speed')}, {conditions.get('device')})",
+        "accuracy kept": f"{interval(verdict['accuracy'])} on {verdict['answers']} answers "
+                         f"from {verdict['contexts']} contexts",
+        "density": number(verdict["density"], 4),
+        "seconds": number(verdict["seconds"], 1),
+    })  # fmt: skip
+    for alarm in verdict["alarms"]:
+        print(printable(f"ALARM          {alarm}"))
+    print()
+    table(
+        "gates",
+        ("gate", "passed", "seconds", "reason"),
+        [(g["name"], "yes" if g["passed"] else "no", number(g["seconds"], 2), g["reason"]) for g in verdict["gates"]],
+        right=("seconds",),
+    )
+    if verdict["per_task"]:
+        print()
+        table(
+            "exact match by task",
+            ("task", "dense", "sparse", "difference", "answers"),
+            [
+                (name, number(row.get("dense")), number(row.get("sparse")), interval(row.get("difference")),
+                 str(row.get("n", "")))
+                for name, row in verdict["per_task"].items()
+            ],
+            right=("dense", "sparse", "answers"),
+        )  # fmt: skip
+
+
+def bench(
+    file: options.ProgramFile,
+    knob: options.Knobs = None,
+    lengths: options.Lengths = None,
+    batch: Batch = None,
+    geometry: options.Geometry = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of keys, values and queries.")] = 0,
+    as_json: AsJson = False,
+) -> int:
+    """The speed gate alone: one decode step of attention against the fastest dense path, interleaved, in one run."""
+    from vortexlab.benching import bench_program
+    from vortexlab.settings import evaluation_config
+
+    _, program = _read(file)
+    values = options.knob_values(program, knob)
+    config = evaluation_config(device=device, dtype=dtype, geometry=geometry, threads=threads,
+                               lengths=options.numbers("--lengths", lengths))  # fmt: skip
+    found = bench_program(program.bind(values), replace(config, seed=seed), batch=batch)
+    found = {"file": file, "program": program.name, "knobs": {**program.defaults, **values}, **found}
+    if as_json:
+        print_json(json.loads(json.dumps(found)))
+    else:
+        _print_bench(found)
+    return 1 if any(row["failure"] for row in found["rows"]) else 0
+
+
+def _print_bench(found: dict[str, Any]) -> None:
+    conditions = found["conditions"]
+    lines({
+        "program": f"{found['program']} {settings(found['knobs'])}",
+        "device": f"{conditions['device']}, {conditions['threads']} threads, {conditions['dtype']}",
+        "geometry": json.dumps(conditions["geometry"]),
+        "versions": settings(conditions["versions"]),
+    })  # fmt: skip
+    print()
+    right = ("context", "batch", "density", "step", "summary", "select", "attend", "dense")
+    table(
+        "MEASURED decode step of attention of one layer, in ms (medians); speed-up with its 95 % interval",
+        ("context", "batch", "density", "step", "summary", "select", "attend", "dense", "dense path", "speed-up"),
+        [
+            (str(row["context"]), str(row["batch"]), number(row["density"]), number(row["sparse_ms"]),
+             number(row["summary_ms"]), number(row["select_ms"]), number(row["attend_ms"]), number(row["dense_ms"]),
+             row["baseline"], interval(row["speedup"], 2))
+            for row in found["rows"] if not row["failure"]
+        ],
+        right=right,
+    )  # fmt: skip
+    for row in found["rows"]:
+        if row["failure"]:
+            print(printable(f"context {row['context']}: {row['failure']}"))
+    print()
+    table(
+        "PREDICTED by the cost model for the same, in ms",
+        ("context", "device", "step", "dense", "speed-up", "if bytes were time"),
+        [
+            (str(row["context"]), item["device"], number(item["seconds"] * 1e3), number(item["dense"]["seconds"] * 1e3),
+             f"{item['speedup_over_dense']:.2f}x", f"{item['ideal']:.2f}x")
+            for row in found["rows"] if (item := row["predicted"])
+        ],
+        right=("context", "step", "dense"),
+    )  # fmt: skip

@@ -1,0 +1,232 @@
+"""What a run found: `vortex status`, `leaderboard`, `show`, `compare`, `report`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vortexlab.cli import options
+from vortexlab.cli.live import funnel
+from vortexlab.cli.output import (
+    AsJson,
+    Runs,
+    duration,
+    interval,
+    lines,
+    number,
+    print_json,
+    printable,
+    settings,
+    table,
+)
+from vortexlab.dsl.errors import VortexError
+
+RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's name or folder; by default the newest.")]
+RunAndId = Annotated[list[str], typer.Argument(metavar="[RUN] ID", help="A trial, e.g. t0007, of the newest run.")]
+
+
+def status(run: RunName = "latest", runs: Runs = "runs", as_json: AsJson = False) -> None:
+    """How a campaign stands: rate, gate funnel, frontier, cost, time left."""
+    from vortexlab.agent.run import Run
+
+    opened = Run.open(run, runs)
+    found = opened.status()
+    if as_json:
+        print_json(found)
+        return
+    state = opened.progress()
+    budget = "" if state.budget is None else f" of {state.budget}"
+    ended = f": {found['reason']}" if found["reason"] else ""
+    lines({
+        "run": f"{opened.name} ({opened.folder})",
+        "state": f"{found['state']}{ended}",
+        "evaluated": f"{state.evaluations}{budget}, {state.per_hour:.1f} an hour",
+        "recorded": f"{state.recorded}: {state.accepted} accepted, {state.rejected} rejected, {state.errors} lost",
+        "time": f"{duration(state.seconds)} in {found['sessions']} session(s), left: {duration(state.seconds_left)}",
+        "gates": funnel(state),
+        "frontier": f"{state.frontier} programs, hypervolume {state.hypervolume:.3f}",
+        "structures": f"{state.structures} accepted, {state.new_structures} of them new",
+        "language model": f"{state.calls} calls, {state.tokens} tokens",
+    })  # fmt: skip
+    if found["pending"]:
+        print(printable(f"evaluating now, or cut off: {found['pending']}"))
+    if found["arms"]:
+        print()
+        table(
+            "who proposed what",
+            ("proposer", "operator", "slots", "accepted", "gain", "seconds"),
+            [
+                (arm["proposer"], arm["operator"], str(arm["slots"]), str(arm["accepted"]), number(arm["gain"], 4),
+                 number(arm["cost"], 1))
+                for arm in found["arms"]
+            ],
+            right=("slots", "accepted", "gain", "seconds"),
+        )  # fmt: skip
+    for text in (*found["failures"], *found["notes"]):
+        print(printable(f"note: {text}"))
+
+
+def leaderboard(
+    run: RunName = "latest",
+    runs: Runs = "runs",
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with commas.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Rows to print; 0 for all (JSON and CSV have all).")] = 0,
+) -> None:
+    """The accepted programs, frontier first, with intervals."""
+    from vortexlab.agent.run import Run
+
+    if as_json and as_csv:
+        raise VortexError("--json and --csv exclude each other; give one")
+    board = Run.open(run, runs).leaderboard()
+    if as_json:
+        print_json(board.to_json())
+        return
+    if as_csv:
+        print(board.to_csv(), end="")
+        return
+    rows = [
+        (
+            "*" if entry.on_frontier else "", entry.id, entry.name, interval(entry.speedup), interval(entry.accuracy),
+            number(entry.density), number(entry.frontier_probability, 2), "new" if entry.new else "seed",
+            entry.beats_seed.seed if entry.beats_seed and entry.beats_seed.beaten else "",
+            " ".join(filter(None, (entry.proposer, entry.operator, entry.label))), settings(entry.knobs),
+        )
+        for entry in board.entries[: limit or None]
+    ]  # fmt: skip
+    title = f"run {board.run}: speed-up over dense [95 %], accuracy kept [95 %]; * is on the frontier"
+    names = ("", "id", "name", "speed-up", "accuracy", "density", "P(front)", "kind", "beats", "by", "knobs")
+    table(title, names, rows, right=("density", "P(front)"))
+    for where in sorted({_conditions(entry.conditions, entry.speed, entry.device) for entry in board.entries}):
+        print(printable(where))
+    print()
+    for text in board.closing_lines():
+        print(printable(text))
+
+
+def _conditions(conditions: Any, speed: str, device: str) -> str:
+    geometry = conditions.get("geometry") or {}
+    name = geometry.get("name", "") if isinstance(geometry, dict) else str(geometry)
+    parts = {
+        "speed": f"{speed} on {device}" if speed == "measured" else f"{speed} for {device}",
+        "geometry": name,
+        "lengths": ", ".join(map(str, conditions.get("lengths", []))),
+        "batch": ", ".join(f"{length}: {batch}" for length, batch in dict(conditions.get("batch", {})).items()),
+        "dtype": str(conditions.get("dtype", "")),
+        "model": Path(str(conditions.get("model", ""))).name,
+        "protocol": str(conditions.get("protocol", "")),
+    }
+    return "; ".join(f"{key} {value}" for key, value in parts.items() if value)
+
+
+def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None:
+    """One program: text, knobs, lineage, every measurement."""
+    from vortexlab.agent.run import Run
+
+    run, (identifier,) = options.run_and_rest(values, 1, 1, "[RUN] ID")
+    found = Run.open(run, runs).member(identifier)
+    if as_json:
+        print_json(found)
+        return
+    verdict = found["verdict"]
+    stopped = f" by gate {verdict['gate']}: {verdict['reason']}" if verdict["gate"] else ""
+    beats = found["beats_seed"]
+    ancestors = [f"{item['id']} {item['name']} ({item['proposer']} {item['operator']})" for item in found["lineage"]]
+    lines({
+        "id": f"{found['id']} {found['name']}" + (f" ({found['label']})" if found["label"] else ""),
+        "status": f"{verdict['status']}{stopped}",
+        "speed-up": interval(verdict["speedup"]),
+        "accuracy kept": interval(verdict["accuracy"]),
+        "density": number(verdict["density"], 4),
+        "frontier": f"{'yes' if found['on_frontier'] else 'no'}, probability {found['frontier_probability']:.2f}",
+        "beats a seed": f"{beats['id']} {beats['name']} by {interval(beats['difference'])}" if beats else "-",
+        "knobs": settings(found["knobs"]),
+        "made by": f"{found['proposer']} {found['operator']}",
+        "lineage": " < ".join(ancestors) or "-",
+        "hypothesis": " ".join(found["hypothesis"].split()) or "-",
+        "measured on": f"{verdict['answers']} answers from {verdict['contexts']} contexts",
+        "conditions": _conditions(
+            verdict["conditions"], str(verdict["conditions"].get("speed", "")),
+            str(verdict["conditions"].get("device", "")),
+        ),
+        "hash": found["hash"],
+    })  # fmt: skip
+    for alarm in verdict["alarms"]:
+        print(printable(f"ALARM          {alarm}"))
+    print()
+    table(
+        "gates",
+        ("gate", "passed", "seconds", "reason"),
+        [(g["name"], "yes" if g["passed"] else "no", number(g["seconds"], 2), g["reason"]) for g in verdict["gates"]],
+        right=("seconds",),
+    )
+    if verdict["per_task"]:
+        print()
+        table(
+            "exact match by task",
+            ("task", "dense", "sparse", "difference", "answers"),
+            [
+                (task, number(row.get("dense")), number(row.get("sparse")), interval(row.get("difference")),
+                 str(row.get("n", "")))
+                for task, row in verdict["per_task"].items()
+            ],
+            right=("dense", "sparse", "answers"),
+        )  # fmt: skip
+    print()
+    print(printable(found["source"].strip()))
+
+
+def compare(
+    values: Annotated[list[str], typer.Argument(metavar="[RUN] ID ID...", help="Two or more trials of a run.")],
+    runs: Runs = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Programs of one run side by side: paired difference on the same contexts, and how their texts differ."""
+    from vortexlab.agent.run import Run
+    from vortexlab.compare import compare_members
+
+    run, identifiers = options.run_and_rest(values, 2, None, "[RUN] ID ID...")
+    found = compare_members(Run.open(run, runs), identifiers)
+    if as_json:
+        print_json(found)
+        return
+    base, *others = found["members"]
+    table(
+        f"run {found['run']}; differences are to {base['id']}, paired over the contexts that both were asked",
+        ("id", "name", "status", "speed-up", "accuracy", "density", "d speed-up", "d accuracy", "contexts", "knobs"),
+        [
+            (
+                item["id"], item["name"], item["status"], interval(item["speedup"]), interval(item["accuracy"]),
+                number(item["density"]), interval(item["speedup_difference"]), interval(item["accuracy_difference"]),
+                str(item["shared_contexts"]), settings(item["knobs"]),
+            )
+            for item in found["members"]
+        ],
+        right=("density", "contexts"),
+    )  # fmt: skip
+    for item in others:
+        print()
+        before, after = base["source"].splitlines(), item["source"].splitlines()
+        for text in difflib.unified_diff(before, after, base["id"], item["id"], lineterm=""):
+            print(printable(text))
+
+
+def report(
+    run: RunName = "latest",
+    runs: Runs = "runs",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="By default report.html in the run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One self-contained HTML page: what was tried, what won, by how much, what it cost, what to export."""
+    from vortexlab.agent.run import Run
+    from vortexlab.report.page import write_report
+
+    opened = Run.open(run, runs)
+    path = write_report(opened, out or opened.folder / "report.html")
+    if as_json:
+        print_json({"run": opened.name, "file": str(path), "bytes": path.stat().st_size})
+    else:
+        print(path)

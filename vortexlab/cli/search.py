@@ -1,0 +1,134 @@
+"""`vortex search`: start, resume or replay a campaign."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vortexlab import settings
+from vortexlab.cli import options
+from vortexlab.cli.output import AsJson, Runs, print_json
+from vortexlab.dsl.errors import VortexError
+
+if TYPE_CHECKING:
+    from vortexlab.agent.campaign import Campaign
+
+#: What may be given beside --resume and --replay; everything else is recorded with the run.
+_WITH_RESUME = {"resume", "runs", "evaluations", "hours", "as_json"}
+_WITH_REPLAY = {"replay", "name", "runs", "evaluations", "hours", "as_json"}
+
+
+def search(
+    context: typer.Context,
+    name: Annotated[str, typer.Option(help="Name of the run, a folder in --runs; by default the time.")] = "",
+    runs: Runs = "runs",
+    seed: Annotated[int, typer.Option(help="Seed of every random choice of the campaign.")] = 0,
+    evaluations: Annotated[int | None, typer.Option(help="Budget: programs evaluated in full.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Budget: hours of work.")] = None,
+    proposer: Annotated[list[str] | None, typer.Option(help="grammar, llm or handoff; may be repeated.")] = None,
+    model: Annotated[str | None, typer.Option(help="Language model that proposes.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Its endpoint, if not OpenAI's own.")] = None,
+    llm_calls: Annotated[int | None, typer.Option(help="Most calls to it.")] = None,
+    llm_tokens: Annotated[int | None, typer.Option(help="Most tokens for it, prompts included.")] = None,
+    llm_label: Annotated[str | None, typer.Option(help="Shown beside its programs, e.g. `authored`.")] = None,
+    model_dir: options.ModelDir = None,
+    tasks: options.Tasks = None,
+    lengths: options.Lengths = None,
+    contexts: options.Contexts = None,
+    speed: options.Speed = None,
+    predict_for: options.PredictFor = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    geometry: options.Geometry = None,
+    batch_tokens: options.BatchTokens = None,
+    threads: options.Threads = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run, or `latest`.")] = None,
+    replay: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Repeat this run from its recorded replies, calling nothing.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Run a campaign: propose programs, measure them, keep the Pareto frontier.
+
+    Without options this works on any machine: published programs and their mutations, evaluated on the shipped
+    reference model. Ctrl-C ends it after the running evaluation; `--resume` goes on.
+    """
+    from vortexlab.agent.campaign import Campaign
+    from vortexlab.agent.run import Run
+    from vortexlab.cli.live import Display
+
+    given = options.given(context)
+    if resume is not None:
+        _only(given, _WITH_RESUME, "--resume", "the run's recorded settings count")
+        campaign = Campaign.resume(resume, runs, evaluations=evaluations, hours=hours)
+    elif replay is not None:
+        _only(given, _WITH_REPLAY, "--replay", "the recorded settings are repeated")
+        recorded = Run.open(replay, runs)
+        again = settings.replay_config(recorded.config, recorded.folder, name=name, runs=runs)
+        campaign = Campaign(again.with_budget(evaluations, hours))
+    else:
+        evaluation = settings.evaluation_config(
+            model_dir=model_dir,
+            tasks=options.words(tasks),
+            lengths=options.numbers("--lengths", lengths),
+            contexts=contexts,
+            speed=speed,
+            predict_for=predict_for,
+            device=device,
+            dtype=dtype,
+            geometry=geometry,
+            batch_tokens=batch_tokens,
+            threads=threads,
+        )
+        campaign = Campaign(
+            settings.campaign_config(
+                name=name,
+                runs=runs,
+                seed=seed,
+                evaluations=evaluations,
+                hours=hours,
+                proposers=proposer or (),
+                model=model,
+                base_url=base_url,
+                llm_calls=llm_calls,
+                llm_tokens=llm_tokens,
+                llm_label=llm_label,
+                evaluation=evaluation,
+            )
+        )
+    with Display(campaign.config) as display:
+        summary = campaign.run(display)
+    return _finish(campaign, summary.reason, as_json)
+
+
+def _only(given: set[str], allowed: set[str], option: str, why: str) -> None:
+    extra = sorted(given - allowed)
+    if extra:
+        flag = extra[0].replace("_", "-")
+        raise VortexError(f"--{flag} does not go with {option}: {why}; leave it out")
+
+
+def _finish(campaign: Campaign, reason: str, as_json: bool) -> int:
+    """The last lines: why it ended, what is on the frontier, what is new, and how to go on."""
+    from vortexlab.agent.run import Run
+
+    opened = Run.open(campaign.config.folder, campaign.config.runs)
+    board = opened.leaderboard()
+    closing = board.closing_lines()
+    if as_json:
+        data: dict[str, Any] = {
+            "run": opened.name,
+            "folder": str(opened.folder),
+            "reason": reason,
+            "progress": opened.progress().to_json(),
+            "closing": closing,
+            "entries": board.to_json()["entries"],
+        }
+        print_json(data)
+        return 0
+    print(f"Run {opened.name} in {opened.folder}: {reason}.")
+    print(f"See `vortex leaderboard {opened.name}`, `vortex report {opened.name}`, `vortex export {opened.name} ID`.")
+    for line in closing:
+        print(line)
+    return 0

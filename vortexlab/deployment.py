@@ -1,0 +1,182 @@
+"""From a recorded winner to a package that a serving engine runs, and the proof that it computes the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vortexlab import __version__
+from vortexlab.deploy import package, selftest
+from vortexlab.dsl import canonical_hash, parse
+from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig, model_digest, versions
+from vortexlab.evaluator.models import LoadedModel, load_model
+from vortexlab.evaluator.record import record
+from vortexlab.evaluator.samples import make_suite
+from vortexlab.evaluator.verdict import ACCEPTED
+
+if TYPE_CHECKING:
+    from vortexlab.agent.run import Run
+    from vortexlab.deploy.package import Package
+    from vortexlab.dsl.ir import Program
+
+_SECONDS = 1800.0
+#: What of a verdict's conditions goes into a package; paths stay out.
+_CONDITIONS = (
+    "device", "speed", "geometry", "lengths", "batch", "batch_tokens", "dtype", "protocol", "baseline", "split", "seed",
+    "threads", "versions", "model_digest", "environment", "dense_scores",
+)  # fmt: skip
+
+
+def export_member(
+    run: Run, identifier: str, engine: str, out: Path, *, cases: int = 4, length: int | None = None
+) -> Package:
+    """Writes the package of an accepted trial, with a self-test on contexts of the validation split.
+
+    `cases` questions, each of another task, with contexts of `length` tokens (the shortest that the trial was
+    measured at). Raises `VortexError` for an unknown id, a trial that was not accepted, and what `package.write`
+    refuses.
+    """
+    package.check_target(out, engine)
+    trial = run.history.find(identifier)
+    verdict = trial.verdict
+    assert verdict is not None
+    if verdict.status != ACCEPTED or verdict.speedup is None or verdict.accuracy is None:
+        why = f"{verdict.status} by gate {verdict.gate}: {verdict.reason}" if verdict.gate else verdict.status
+        raise VortexError(f"{trial.id} cannot be exported, it was {why}; choose one from `vortex leaderboard`")
+    program = parse(trial.proposal.source).bind(dict(trial.knobs))
+    if canonical_hash(program) != trial.hash:
+        raise VortexError(f"the record of {trial.id} is inconsistent: its text does not have the recorded hash")
+    config = run.config.evaluation
+    tests = record_cases(program, config, cases, length or min(config.lengths))
+    conditions = {key: verdict.conditions[key] for key in _CONDITIONS if key in verdict.conditions}
+    return package.write(
+        program,
+        out,
+        engine=engine,
+        version=__version__,
+        knobs=dict(trial.knobs),
+        source=trial.proposal.source,
+        measurements={
+            "speedup": verdict.speedup.to_json(),
+            "accuracy": verdict.accuracy.to_json(),
+            "density": verdict.density,
+            "answers": verdict.answers,
+            "contexts": verdict.contexts,
+            "conditions": conditions,
+        },
+        selftest=tests,
+    )
+
+
+def record_cases(program: Program, config: EvaluationConfig, cases: int, length: int) -> dict[str, Any]:
+    """The self-test of a bound program: questions of the validation split and what the evaluator gets for them."""
+    few = replace(config.with_split("validation"), contexts=1, turns=1, lengths=(length,))
+    samples = make_suite(few).samples
+    step = max(1, len(samples) // cases)
+    chosen = samples[::step][:cases]
+    model = _load(config.model, config.device, config.resolved_dtype)
+    questions = [
+        {"context": item.context, "question": item.turns[0].question, "length": len(item.turns[0].answer)}
+        for item in chosen
+    ]
+    found = record(program, model, questions, selftest.sketch)
+    return {
+        "model_digest": model_digest(config.model),
+        "device": config.device,
+        "dtype": config.resolved_dtype,
+        "versions": versions(),
+        "cases": [{"task": item.task, **case} for item, case in zip(chosen, found, strict=True)],
+    }
+
+
+def verify_package(directory: Path, *, model: str | Path | None = None, device: str | None = None) -> dict[str, Any]:
+    """Runs the self-test of a package in a fresh process and through the evaluator, and compares both.
+
+    Three `comparisons`: `engine` (the deployed package against the evaluator, both now), `recorded` (the package
+    against what was recorded at export) and `evaluator` (the evaluator now against then). The last two are None for
+    another model than the recorded one. `ok` when none fails. Raises `VortexError` when the folder is no package, its
+    program was changed, or there is no model.
+    """
+    exported = package.read(directory)
+    tests = exported.selftest
+    try:
+        cases, digest, dtype = list(tests["cases"]), str(tests["model_digest"]), str(tests["dtype"])
+        device = device or str(tests["device"])
+        selftest.judge(cases, cases, dtype)  # finds cases that are damaged
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise VortexError(f"the self-test of {directory} is damaged ({error!r}); export it again") from error
+    folder = _model_folder(model, digest)
+    same = model_digest(folder) == digest
+    now = record(exported.program, _load(folder, device, dtype), cases, selftest.sketch)
+    answer = _run_package(exported, folder, now, device, dtype)
+    outcomes = answer["outcomes"]
+    comparisons = {
+        "engine": selftest.judge(now, outcomes, dtype),
+        "recorded": selftest.judge(cases, outcomes, dtype) if same else None,
+        "evaluator": selftest.judge(cases, now, dtype) if same else None,
+    }
+    return {
+        "package": exported.module,
+        "program_hash": exported.manifest["program_hash"],
+        "engine": exported.manifest["engine"],
+        "imported_from": answer["module"],
+        "model": folder,
+        "device": device,
+        "dtype": dtype,
+        "versions": versions(),
+        "density": sum(case["density"] for case in outcomes) / len(outcomes),
+        "comparisons": comparisons,
+        "ok": all(found["ok"] for found in comparisons.values() if found is not None),
+    }
+
+
+def _load(folder: str, device: str, dtype: str) -> LoadedModel:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return load_model(folder, device, dtype)
+
+
+def _model_folder(model: str | Path | None, digest: str) -> str:
+    """The model to verify on: the given one, or the shipped one where the package was recorded on that."""
+    if model is not None:
+        model_digest(str(model))
+        return str(Path(model).absolute())
+    if model_digest(str(REFERENCE_MODEL)) == digest:
+        return str(REFERENCE_MODEL)
+    raise VortexError("this package was measured on another model than the shipped one; name its folder with --model")
+
+
+def _run_package(
+    exported: Package, model: str, cases: list[dict[str, Any]], device: str, dtype: str
+) -> dict[str, Any]:
+    """The cases through the package in a new process. Raises `VortexError` when that does not end with outcomes."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with tempfile.TemporaryDirectory(prefix="vortex-verify-") as scratch:
+        file = Path(scratch) / "cases.json"
+        file.write_text(json.dumps(cases))
+        command = [
+            sys.executable, "-m", "vortexlab.deploy.selftest", str(exported.root.absolute()), model, str(file),
+            "--module", exported.module, "--device", device, "--dtype", dtype,
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_SECONDS, env=environment, cwd=scratch
+            )
+        except subprocess.TimeoutExpired:
+            raise VortexError(f"the package did not end its self-test in {_SECONDS:g} s") from None
+    try:
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise VortexError(f"the package does not run (status {done.returncode}): {last[:300]}") from None
+    if "refused" in answer:
+        raise VortexError(answer["refused"])
+    return dict(answer)

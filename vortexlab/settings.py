@@ -1,0 +1,121 @@
+"""From what a user says to what a campaign or an evaluation is configured with.
+
+The command line and the Python interface share these functions, so a setting has one name and one default.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vortexlab.dsl.errors import VortexError
+
+if TYPE_CHECKING:
+    from vortexlab.agent.config import CampaignConfig
+    from vortexlab.evaluator.config import EvaluationConfig
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def pick_device(device: str = "auto") -> str:
+    """`cpu` or `cuda`; `auto` is the GPU where torch can use one. Raises `VortexError` for anything else."""
+    if device not in DEVICES:
+        raise VortexError(f"device {device!r} is not one of {', '.join(DEVICES)}")
+    if device != "auto":
+        return device
+    if shutil.which("nvidia-smi") is None:
+        return "cpu"  # without loading torch
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def evaluation_config(
+    *,
+    model_dir: str | Path | None = None,
+    tasks: Iterable[str] = (),
+    lengths: Iterable[int] = (),
+    contexts: int | None = None,
+    turns: int | None = None,
+    speed: str | None = None,
+    predict_for: str | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    geometry: str | None = None,
+    batch_tokens: int | None = None,
+    threads: int | None = None,
+) -> EvaluationConfig:
+    """The conditions of an evaluation; what is not given keeps `EvaluationConfig`'s default.
+
+    Raises `VortexError` for values that are not allowed, and for a model folder without a model.
+    """
+    from vortexlab.evaluator.config import EvaluationConfig, model_digest
+
+    given: dict[str, Any] = {
+        "model": None if model_dir is None else str(Path(model_dir).absolute()),
+        "tasks": tuple(tasks) or None,
+        "lengths": tuple(lengths) or None,
+        "contexts": contexts,
+        "turns": turns,
+        "speed": speed,
+        "predicted_device": predict_for,
+        "dtype": dtype,
+        "geometry": geometry,
+        "batch_tokens": batch_tokens,
+        "threads": threads,
+    }
+    if model_dir is not None:
+        model_digest(str(model_dir))
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return EvaluationConfig(device=pick_device(device), **chosen)
+
+
+def campaign_config(
+    *,
+    name: str = "",
+    runs: str | Path = "runs",
+    seed: int = 0,
+    evaluations: int | None = None,
+    hours: float | None = None,
+    proposers: Iterable[str] = (),
+    model: str | None = None,
+    base_url: str | None = None,
+    llm_calls: int | None = None,
+    llm_tokens: int | None = None,
+    llm_label: str | None = None,
+    evaluation: EvaluationConfig | None = None,
+) -> CampaignConfig:
+    """A new campaign. Without a budget it has that of `CampaignConfig`; with `hours` alone time is the only limit.
+
+    `model` to `llm_label` are those of the language model. Raises `VortexError` for settings that contradict.
+    """
+    from vortexlab.agent.config import CampaignConfig
+
+    chosen: dict[str, Any] = {"name": name, "runs": str(runs), "seed": seed, "hours": hours}
+    if evaluations is not None or hours is not None:
+        chosen["evaluations"] = evaluations
+    names = tuple(proposers)
+    if names:
+        chosen["proposers"] = names
+    llm: dict[str, Any] = {"base_url": base_url, "calls": llm_calls, "tokens": llm_tokens, "label": llm_label}
+    if model is not None:
+        from vortexlab.agent.proposers.llm import LLMConfig
+
+        if "llm" not in names:
+            raise VortexError("a language model was named and no proposer uses it: add --proposer llm")
+        chosen["llm"] = LLMConfig(model, **{key: value for key, value in llm.items() if value is not None})
+    elif any(value is not None for value in llm.values()):
+        raise VortexError("settings of a language model were given without one: add --proposer llm --model NAME")
+    if evaluation is None:
+        evaluation = evaluation_config()
+    return CampaignConfig(evaluation=evaluation, **chosen)
+
+
+def replay_config(
+    recorded: CampaignConfig, replay: str | Path, *, name: str = "", runs: str | Path = "runs"
+) -> CampaignConfig:
+    """The campaign of `recorded` once more under another name, its language model's replies taken from `replay`."""
+    return replace(recorded, name=name, runs=str(runs), replay=str(Path(replay).absolute()))
