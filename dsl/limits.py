@@ -191,7 +191,7 @@ def _check_tokens(text: str, at: _Position) -> None:
                 )
         elif kind == "close":
             depth = max(0, depth - 1)
-        elif kind == "string" and match["prefix"]:
+        elif match["prefix"]:
             raise at.fail(
                 offset,
                 "string-prefix",

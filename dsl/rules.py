@@ -294,7 +294,7 @@ class Graph(Nodes):
                 expected="two sets or two numbers",
                 hint="sets combine with |, &, - and ~",
             )
-        if op not in names and op not in names.values():
+        if op not in names:
             raise place.error(
                 "set-operator",
                 "sets combine with |, &, - and ~",
@@ -302,4 +302,4 @@ class Graph(Nodes):
                 expected="|, &, - or ~",
                 hint="write a | b, a & b, a - b or ~a",
             )
-        return self.add(names.get(op, op), Type(SET, ordered({*a.type.axes, *b.type.axes})), (a, b), place)
+        return self.add(names[op], Type(SET, ordered({*a.type.axes, *b.type.axes})), (a, b), place)

@@ -68,7 +68,7 @@ TYPES = {
     "3": "int", "0.5": "float", "True": "bool", "-3": "int", "n": "int", "x": "float", "flag": "bool", "width": "int",
     "ratio": "float", "ctx.layer": "int", "ctx.scale": "float", "ctx.length": "int", "1 + 2": "int", "1 + 2.0": "float",
     "4 / 2": "float", "5 // 2": "int", "5 % 2": "int", "n * x": "float", "maximum(1, n)": "int", "max(1, x)": "float",
-    "min(n, 3)": "int", "floor(x)": "int", "ceil(2.5)": "int", "floor(n)": "int", "float(n)": "float", "abs(-3)": "int",
+    "min(n, 3)": "int", "floor(x)": "int", "ceil(2.5)": "int", "floor(n)": "int", "float(n)": "float", "abs(-3)": "int", "clamp(n, 1, 3)": "int",
     "sqrt(4)": "float", "n < 3": "bool", "n >= x": "bool", "not flag": "bool", "flag and n > 1": "bool",
     "where(flag, 1, 2)": "int", "where(flag, 1, 2.0)": "float", "where(flag, True, False)": "bool",
     # axes are united by name and kept in one order
@@ -138,6 +138,14 @@ def test_what_is_left_out_of_selectors_is_put_in() -> None:
     graph, _ = evaluated("stride(3)")
     assert graph.nodes[graph.nodes[-1].inputs[1]].attrs == {"value": 0}
     assert evaluated("random(3)")[0].nodes[-1].attrs == {"salt": 0}
+
+
+def test_clamp_is_a_maximum_within_a_minimum() -> None:
+    graph, _ = evaluated("clamp(x, 0.25, 0.75)")
+    outer = graph.nodes[-1]
+    inner = graph.nodes[outer.inputs[0]]
+    assert (outer.op, inner.op) == ("minimum", "maximum")
+    assert [graph.nodes[i].attrs.get("value") for i in (inner.inputs[1], outer.inputs[1])] == [0.25, 0.75]
 
 
 def test_equal_expressions_are_one_node() -> None:
