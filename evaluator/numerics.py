@@ -26,7 +26,6 @@ from vortexlab.kernels.executor import Executor, PageLists
 
 #: What the numbers of a case are like. On the first two fp32 is exact wherever the program's arithmetic can be.
 KINDS = ("integers", "ties", "normal", "outliers", "repeated")
-_STEPS = 3
 _MANY_PAGES = 96
 
 
@@ -142,9 +141,11 @@ def _runs(case: Case, kind: type[Any], program: Program, device: str, generator:
     longest = max(everyone, key=lambda row: case.keys[row].shape[1])
     alone = case.part([longest])
     yield "alone (padding)", [longest], *_fresh(kind, program, alone, device)
-    stepped = [row for row in everyone if case.keys[row].shape[1] > _STEPS]
+    # Far enough back that a page fills up on the way and is out of the reach of the last pages, which are often forced.
+    steps = 2 * program.page_size + 3
+    stepped = [row for row in everyone if case.keys[row].shape[1] > steps]
     if stepped:
-        yield "appended token by token", stepped, *_stepwise(kind, program, case.part(stepped), device)
+        yield "appended token by token", stepped, *_stepwise(kind, program, case.part(stepped), device, steps)
 
 
 def _cache(case: Case, page: int, device: str, behind: float, spare: int = 0) -> PagedKV:
@@ -169,16 +170,16 @@ def _fresh(kind: type[Any], program: Program, case: Case, device: str) -> tuple[
     return executor.decode(case.q.to(device), state, cache)
 
 
-def _stepwise(kind: type[Any], program: Program, case: Case, device: str) -> tuple[Tensor, PageLists]:
+def _stepwise(kind: type[Any], program: Program, case: Case, device: str, steps: int) -> tuple[Tensor, PageLists]:
     """All but the last tokens at once, these one at a time, as in generation."""
     executor: Executor = kind(program, case.static)
     start = Case(
-        case.kind, case.static, case.q, [k[:, :-_STEPS] for k in case.keys], [v[:, :-_STEPS] for v in case.values]
+        case.kind, case.static, case.q, [k[:, :-steps] for k in case.keys], [v[:, :-steps] for v in case.values]
     )
-    cache = _cache(start, program.page_size, device, float("nan"), spare=_STEPS)
+    cache = _cache(start, program.page_size, device, float("nan"), spare=steps)
     state = executor.new_state(cache)
     executor.summarize(state, cache)
-    for step in range(_STEPS, 0, -1):
+    for step in range(steps, 0, -1):
         cache.append(*(torch.stack([x[:, -step] for x in side]).to(device) for side in (case.keys, case.values)))
         executor.update(state, cache)
     return executor.decode(case.q.to(device), state, cache)

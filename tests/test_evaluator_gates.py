@@ -1,0 +1,396 @@
+"""The gates one by one: what each lets pass, what it finds, and that planted faults are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vortexlab import dsl, search_spaces
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.evaluator import compiling, fidelity, numerics, speed
+from vortexlab.evaluator.config import REFERENCE_MODEL
+from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
+from vortexlab.evaluator.executors import EVERYTHING, ReversedTies
+from vortexlab.evaluator.geometries import Geometry
+from vortexlab.evaluator.models import load_model
+from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
+from vortexlab.evaluator.tasks import make_samples
+from vortexlab.evaluator.traits import depends_on_data, depends_on_layer, forced_part
+from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.gpu.report import KernelReport
+from vortexlab.kernels.torch_executor import TorchExecutor
+from vortexlab.kernels.torch_select import reversed_ties
+
+STATIC = Static(2, 2, 16, 0.25, 0, 2)
+PROGRAM = """@program(page=8)
+class Example:
+    def summarize(k):
+        return dict(lo=k.min(token), hi=k.max(token))
+    def score(q, s):
+        return maximum(q * s.lo, q * s.hi).sum(channel).max(head)
+    def select(score, ctx):
+        return topk(score, {count}) | first(1) | last(2)
+"""
+EXAMPLE = dsl.parse(PROGRAM.format(count=3)).bind()
+
+
+def _program(body: str, page: int = 8) -> Program:
+    return dsl.parse(f"@program(page={page})\nclass Example:\n{body}").bind()
+
+
+# --- numerics ------------------------------------------------------------------------------------------------------
+
+
+def test_the_seeds_pass_numerics() -> None:
+    for name in ("quest", "top_p", "gqa_quest"):
+        found = numerics.check(search_spaces.load(name).bind({"page": 8}), STATIC, "cpu", 0)
+        assert found["failure"] == "" and found["cases"] == len(numerics.KINDS) + 1
+        assert found["open"] < 0.5 * found["pages"]
+
+
+class _WrongPage(TorchExecutor):
+    """Reads one page that the program did not choose."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        lists = super().select(q, state, cache)
+        mask = lists.to_mask(int(lists.pages.max()) + 1)
+        if mask.shape[-1] > 4:
+            mask[:, 0, :, 1] ^= (cache.lengths > 4 * self.program.page_size)[:, None]
+        return PageLists.from_mask(mask)
+
+
+class _FutureLeak(TorchExecutor):
+    """Attends one token past the length."""
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        longer = torch.minimum(cache.lengths + 1, (cache.lengths + 7) // 8 * 8).int()
+        return super().attend(q, PagedKV(cache.k, cache.v, cache.table, longer, cache.block), lists)
+
+
+class _Crosstalk(TorchExecutor):
+    """Every request selects with the first request's query."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        return super().select(q[:1].expand_as(q).contiguous(), state, cache)
+
+
+class _Stale(TorchExecutor):
+    """Forgets to summarise pages that fill up later."""
+
+    def update(self, state: Any, cache: PagedKV) -> None:
+        return None
+
+
+class _Lossy(TorchExecutor):
+    """Attention with a scale that is off by one per cent."""
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        return super().attend(q * 1.01, cache, lists)
+
+
+class _Remembering(TorchExecutor):
+    """Answers a query like the one it saw first: state carried across requests."""
+
+    first: PageLists | None = None
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        found = super().select(q, state, cache)
+        if self.first is None or self.first.pages.shape != found.pages.shape:
+            self.first = found
+        return self.first
+
+
+class _Hot(TorchExecutor):
+    """Output that is not a number where a list is short."""
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        out = super().attend(q, cache, lists)
+        out[cache.lengths == 1] = float("nan")
+        return out
+
+
+class _TieBreak(TorchExecutor):
+    """Of equal scores the later page."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        with reversed_ties():
+            return super().select(q, state, cache)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (_WrongPage, "reads pages"),
+        (_FutureLeak, "not finite"),
+        (_Crosstalk, "reads pages"),
+        (_Stale, "token by token"),
+        (_Lossy, "off by"),
+        (_Remembering, "reversed order"),
+        (_Hot, "not finite"),
+        (_TieBreak, "reads pages"),
+    ],
+)
+def test_planted_faults_fail_numerics(fault: type[Any], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "executor_for", lambda device: fault)
+    assert words in numerics.check(EXAMPLE, STATIC, "cpu", 0)["failure"]
+
+
+def test_a_leak_of_finite_memory_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory behind the newest token happens to be finite, only the second run of the case can tell."""
+    draw = numerics._cache
+    monkeypatch.setattr(numerics, "executor_for", lambda device: _FutureLeak)
+    monkeypatch.setattr(
+        numerics, "_cache", lambda case, page, device, behind, spare=0: draw(case, page, device, 0.5, spare)
+    )
+    assert numerics.check(EXAMPLE, STATIC, "cpu", 0)["failure"] != ""
+
+
+def test_nan_scores_fail_numerics() -> None:
+    program = _program(
+        "    def summarize(k):\n        return dict(n=k.norm(token))\n"
+        "    def score(q, s):\n        return log(dot(q, s.n, channel)).max(head)\n"
+        "    def select(score):\n        return topk(score, 2)\n"
+    )
+    assert "NaN" in numerics.check(program, STATIC, "cpu", 0)["failure"]
+
+
+# --- what a program's form says ------------------------------------------------------------------------------------
+
+
+def test_budgets_that_depend_on_data_are_told_from_those_that_do_not() -> None:
+    data = {
+        name: depends_on_data(program.bind()) for name in search_spaces.seeds() if (program := search_spaces.load(name))
+    }
+    assert {name for name, yes in data.items() if yes} == {"top_p"}
+    two = _program(
+        "    def summarize(k):\n        return dict(c=k.mean(token))\n"
+        "    def score(q, s):\n        return dot(q, s.c, channel).max(head)\n"
+        "    def select(score):\n        return topk(score, 2) | random(2)\n"
+    )
+    assert depends_on_data(two), "two choices may overlap or not"
+
+
+def test_layer_dependence_is_seen() -> None:
+    layered = _program("    def select(ctx):\n        return where(ctx.layer < 1, everything(), last(2))\n")
+    assert depends_on_layer(layered) and not depends_on_layer(EXAMPLE)
+
+
+def test_the_forced_part_is_what_is_read_whatever_the_scores() -> None:
+    k, v = torch.randn(2, 1, 2, 80, 16)
+    cache = PagedKV.from_dense(k, v, 8)
+    executor = TorchExecutor(forced_part(EXAMPLE), STATIC)
+    lists = executor.select(torch.randn(1, 4, 16), executor.new_state(cache), cache)
+    assert lists.to_list() == [[[[0, 8, 9]], [[0, 8, 9]]]]
+
+
+# --- fidelity ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[ContextStore, fidelity.Recording, Path]:
+    folder = tmp_path_factory.mktemp("fidelity")
+    model = load_model(str(REFERENCE_MODEL))
+    samples = [make_samples(task, 272, 1)[0] for task in ("needles", "keys")]
+    contexts = [
+        Context(tuple(s.context), tuple(Turn(tuple(t.question), len(t.answer)) for t in s.turns[:2])) for s in samples
+    ]
+    store = ContextStore(model, contexts, folder)
+    forks = [Fork(0, 0), Fork(0, 1), Fork(1, 0)]
+    watcher = Watcher({0: 2, 2: 2}, model.layers)
+    replay(Session(EVERYTHING, model, store, TorchExecutor), forks, Tally(), watch=watcher)
+    return store, fidelity.Recording.from_watcher(forks, watcher), folder
+
+
+def _fidelity(program: Program, recorded: tuple[ContextStore, fidelity.Recording, Path]) -> dict[str, Any]:
+    store, recording, _ = recorded
+    session = Session(program, store.model, store, TorchExecutor)
+    reversed_session = Session(program, store.model, store, ReversedTies)
+    session.prepare()
+    return fidelity.measure(session, recording, reversed_session)
+
+
+def test_everything_has_no_error_and_full_density(recorded: Any) -> None:
+    found = _fidelity(EVERYTHING, recorded)
+    assert found["finite"] and found["error_mean"] < 1e-5 and found["density"] == pytest.approx(1.0)
+    assert found["steps"] == 2 and found["ties"] == 0.0
+
+
+def test_more_budget_keeps_more_mass_and_errs_less(recorded: Any) -> None:
+    found = [_fidelity(dsl.parse(PROGRAM.format(count=count)).bind(), recorded) for count in (1, 4, 16, 64)]
+    masses, errors = [item["mass"] for item in found], [item["error_mean"] for item in found]
+    assert masses == sorted(masses) and errors == sorted(errors, reverse=True)
+    assert masses[-1] == pytest.approx(1.0) and errors[-1] < 1e-5
+    assert all(0 < item["mass_of_best"] <= 1 + 1e-6 for item in found)
+
+
+def test_mass_does_not_count_forced_pages(recorded: Any) -> None:
+    window = _program("    def select():\n        return first(1) | last(8)\n")
+    assert _fidelity(window, recorded)["mass"] == 0.0
+
+
+def test_ties_are_counted(recorded: Any) -> None:
+    blind = _program(
+        "    def summarize(k):\n        return dict(c=k.mean(token) * 0)\n"
+        "    def score(q, s):\n        return dot(q, s.c, channel).max(head)\n"
+        "    def select(score):\n        return topk(score, 6)\n"
+    )
+    assert _fidelity(blind, recorded)["ties"] > 0.5
+    assert _fidelity(EXAMPLE, recorded)["ties"] < 0.01
+
+
+def test_a_recording_survives_its_file(recorded: Any) -> None:
+    store, recording, folder = recorded
+    recording.save(folder / "recording.safetensors")
+    again = fidelity.Recording.load(folder / "recording.safetensors", torch.device("cpu"))
+    assert again.forks == recording.forks
+    assert _fidelity(EXAMPLE, (store, again, folder)) == _fidelity(EXAMPLE, recorded)
+
+
+# --- speed ---------------------------------------------------------------------------------------------------------
+
+GEOMETRY = Geometry("small", 4, 2, 2, 32)
+
+
+@pytest.fixture(scope="module")
+def workload() -> speed.Workload:
+    return speed.Workload.make(GEOMETRY, 256, 1024, "cpu", torch.float32, 0)
+
+
+def _measure(
+    program: Program, workload: speed.Workload, kind: type[Any] = TorchExecutor, **changes: Any
+) -> speed.Timing:
+    settings = {"layers": 2, "counts": [], "seed": 0, "pairs": 3, "most_pairs": 3} | changes
+    return speed.measure(program, kind, workload, **settings)
+
+
+def test_a_timing_says_what_was_read(workload: speed.Workload) -> None:
+    found = _measure(_program("    def select():\n        return first(1) | last(3)\n", 16), workload)
+    assert found.batch == 4 and len(found.ratios) == 3 and all(ratio > 0 for ratio in found.ratios)
+    assert found.density == pytest.approx((3 * 16 + 15) / 255)
+    assert found.baseline in found.baselines_ms and found.baselines_ms[found.baseline] == min(
+        found.baselines_ms.values()
+    )
+
+
+def test_live_counts_are_timed_where_budgets_depend_on_data(workload: speed.Workload) -> None:
+    program = search_spaces.load("top_p").bind({"page": 16})
+    found = _measure(program, workload, counts=[5, 5, 7])
+    assert (5 * 16 - 1) / 255 <= found.density <= (7 * 16 - 1) / 255
+    with pytest.raises(speed.SpeedError, match="no live counts"):
+        _measure(program, workload)
+
+
+def test_programs_that_differ_by_layer_are_timed_on_every_layer(workload: speed.Workload) -> None:
+    layered = _program("    def select(ctx):\n        return where(ctx.layer < 1, everything(), last(2))\n", 16)
+    found = _measure(layered, workload, layers=2, pairs=4, most_pairs=4)
+    assert found.density == pytest.approx((1 + 31 / 255) / 2)
+    assert len(found.ratios) == 2
+
+
+class _Shortcut(TorchExecutor):
+    """Returns the output of its first call again: a cached result."""
+
+    kept: Tensor | None = None
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        if self.kept is None:
+            self.kept = super().attend(q, cache, lists)
+        return self.kept
+
+
+class _SamePages(TorchExecutor):
+    """Selects once and for all."""
+
+    kept: PageLists | None = None
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        fresh = super().select(q, state, cache)
+        previous, self.kept = self.kept, fresh
+        return previous or fresh
+
+
+class _Uninitialised(TorchExecutor):
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        return super().attend(q, cache, lists) * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [(_Shortcut, "off by"), (_SamePages, "other pages"), (_Uninitialised, "not finite")]
+)
+def test_outputs_of_timed_calls_are_verified(fault: type[Any], words: str, workload: speed.Workload) -> None:
+    with pytest.raises(speed.SpeedError, match=words):
+        _measure(EXAMPLE, workload, fault)
+
+
+def test_timed_calls_get_fresh_inputs_and_alternate_with_dense(
+    workload: speed.Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    queries: list[float] = []
+
+    class Watched(TorchExecutor):
+        def decode(self, q: Tensor, state: Any, cache: PagedKV) -> tuple[Tensor, PageLists]:
+            events.append("sparse")
+            queries.append(float(q.sum() + cache.k.sum()))
+            return super().decode(q, state, cache)
+
+    def watched(dense: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*arguments: Any) -> Tensor:
+            events.append("dense")
+            return dense(*arguments)
+
+        return call
+
+    paths = {name: watched(path) for name, path in speed.DENSE_PATHS.items()}
+    monkeypatch.setattr(speed, "DENSE_PATHS", paths)
+    _measure(EXAMPLE, workload, Watched)
+    assert events[-7:] == ["dense", "sparse"] * 3 + ["dense"]
+    assert len(set(queries)) == len(queries) == 4
+
+
+# --- compile -------------------------------------------------------------------------------------------------------
+
+
+def test_compile_results_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def report(program: Program, *_: Any, **limits: Any) -> list[KernelReport]:
+        calls.append(limits)
+        return [KernelReport("attend", "sm_90", 64, 0, 1024, ("tensor core",))]
+
+    monkeypatch.setattr(compiling, "compile_report", report)
+    first = compiling.report(EXAMPLE, STATIC, ["sm_90"], "bf16", tmp_path / "kept")
+    again = compiling.report(EXAMPLE, STATIC, ["sm_90"], "bf16", tmp_path / "kept")
+    assert first["failure"] == "" and not first["cached"] and again == {**first, "cached": True}
+    other = dsl.parse(PROGRAM.format(count=4)).bind()
+    compiling.report(other, STATIC, ["sm_90"], "bf16", tmp_path / "kept")
+    assert len(calls) == 2 and all(limits["seconds"] and limits["memory_mb"] for limits in calls)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "words"),
+    [
+        (KernelReport("attend", "sm_90", 64, 0, 300 << 10), "shared memory"),
+        (KernelReport("map0", "sm_80", 255, 9000, 1024), "spills 9000 bytes"),
+    ],
+)
+def test_kernels_that_do_not_fit_fail_compile(
+    kernel: KernelReport, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "compile_report", lambda *_, **__: [kernel])
+    assert words in compiling.report(EXAMPLE, STATIC, [kernel.target], "bf16", tmp_path / "kept")["failure"]
+
+
+def test_a_compiler_that_gives_up_fails_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(*_: Any, **__: Any) -> list[KernelReport]:
+        raise VortexError("compiling its kernels took over 60 s; make it smaller")
+
+    monkeypatch.setattr(compiling, "compile_report", report)
+    assert "took over" in compiling.report(EXAMPLE, STATIC, ["sm_90"], "bf16", tmp_path / "kept")["failure"]
