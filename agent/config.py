@@ -34,7 +34,7 @@ class CampaignConfig:
     * `proposers`: any of `PROPOSERS`; `llm` says which model to ask; `replay` names a run (or its folder) whose
       recorded replies stand in for the model, so that nothing is called.
     * `seeds` of the library, evaluated first with their default knobs; those with a page budget then once more for
-      each of `budget_points`, with the budget multiplied by it.
+      each of `budget_points`, choosing that share of the longest context by score.
     * Of what is measured after the seeds, at least `structure_share` are new structures and at least `knob_share`
       (of what that leaves) new knobs for known ones; the bandit has the rest.
     * `mirror`: keep a copy of the study for `optuna-dashboard`.
@@ -50,7 +50,7 @@ class CampaignConfig:
     llm: LLMConfig | None = None
     replay: str = ""
     seeds: tuple[str, ...] = SEEDS
-    budget_points: tuple[float, ...] = (0.25,)
+    budget_points: tuple[float, ...] = (0.05,)
     structure_share: float = 0.6
     knob_share: float = 0.2
     mirror: bool = True
@@ -84,8 +84,8 @@ class CampaignConfig:
         for name in ("structure_share", "knob_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise VortexError(f"{name} must lie in 0..1, found {getattr(self, name)}")
-        if any(not factor > 0 for factor in self.budget_points):
-            raise VortexError(f"budget points must be above 0, found {self.budget_points}")
+        if any(not 0 < share <= 1 for share in self.budget_points):
+            raise VortexError(f"budget points are shares of the context in 0..1, found {self.budget_points}")
 
     @property
     def folder(self) -> Path:

@@ -22,7 +22,6 @@ from vortexlab.search_spaces.knobs import is_shared
 from vortexlab.search_spaces.library import source as seed_source
 
 SAMPLER = "sampler"  # the one operator of the arm `KNOBS`
-_SIZES = ("budget", "fraction")  # shared knobs that say how many pages a program chooses by score
 _ASKS, _DRAWS = 8, 64  # tries of the sampler, and then at random, until knobs are new
 _BREAKER, _COOL_DOWN = 3, 10  # failures in a row that close a proposer, and for how many slots
 
@@ -54,9 +53,9 @@ def prepare(proposal: Proposal, arm: Arm) -> Prepared:
 def seed_plan(config: CampaignConfig) -> list[Prepared]:
     """The library's programs with their default knobs, then those with a page budget at the budget points."""
     plan = [_seed(name, {}) for name in config.seeds]
-    for factor in config.budget_points:
+    for share in config.budget_points:
         for name in config.seeds:
-            knobs = _scaled(parse(seed_source(name)), factor)
+            knobs = _budget(parse(seed_source(name)), share, max(config.evaluation.lengths))
             if knobs:
                 plan.append(_seed(name, knobs))
     seen: set[str] = set()
@@ -69,15 +68,16 @@ def _seed(name: str, knobs: Mapping[str, Attr]) -> Prepared:
     return prepare(Proposal(text, parse(text).name, SEED, operator, knobs=knobs), Arm(SEED, operator))
 
 
-def _scaled(program: Program, factor: float) -> dict[str, Attr]:
-    """The page budget of a program times `factor`, within its range; empty without such a knob."""
+def _budget(program: Program, share: float, tokens: int) -> dict[str, Attr]:
+    """The page budget that is `share` of a context, within the knob's range; empty without such a knob."""
+    page = program.bind().page_size
+    wanted = {"budget": max(1, round(share * tokens / page)), "fraction": share}
     values: dict[str, Attr] = {}
-    for name in _SIZES:
+    for name, value in wanted.items():
         knob = program.knobs.get(name)
         if knob is not None and is_shared(knob):
-            assert isinstance(knob.default, (int, float)) and knob.low is not None and knob.high is not None
-            value = min(max(knob.default * factor, knob.low), knob.high)
-            values[name] = round(value) if knob.kind == "int" else value
+            assert knob.low is not None and knob.high is not None
+            values[name] = min(max(value, knob.low), knob.high)
     return values
 
 

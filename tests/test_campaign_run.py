@@ -25,6 +25,7 @@ from vortexlab.agent.store import Store
 from vortexlab.agent.trials import KNOBS, SEED, Arm, History, Trial
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.verdict import GATES, Estimate, GateResult, Verdict
 from vortexlab.search_spaces.library import SEEDS, source
 
@@ -331,11 +332,14 @@ def test_programs_from_outside_take_slots_of_the_same_campaign(tmp_path: Path) -
         Campaign.resume("run", tmp_path, evaluations=9, evaluator=evaluator).submit(other)
 
 
-def test_the_seed_plan_scales_page_budgets() -> None:
-    plan = seed_plan(CampaignConfig(name="x", budget_points=(0.25, 1.0, 100.0)))
-    quests = [item.proposal.knobs["budget"] for item in plan if item.proposal.name == "Quest"]
-    assert quests == [64, 16, 512]
-    assert len({item.hash for item in plan}) == len(plan)
+def test_the_seed_plan_sets_page_budgets_by_the_context() -> None:
+    settings = CampaignConfig(
+        name="x", budget_points=(0.05, 0.25, 1.0), evaluation=EvaluationConfig(lengths=(512, 4096))
+    )
+    plan = seed_plan(settings)
+    assert [p.proposal.knobs["budget"] for p in plan if p.proposal.name == "Quest"] == [64, 13, 256]
+    assert [p.proposal.knobs["fraction"] for p in plan if p.proposal.name == "TopP"] == [0.3, 0.05, 0.25, 0.5]
+    assert len({item.hash for item in plan}) == len(plan), "64 pages of 16 tokens are a quarter already"
     assert [item.proposal.name for item in plan].count("Dense") == 1
 
 
@@ -350,6 +354,7 @@ def test_the_seed_plan_scales_page_budgets() -> None:
         ({"proposers": ("oracle",)}, "proposer 'oracle' is not one of grammar, llm, handoff"),
         ({"proposers": ("llm",)}, "the llm proposer needs a model"),
         ({"seeds": ("flash",)}, "seed 'flash' is not one of"),
+        ({"budget_points": (2.0,)}, "budget points are shares of the context"),
         ({"knob_share": 1.5}, "knob_share must lie in 0..1"),
     ],
 )  # fmt: skip
