@@ -152,7 +152,7 @@ def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
                 speedup=verdict.speedup,
                 accuracy=verdict.accuracy,
                 density=verdict.density,
-                device=str(verdict.conditions.get("predicted_device" if speed == "predicted" else "device", "")),
+                device=str(verdict.conditions.get("predicted_device") or verdict.conditions.get("device", "")),
                 speed=speed,
                 new=trial.structure not in known,
                 beats_seed=compared.get(trial.slot),

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _SECONDS = 1800.0
 #: What of a verdict's conditions goes into a package; paths stay out.
 _CONDITIONS = (
-    "device", "speed", "geometry", "lengths", "batch", "batch_tokens", "dtype", "protocol", "baseline", "split", "seed",
-    "threads", "versions", "model_digest", "environment", "dense_scores",
+    "device", "evaluated_on", "speed", "geometry", "lengths", "batch", "batch_tokens", "dtype", "protocol", "baseline",
+    "split", "seed", "threads", "versions", "model_digest", "environment", "dense_scores",
 )  # fmt: skip
 
 

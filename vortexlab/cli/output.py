@@ -76,6 +76,11 @@ def settings(values: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in sorted(values.items())) or "-"
 
 
+def where(speed: str, device: str) -> str:
+    """`measured on DEVICE` or `predicted for DEVICE`."""
+    return f"{speed} {'for' if speed == 'predicted' else 'on'} {device.removesuffix(' (predicted)')}"
+
+
 def duration(seconds: float | None) -> str:
     """`1 h 05 min`, `3 min 20 s`, `12 s`, or a dash."""
     if seconds is None:

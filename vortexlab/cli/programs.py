@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vortexlab.cli import options
-from vortexlab.cli.output import AsJson, interval, lines, number, print_json, printable, settings, table
+from vortexlab.cli.output import AsJson, interval, lines, number, print_json, printable, settings, table, where
 from vortexlab.dsl.errors import Diagnostic, ProgramError, VortexError
 
 if TYPE_CHECKING:
@@ -235,11 +235,12 @@ def evaluate(
 def _print_verdict(verdict: dict[str, Any]) -> None:
     stopped = f" by gate {verdict['gate']}: {verdict['reason']}" if verdict["gate"] else ""
     conditions = verdict["conditions"]
+    how = where(str(conditions.get("speed", "")), str(conditions.get("device", "")))
     lines({
         "program": f"{verdict['program']} {verdict['source_hash'][:12]}",
         "knobs": settings(verdict["knobs"]),
         "status": f"{verdict['status']}{stopped}",
-        "speed-up": f"{interval(verdict['speedup'])} ({conditions.get('speed')}, {conditions.get('device')})",
+        "speed-up": f"{interval(verdict['speedup'])} {how}",
         "accuracy kept": f"{interval(verdict['accuracy'])} on {verdict['answers']} answers "
                          f"from {verdict['contexts']} contexts",
         "density": number(verdict["density"], 4),

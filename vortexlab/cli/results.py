@@ -21,6 +21,7 @@ from vortexlab.cli.output import (
     printable,
     settings,
     table,
+    where,
 )
 from vortexlab.dsl.errors import VortexError
 
@@ -100,18 +101,22 @@ def leaderboard(
     title = f"run {board.run}: speed-up over dense [95 %], accuracy kept [95 %]; * is on the frontier"
     names = ("", "id", "name", "speed-up", "accuracy", "density", "P(front)", "kind", "beats", "by", "knobs")
     table(title, names, rows, right=("density", "P(front)"))
-    for where in sorted({_conditions(entry.conditions, entry.speed, entry.device) for entry in board.entries}):
-        print(printable(where))
+    for text in sorted({_conditions(entry.conditions, entry.speed, entry.device) for entry in board.entries}):
+        print(printable(text))
     print()
     for text in board.closing_lines():
         print(printable(text))
+
+
+def _device(conditions: Any) -> str:
+    return str(conditions.get("predicted_device") or conditions.get("device", ""))
 
 
 def _conditions(conditions: Any, speed: str, device: str) -> str:
     geometry = conditions.get("geometry") or {}
     name = geometry.get("name", "") if isinstance(geometry, dict) else str(geometry)
     parts = {
-        "speed": f"{speed} on {device}" if speed == "measured" else f"{speed} for {device}",
+        "speed": where(speed, device),
         "geometry": name,
         "lengths": ", ".join(map(str, conditions.get("lengths", []))),
         "batch": ", ".join(f"{length}: {batch}" for length, batch in dict(conditions.get("batch", {})).items()),
@@ -149,8 +154,7 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
         "hypothesis": " ".join(found["hypothesis"].split()) or "-",
         "measured on": f"{verdict['answers']} answers from {verdict['contexts']} contexts",
         "conditions": _conditions(
-            verdict["conditions"], str(verdict["conditions"].get("speed", "")),
-            str(verdict["conditions"].get("device", "")),
+            verdict["conditions"], str(verdict["conditions"].get("speed", "")), _device(verdict["conditions"])
         ),
         "hash": found["hash"],
     })  # fmt: skip

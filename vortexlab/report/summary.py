@@ -1,0 +1,106 @@
+"""A campaign in ten lines: what was tried, what won, by how much and how surely, what it cost, what to export."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from vortexlab.cli.live import funnel
+from vortexlab.cli.output import duration, interval, where
+
+if TYPE_CHECKING:
+    from vortexlab.agent.leaderboard import Entry, Leaderboard
+    from vortexlab.agent.run import Run
+
+#: Accuracy kept that a program should have to be recommended for speed.
+WORTHY = 0.95
+
+
+def recommended(board: Leaderboard) -> Entry | None:
+    """The fastest frontier member that keeps `WORTHY` of dense accuracy, or the most accurate one; None of none."""
+    front = board.frontier
+    worthy = [entry for entry in front if entry.accuracy.value >= WORTHY]
+    if worthy:
+        return max(worthy, key=lambda entry: entry.speedup.value)
+    return max(front, key=lambda entry: entry.accuracy.value, default=None)
+
+
+def summary_lines(run: Run) -> list[str]:
+    """At most ten lines of plain text."""
+    state, board, config = run.progress(), run.leaderboard(), run.config
+    reason = f" ({run.history.finished})" if run.history.finished else ""
+    lines = [
+        f"Run {run.name}, {run.state}{reason}: seed {config.seed}, proposers {', '.join(config.proposers)}.",
+        f"Tried: {state.recorded} programs, {state.evaluations} of them measured in full; {state.accepted} accepted "
+        f"with {state.structures} structures, {state.new_structures} of which no published program has.",
+        conditions_line(board) or "Nothing was measured in full.",
+        f"Gates: {funnel(state)}.{_reasons(run)}",
+        f"Frontier: {state.frontier} programs, hypervolume {state.hypervolume:.3f} (speed-up x accuracy kept).",
+    ]
+    best = recommended(board)
+    if best is not None:
+        bar = f"fastest that keeps {WORTHY:g}" if best.accuracy.value >= WORTHY else "most accurate"
+        lines.append(
+            f"Best ({bar}): {best.id} {best.name}{_kind(best)}: speed-up {interval(best.speedup, 2)}, accuracy kept "
+            f"{interval(best.accuracy)}; on the frontier in {best.frontier_probability:.0%} of bootstrap draws."
+        )
+    winners = [entry for entry in board.frontier if entry.new and entry.beats_seed and entry.beats_seed.beaten]
+    if winners:
+        top = max(winners, key=lambda entry: entry.beats_seed.difference.value if entry.beats_seed else 0.0)
+        assert top.beats_seed is not None
+        lines.append(
+            f"New programs that beat their best seed at matched accuracy, lower bound above zero: {len(winners)}; "
+            f"most by {top.id} {top.name}, {interval(top.beats_seed.difference, 2)}x over {top.beats_seed.name}."
+        )
+    elif board.entries:
+        lines.append("No new frontier member beats its best seed with a lower bound above zero.")
+    spent = f", {state.calls} calls and {state.tokens} tokens of language models" if state.calls else ""
+    lines.append(f"Cost: {duration(state.seconds)} of work, {state.per_hour:.0f} evaluations an hour{spent}.")
+    warnings = _warnings(run)
+    if warnings:
+        lines.append(f"Look at: {warnings}.")
+    if best is not None:
+        lines.append(f"Export it: vortex export {run.name} {best.id} --to transformers")
+    return lines
+
+
+def conditions_line(board: Leaderboard) -> str:
+    """How the numbers of the leaderboard were found; empty without entries."""
+    if not board.entries:
+        return ""
+    entry = board.entries[0]
+    conditions = entry.conditions
+    geometry = conditions.get("geometry") or {}
+    lengths = ", ".join(map(str, conditions.get("lengths", [])))
+    parts = [
+        f"Speed is {where(entry.speed, entry.device)}",
+        f"geometry {geometry.get('name', '?')}" if geometry else "",
+        f"contexts of {lengths} tokens" if lengths else "",
+        f"{conditions['dtype']}" if conditions.get("dtype") else "",
+        f"accuracy from {entry.answers} paired answers on {entry.contexts} contexts, {conditions.get('protocol', '')}",
+    ]
+    return "; ".join(part for part in parts if part).rstrip(" ,;") + "."
+
+
+def _kind(entry: Entry) -> str:
+    return " (new)" if entry.new else " (a published program)"
+
+
+def _reasons(run: Run) -> str:
+    """The gates that said no, most often first."""
+    stopped = Counter(str(t.verdict.gate) for t in run.trials if t.verdict and t.verdict.gate)
+    if not stopped:
+        return ""
+    return " Stopped at " + ", ".join(f"{gate} {count}" for gate, count in stopped.most_common()) + "."
+
+
+def _warnings(run: Run) -> str:
+    alarms = [trial.id for trial in run.trials if trial.verdict and trial.verdict.alarms]
+    lost = run.progress().errors
+    parts = [
+        f"alarms at {', '.join(alarms[:5])}" + (" and others" if len(alarms) > 5 else "") if alarms else "",
+        f"{lost} evaluations lost their worker" if lost else "",
+        f"{len(run.history.failures)} failures of proposers" if run.history.failures else "",
+        f"{len(run.history.notes)} notes" if run.history.notes else "",
+    ]
+    return "; ".join(part for part in parts if part)
