@@ -192,12 +192,10 @@ class Expressions:
             if isinstance(number, (int, float)) and not isinstance(number, bool):
                 return self.graph.const(check_number(-number, place), place)
         x = self.value(node.operand)
-        if isinstance(node.op, ast.UAdd):
-            return self.graph.number(x, "what + is applied to", place)
         if isinstance(node.op, ast.Invert):
             self.graph.page_set(x, "what ~ is applied to", place)
             return self.graph.add("complement", x.type, (x,), place)
-        return self.graph.unary("neg" if isinstance(node.op, ast.USub) else "not", x, place)
+        return self.graph.unary({ast.USub: "neg", ast.UAdd: "pos"}.get(type(node.op), "not"), x, place)
 
     def _comparison(self, node: ast.Compare, place: Place) -> Value:
         if len(node.ops) != 1:

@@ -38,6 +38,8 @@ class Graph(Nodes):
                 )
             return self.add(op, x.type, (x,), place)
         self._numeric(op, x, place)
+        if op == "pos":
+            return x
         kind = x.type.kind if op in ("neg", "abs", "relu") else FLOAT
         return self.add(op, Type(kind, x.type.axes), (x,), place)
 

@@ -68,7 +68,8 @@ TYPES = {
     "3": "int", "0.5": "float", "True": "bool", "-3": "int", "n": "int", "x": "float", "flag": "bool", "width": "int",
     "ratio": "float", "ctx.layer": "int", "ctx.scale": "float", "ctx.length": "int", "1 + 2": "int", "1 + 2.0": "float",
     "4 / 2": "float", "5 // 2": "int", "5 % 2": "int", "n * x": "float", "maximum(1, n)": "int", "max(1, x)": "float",
-    "min(n, 3)": "int", "floor(x)": "int", "ceil(2.5)": "int", "floor(n)": "int", "float(n)": "float", "abs(-3)": "int", "clamp(n, 1, 3)": "int",
+    "min(n, 3)": "int", "floor(x)": "int", "ceil(2.5)": "int", "floor(n)": "int", "float(n)": "float", "abs(-3)": "int",
+    "clamp(n, 1, 3)": "int", "+n": "int", "+x": "float",
     "sqrt(4)": "float", "n < 3": "bool", "n >= x": "bool", "not flag": "bool", "flag and n > 1": "bool",
     "where(flag, 1, 2)": "int", "where(flag, 1, 2.0)": "float", "where(flag, True, False)": "bool",
     # axes are united by name and kept in one order
