@@ -107,9 +107,8 @@ class Evaluator:
         config = self.config
         try:
             self._sandbox.start()
-            self._hello = replies.parse(
-                replies.Hello, self._ask("hello", device=config.device, threads=self._sandbox.threads)
-            )
+            hello = self._ask("hello", _OPEN_SECONDS, device=config.device, threads=self._sandbox.threads)
+            self._hello = replies.parse(replies.Hello, hello)
             opened = self._ask(
                 "open",
                 _OPEN_SECONDS,
@@ -141,11 +140,18 @@ class Evaluator:
     @property
     def tasks(self) -> list[str]:
         """The tasks that count: those that dense attention solves at least half the time."""
-        return [name for name, score in self.dense_scores().items() if score >= DENSE_FLOOR]
+        self.open()
+        return self._tasks()
+
+    def _tasks(self) -> list[str]:
+        return [name for name, score in self._scores().items() if score >= DENSE_FLOOR]
 
     def dense_scores(self) -> dict[str, float]:
         """Exact-match score of dense attention by task, over all lengths."""
         self.open()
+        return self._scores()
+
+    def _scores(self) -> dict[str, float]:
         right: dict[str, list[bool]] = {}
         for row, (i, _) in enumerate(self.suite.forks):
             right.setdefault(self.suite.samples[i].task, []).append(self._dense[row])
@@ -313,7 +319,7 @@ class Evaluator:
 
     def _screen(self, trial: _Trial, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
         self._answers(trial, rows)
-        outcomes = self.suite.outcomes(self._dense, trial.sparse, self.tasks)
+        outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks())
         upper = statistics.kept_upper(outcomes, seed=self.config.seed) if outcomes else 1.0
         details = {"answers": len(rows), "kept_upper": min(upper, 1e9)}
         if upper < SCREEN_FLOOR:
@@ -370,18 +376,16 @@ class Evaluator:
             "versions": versions(),
             "environment": self.environment,
         }
-        if self._opened:
-            scores = self.dense_scores()
-            conditions["dense_scores"] = scores
-            conditions["left_out"] = sorted(set(scores) - set(self.tasks))
+        if self._dense:
+            conditions["dense_scores"] = scores = self._scores()
+            conditions["left_out"] = sorted(set(scores) - set(self._tasks()))
             conditions["network"] = self._hello.network if self._hello else ""
         return conditions
 
     def _verdict(self, trial: _Trial, knobs: Mapping[str, Any], seconds: float) -> Verdict:
         program = trial.program
-        conditions = self._conditions() if self._opened else self._reopened_conditions()
-        conditions |= trial.conditions
-        outcomes = self.suite.outcomes(self._dense, trial.sparse, self.tasks) if trial.sparse else ()
+        conditions = self._conditions() | trial.conditions
+        outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks()) if trial.sparse else ()
         found = statistics.accuracy(outcomes, seed=self.config.seed) if outcomes else None
         timings = trial.facts.get("timings", {})
         samples = {length: timing["ratios"] for length, timing in timings.items()}
@@ -437,11 +441,6 @@ class Evaluator:
             )
             for device in sorted(devices)
         }
-
-    def _reopened_conditions(self) -> dict[str, Any]:
-        """The conditions after a loss: the worker is brought back first, since they tell what it measured."""
-        self.open()
-        return self._conditions()
 
 
 def _knob_values(program: Program, knobs: Mapping[str, Attr] | None) -> dict[str, Attr]:
