@@ -91,11 +91,8 @@ class Step:
         """A scalar (or one number per query head) that selectors compare with: broadcastable to sets."""
         if source in self.plan.exact:
             numbers = self._numbers(source)
-            if self.program.nodes[source].type.kind == FLOAT:
-                return torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device).view(
-                    -1, 1, 1, 1
-                )
-            return torch.tensor([int(n) for n in numbers], device=self.device).view(-1, 1, 1, 1)
+            dtype = torch.float64 if self.program.nodes[source].type.kind == FLOAT else torch.int64
+            return torch.tensor(numbers, dtype=dtype, device=self.device).view(-1, 1, 1, 1)
         value = self.values[source]
         return value[:, :, :, None] if value.dim() == 3 else value[:, :, None, None]
 
@@ -175,11 +172,12 @@ class Step:
         fields = [i for i in sweep.nodes if self.program.nodes[i].op == "field"]
         widest = max((self.widths[i] for i in sweep.nodes if i not in fields), default=1)
         widest_field = max((self.widths[i] for i in fields), default=1)
+        converted = any(self.fields[str(self.program.nodes[i].attrs["name"])].dtype != torch.float32 for i in fields)
         kept: dict[int, Tensor] = {}
         for rows in self._row_groups(heads * widest_field):
             pages = max(self.own_pages[rows])
             read_in_place = rows.stop - rows.start == 1 and self.in_place[rows.start]
-            width = widest if read_in_place else max(widest, widest_field)
+            width = widest if read_in_place and not converted else max(widest, widest_field)
             budget = max(1, SWEEP_BYTES.get(self.device.type, 16 << 20) // (4 * width))
             few_heads = max(1, min(heads, budget // 64))
             few_pages = max(1, budget // (few_heads * (rows.stop - rows.start)))
