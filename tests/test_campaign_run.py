@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,10 +192,24 @@ def test_a_campaign_runs_outside_the_main_thread(tmp_path: Path) -> None:
     assert results == [2]
 
 
-def test_time_is_a_budget_too(tmp_path: Path) -> None:
-    summary = Campaign(config(tmp_path, evaluations=None, hours=1e-4), evaluator=FakeEvaluator(seconds=0.05)).run()
-    assert summary.reason == "the budget is spent: 0.0001 hours"
-    assert summary.state.budget is None and 1 <= summary.state.recorded <= 7
+class Slow(FakeEvaluator):
+    """Every evaluation takes ten minutes of a clock of its own."""
+
+    now = 0.0
+
+    def evaluate(self, source: str, knobs: dict[str, Any] | None = None, *, fidelity: str = "full") -> Verdict:
+        self.now += 600
+        return super().evaluate(source, knobs, fidelity=fidelity)
+
+
+def test_time_is_a_budget_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator, states = Slow(), list[ProgressState]()
+    monkeypatch.setattr("vortexlab.agent.campaign.time", SimpleNamespace(monotonic=lambda: evaluator.now))
+    summary = Campaign(config(tmp_path, evaluations=None, hours=0.5), evaluator=evaluator).run(states.append)
+    assert summary.reason == "the budget is spent: 0.5 hours"
+    assert summary.state.budget is None and summary.state.recorded == 3
+    left = [state.seconds_left for state in states if state.phase == "recorded"]
+    assert left == pytest.approx([1200, 600, 0], abs=120)
 
 
 def test_progress_tells_the_whole_story(tmp_path: Path) -> None:
