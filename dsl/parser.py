@@ -95,7 +95,7 @@ class _Reader:
         self.used: set[str] = set()
         self.unused: list[tuple[str, Place]] = []
         self.returned: dict[str, dict[str, Place]] = {"summarize": {}, "score": {}, "select": {}}
-        self._constants: dict[tuple[str, str], Value | Text | None] = {}
+        self._constants: dict[tuple[str, str], Value | Text] = {}
         self._names = self._class_names()
 
     def program(self) -> Program | None:
@@ -147,7 +147,6 @@ class _Reader:
         if key not in self._constants:
             node = self.outline.constants[name]
             tracer = Expressions(self.graph, earlier, set(RESERVED_AXES), self.outline.knobs)
-            self._constants[key] = None
             item: Item = tracer.item(node)
             if not isinstance(item, (Value, Text)) or (
                 isinstance(item, Value) and (item.type.axes or item.type.kind == SET)
@@ -161,10 +160,7 @@ class _Reader:
                 )
             self.used |= tracer.used
             self._constants[key] = item
-        made = self._constants[key]
-        if made is None:
-            raise Poisoned
-        return made
+        return self._constants[key]
 
     # ---- the methods
 
