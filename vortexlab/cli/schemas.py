@@ -1,0 +1,472 @@
+"""The form of every ``--json`` output, and how ``docs/schemas`` is written from it.
+
+    python -m vortexlab.cli.schemas docs/schemas
+
+Fields are never renamed or removed within a major version; new ones may be added.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+TrialId = Annotated[str, Field(pattern="^t[0-9]{4,}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Knobs = dict[str, int | float | bool | str | None]
+Number = int | float
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Estimate(_Form):
+    """A point estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(_Form):
+    """Against the published programs at matched accuracy; `beaten` when the lower bound is above zero."""
+
+    id: TrialId
+    name: str
+    difference: Estimate
+    beaten: bool
+
+
+class Entry(_Form):
+    """An accepted program. `device` is where speed was measured or predicted for, `speed` which of the two."""
+
+    id: TrialId
+    name: str
+    on_frontier: bool
+    frontier_probability: Share
+    speedup: Estimate
+    accuracy: Estimate
+    density: float | None
+    device: str
+    speed: str
+    new: bool
+    beats_seed: Comparison | None
+    answers: int
+    contexts: int
+    proposer: str
+    operator: str
+    label: str
+    knobs: Knobs
+    structure: Hash
+    conditions: dict[str, Any]
+
+
+class Leaderboard(_Form):
+    """`vortex leaderboard --json`: accepted programs, those on the frontier first."""
+
+    run: str
+    entries: list[Entry]
+
+
+class Progress(_Form):
+    """How a campaign stands. `evaluations` were measured in full, `recorded` are all; times in seconds."""
+
+    run: str
+    phase: str
+    current: str
+    evaluations: int
+    budget: int | None
+    recorded: int
+    accepted: int
+    rejected: int
+    errors: int
+    structures: int
+    new_structures: int
+    per_hour: float
+    seconds: float
+    seconds_left: float | None
+    funnel: dict[str, int]
+    frontier: int
+    hypervolume: float
+    calls: int
+    tokens: int
+
+
+class Arm(_Form):
+    """What one way of proposing was given and what came of it."""
+
+    proposer: str
+    operator: str
+    slots: int
+    accepted: int
+    gain: float
+    cost: float
+
+
+class Status(Progress):
+    """`vortex status --json`."""
+
+    folder: str
+    state: Literal["running", "finished", "interrupted"]
+    reason: str
+    pending: str
+    sessions: int
+    arms: list[Arm]
+    failures: list[str]
+    notes: list[str]
+
+
+class Search(_Form):
+    """`vortex search --json`: how the campaign ended."""
+
+    run: str
+    folder: str
+    reason: str
+    progress: Progress
+    closing: list[str]
+    entries: list[Entry]
+
+
+class Gate(_Form):
+    name: str
+    passed: bool
+    seconds: float
+    reason: str
+    details: dict[str, Any]
+
+
+class Verdict(_Form):
+    """Everything that one evaluation found. `outcomes`: [task, context, length, answers, dense right, sparse right]."""
+
+    version: int
+    program: str
+    source_hash: Hash
+    structure: Hash
+    knobs: Knobs
+    status: Literal["accepted", "rejected", "error"]
+    gate: str | None
+    reason: str
+    gates: list[Gate]
+    speedup: Estimate | None
+    accuracy: Estimate | None
+    density: float | None
+    per_task: dict[str, dict[str, Any]]
+    answers: int
+    contexts: int
+    outcomes: list[tuple[str, str, int, int, int, int]]
+    stages: dict[str, Any]
+    predicted_speedup: float | None
+    speed_samples: dict[str, list[float]]
+    conditions: dict[str, Any]
+    seconds: float
+    alarms: list[str]
+
+
+class Ancestor(_Form):
+    id: TrialId
+    name: str
+    proposer: str
+    operator: str
+    parents: list[TrialId]
+
+
+class Member(_Form):
+    """`vortex show --json` and `vortex tell --json`: one trial of a run. Times in seconds since the epoch."""
+
+    run: str
+    id: TrialId
+    name: str
+    source: str
+    knobs: Knobs
+    hash: Hash
+    structure: Hash
+    new: bool
+    label: str
+    arm: tuple[str, str]
+    proposer: str
+    operator: str
+    parents: list[TrialId]
+    hypothesis: str
+    predicted_effect: dict[str, Any]
+    lineage: list[Ancestor]
+    children: list[TrialId]
+    on_frontier: bool
+    frontier_probability: Share
+    beats_seed: Comparison | None
+    started: float
+    finished: float
+    verdict: Verdict
+
+
+class Compared(_Form):
+    """One of the compared programs; the differences are to the first one, which has none."""
+
+    id: TrialId
+    name: str
+    status: Literal["accepted", "rejected", "error"]
+    gate: str | None
+    reason: str
+    speedup: Estimate | None
+    accuracy: Estimate | None
+    density: float | None
+    speedup_difference: Estimate | None
+    accuracy_difference: Estimate | None
+    shared_contexts: int
+    distance: Share
+    per_task: dict[str, dict[str, Any]]
+    device: str
+    speed: str
+    knobs: Knobs
+    parents: list[TrialId]
+    source: str
+
+
+class Compare(_Form):
+    """`vortex compare --json`."""
+
+    run: str
+    members: Annotated[list[Compared], Field(min_length=2)]
+
+
+class Report(_Form):
+    """`vortex report --json`: where the page was written."""
+
+    run: str
+    file: str
+    bytes: int
+
+
+class Finding(_Form):
+    """One diagnostic; lines and columns count from 1."""
+
+    code: str
+    message: str
+    line: int
+    column: int
+    found: str
+    expected: str
+    hint: str
+    severity: Literal["error", "warning"]
+
+
+class Knob(_Form):
+    name: str
+    kind: Literal["int", "float", "choice", "bool"]
+    default: Number | bool | str | None
+    low: Number | None
+    high: Number | None
+    log: bool
+    step: Number | None
+    choices: list[Number | bool | str | None]
+    value: Number | bool | str | None
+
+
+class Kernel(_Form):
+    """Resources of one kernel, compiled ahead of time."""
+
+    kernel: str
+    target: str
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    uses: list[str]
+
+
+class Geometry(_Form):
+    name: str
+    layers: int
+    kv_heads: int
+    group: int
+    head_dim: int
+
+
+class Check(_Form):
+    """`vortex check --json` for a program. For a text that is none, only `file`, `ok` and `diagnostics` are printed."""
+
+    file: str
+    ok: bool
+    diagnostics: list[Finding]
+    name: str | None = None
+    hash: Hash | None = None
+    structure: Hash | None = None
+    published_as: str | None = None
+    page: int | None = None
+    knobs: list[Knob] = []
+    geometry: Geometry | None = None
+    dtype: str | None = None
+    page_bounds: dict[str, int] = {}
+    kernels: list[Kernel] = []
+    compile_failure: str = ""
+    costs: list[dict[str, Any]] = []
+
+
+class Evaluated(_Form):
+    """`vortex eval --json`."""
+
+    file: str
+    verdict: Verdict
+
+
+class BenchRow(_Form):
+    """One context length; times are medians in milliseconds, `predicted` is the cost model's answer."""
+
+    context: int
+    batch: int
+    failure: str
+    speedup: Estimate | None
+    ratios: list[float]
+    dense_ms: float
+    sparse_ms: float
+    summary_ms: float
+    select_ms: float
+    attend_ms: float
+    baseline: str
+    baselines_ms: dict[str, float]
+    density: float
+    worst_error: float
+    recorded_counts: int
+    predicted: dict[str, Any]
+
+
+class BenchConditions(_Form):
+    speed: Literal["measured"]
+    device: str
+    dtype: str
+    geometry: Geometry
+    threads: int
+    seed: int
+    versions: dict[str, str]
+
+
+class Bench(_Form):
+    """`vortex bench --json`."""
+
+    file: str
+    program: str
+    knobs: Knobs
+    conditions: BenchConditions
+    rows: list[BenchRow]
+
+
+class Export(_Form):
+    """`vortex export --json`."""
+
+    run: str
+    id: TrialId
+    engine: Literal["transformers"]
+    folder: str
+    module: str
+    program_hash: Hash
+    cases: int
+
+
+class Judgement(_Form):
+    """Two sides of the self-test compared; differences of logits relative to their spread."""
+
+    cases: int
+    steps: int
+    worst_logit_difference: float
+    tolerance: float
+    answers_that_differ: int
+    density_difference: float
+    ok: bool
+
+
+class Comparisons(_Form):
+    """The package against the evaluator now; the package, and the evaluator now, against what was recorded."""
+
+    engine: Judgement
+    recorded: Judgement | None
+    evaluator: Judgement | None
+
+
+class Verify(_Form):
+    """`vortex verify --json`."""
+
+    package: str
+    program_hash: Hash
+    engine: Literal["transformers"]
+    imported_from: str
+    model: str
+    device: str
+    dtype: str
+    versions: dict[str, str]
+    density: float
+    comparisons: Comparisons
+    ok: bool
+
+
+class Message(_Form):
+    role: str
+    content: str
+
+
+class Ask(_Form):
+    """`vortex ask --json`: a chat to complete, and how to hand in the answer."""
+
+    run: str
+    slot: int
+    task: str
+    budget_left: int | None
+    prompt_version: str
+    messages: list[Message]
+    answer_with: str
+
+
+class Item(_Form):
+    area: str
+    name: str
+    ok: bool
+    detail: str
+
+
+class Doctor(_Form):
+    """`vortex doctor --json`. Of keys only whether they are set."""
+
+    items: list[Item]
+    missing: list[str]
+
+
+#: Command -> the form of what it prints with --json.
+OUTPUTS: dict[str, type[_Form]] = {
+    "search": Search,
+    "status": Status,
+    "leaderboard": Leaderboard,
+    "show": Member,
+    "compare": Compare,
+    "report": Report,
+    "check": Check,
+    "eval": Evaluated,
+    "bench": Bench,
+    "export": Export,
+    "verify": Verify,
+    "ask": Ask,
+    "tell": Member,
+    "doctor": Doctor,
+}
+
+
+def schema(command: str) -> dict[str, Any]:
+    """The JSON schema of a command's output."""
+    found = OUTPUTS[command].model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": f"vortex {command} --json"}
+
+
+def spelled(command: str) -> str:
+    """The text of the file of a command's schema."""
+    return json.dumps(schema(command), indent=2, sort_keys=True) + "\n"
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for command in OUTPUTS:
+        (folder / f"{command}.json").write_text(spelled(command), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/schemas"))
