@@ -133,12 +133,19 @@ class EvaluationConfig:
 
 
 def model_digest(folder: str) -> str:
-    """SHA-256 over names and contents of a model folder's files. Raises `VortexError` when it holds no config."""
+    """SHA-256 over names and contents of the files that make a model: weights, configuration, tokenizer.
+
+    Raises `VortexError` when the folder holds no config.
+    """
     root = Path(folder)
     if not (root / "config.json").is_file():
         raise VortexError(f"model {folder!r} has no config.json; give the folder of a Hugging Face causal LM")
-    stamps = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(root.iterdir()) if path.is_file())
+    stamps = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(root.iterdir()) if _matters(path))
     return _digest_files(str(root), stamps)
+
+
+def _matters(path: Path) -> bool:
+    return path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".model", ".jinja", ".py")
 
 
 @functools.lru_cache(maxsize=16)
