@@ -5,8 +5,8 @@
 One cell is one selector at one density on one task and length: the share of questions answered exactly, over at least
 `--answers` questions, with a 95 % interval from a bootstrap over contexts. All selectors answer the same questions,
 their context read densely and question and answer sparsely. Own page, first page and the page before the own one are
-read by every selector and are part of the density; where it leaves no page to choose the cell is n/a. Writes a Markdown page
-and JSON; what the field knows is checked against the numbers and said to hold or not.
+read by every selector and are part of the density; where it leaves no page to choose the cell is n/a. Writes a
+Markdown page and JSON; what the field knows is checked against the numbers and said to hold or not.
 """
 
 from __future__ import annotations
