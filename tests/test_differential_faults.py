@@ -28,7 +28,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "mass without the bound": ("torch_select.py", "torch.minimum(count, most.clamp(min=0))", "count"),
     "mass of unscaled scores": ("torch_select.py", "score.double() * scale", "score.double()"),
     "hash without the position": ("torch_select.py", "h ^ position[:, None, None, None]", "h ^ 0 * page"),
-    "window one page short": ("torch_select.py", "(pages > own - first)", "(pages > own + 1 - first)"),
+    "window one page short": ("torch_select.py", "(pages > own - first)", "(pages > own + 1 - first)", "seeds"),
     "stride offset forgotten": ("torch_select.py", "== second % step", "== 0 * second % step"),
     "own page is the last complete one": (
         "torch_step.py",
