@@ -36,7 +36,7 @@ class GrammarProposer:
         known |= {structure_hash(parse(text)) for text in self._library.values()}
         if operator == FRESH:
             made = self._fresh(rng, known)
-            return made and self._proposal(made, (), {})
+            return self._proposal(made, (), {}) if made else None
         first, second = self._parent(history, rng), self._parent(history, rng)
         if operator == CROSS:
             made = cross(first[1], second[1], rng, known)
@@ -47,7 +47,7 @@ class GrammarProposer:
         if made is None:
             made = mutate(first[1], rng, known, depth=rng.choice((1, 2)))
             parents = (first[0],) if first[0] else ()
-        return made and self._proposal(made, parents, first[2])
+        return self._proposal(made, parents, first[2]) if made else None
 
     def _parent(self, history: Sequence[Member], rng: random.Random) -> tuple[str, str, Mapping[str, object]]:
         """(trial id or empty, source, knobs) of a program to change."""

@@ -1,0 +1,116 @@
+"""Every command and every snippet of the README runs.
+
+The commands run as they stand there, in their order, in one folder; only the size of a campaign is lowered and the
+placeholders (a program's id, a model, an endpoint) are filled in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.llm_server import serving
+from tests.test_llm_proposer import PROGRAM, reply
+from vortexlab.cli.main import run as vortex
+from vortexlab.dsl import parse
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+SMALL = "--lengths 256 --contexts 1 --tasks needles --evaluations 3 --batch-tokens 512 --geometry qwen3-1.7b"
+MAKEFILE_TARGETS = ("search", "test", "lint", "test-all", "train")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every `vortex` command line of the README, those in the text included."""
+    text = README.read_text()
+    fenced = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("vortex ")]
+    inline = [item for item in re.findall(r"`(vortex [^`]+)`", text) if item not in fenced]
+    return fenced + inline
+
+
+def test_the_readme_shows_every_command(repo_root: Path) -> None:
+    from vortexlab.cli.main import COMMANDS
+
+    shown = {line.split()[1] for line in commands()}
+    assert shown == {{"evaluate": "eval"}.get(f.__name__, f.__name__) for f in COMMANDS}
+
+
+def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    Path("idea.py").write_text(blocks("python")[0])
+    Path("reply.json").write_text(reply(PROGRAM))
+    ran = 0
+    with serving([reply(PROGRAM)]) as server:
+        for line in commands():
+            words = shlex.split(line.replace("NAME", "scripted").replace("URL", server.url))
+            if words[1] == "search" and "--resume" not in words:
+                if "--name" not in words:
+                    words += ["--name", "overnight"]
+                if "--hours" in words:
+                    words[words.index("--hours") + 1] = "0.001"
+                words += SMALL.split()
+                if "handoff" in words:  # room for the published programs and one that is told
+                    words += ["--evaluations", "20", "--speed", "predicted"]
+            elif words[1] in ("eval", "bench", "tell"):
+                words += {"eval": SMALL.replace("--evaluations 3", "").split(),
+                          "bench": ["--lengths", "256", "--batch", "2"], "tell": []}[words[1]]  # fmt: skip
+            status = vortex([winner(word) for word in words[1:]])
+            printed = capsys.readouterr()
+            # A rejection is an answer: a tiny campaign measures too little to accept every program.
+            allowed = (0, 1) if words[1] in ("eval", "tell") else (0,)
+            assert status in allowed, f"{line}: status {status}\n{printed.out[-2000:]}{printed.err[-2000:]}"
+            ran += 1
+    assert ran == len(commands()) >= 18
+
+
+def winner(word: str) -> str:
+    """The README's example ids, as programs of this run."""
+    if re.fullmatch(r"t\d{4}", word):
+        ids = [entry["id"] for entry in json.loads(_board())["entries"]]
+        return ids[0] if word == "t0007" else ids[-1]
+    return word
+
+
+def _board() -> str:
+    from vortexlab.agent.run import Run
+
+    return json.dumps(Run.open("first").leaderboard().to_json())
+
+
+def test_the_program_is_a_program() -> None:
+    program = parse(blocks("python")[0])
+    assert program.name == "Quest" and program.bind({"budget": 8}).is_bound
+
+
+def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = "evaluations=3, lengths=[256], contexts=1, tasks=['needles'], speed='predicted', "
+    snippet = blocks("python")[1].replace("evaluations=24, ", small)
+    assert small in snippet
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 10
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert Path("runs/from-python/campaign.sqlite").is_file()
+
+
+@pytest.mark.parametrize("target", MAKEFILE_TARGETS)
+def test_the_make_targets_exist(target: str) -> None:
+    assert f"make {target}" in README.read_text()
+    makefile = (README.parent / "Makefile").read_text()
+    assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE)
+
+
+def test_linked_documents_exist() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
+        if "://" not in link:
+            assert (README.parent / link).exists(), link
+
+
