@@ -23,11 +23,12 @@ def export(
 ) -> None:
     """Write a pip-installable package that runs a winner in a serving engine, with a self-test."""
     from vortexlab.agent.run import Run
-    from vortexlab.deployment import export_member
 
     run, (identifier,) = options.run_and_rest(values, 1, 1, "[RUN] ID")
     opened = Run.open(run, runs)
     trial = opened.history.find(identifier)
+    from vortexlab.deployment import export_member  # loads torch, which a wrong word should not wait for
+
     target = out or opened.folder / "exports" / f"{trial.id}-{to}"
     written = export_member(opened, trial.id, to, target, cases=cases, length=length)
     if as_json:

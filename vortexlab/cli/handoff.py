@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from vortexlab.cli import options
 from vortexlab.cli.output import AsJson, Runs, interval, number, print_json, printable
 from vortexlab.cli.results import RunName
 from vortexlab.dsl.errors import VortexError
+
+if TYPE_CHECKING:
+    from vortexlab.agent.progress import ProgressState
 
 _LIMIT = 1 << 20  # bytes of a reply
 
@@ -46,9 +49,12 @@ def tell(
 
     run, (reply,) = options.run_and_rest(values, 1, 1, "[RUN] REPLY")
     text = _text(reply)
-    member = submit(
-        text, run, runs, label=label, on_progress=lambda state: print(line(state), file=sys.stderr, flush=True)
-    )
+
+    def watch(state: ProgressState) -> None:
+        if state.phase == "evaluating":
+            print(line(state), file=sys.stderr, flush=True)
+
+    member = submit(text, run, runs, label=label, on_progress=watch)
     found = Run.open(run, runs).member(member.id)
     if as_json:
         print_json(found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,7 +20,6 @@ class Display:
 
     def __init__(self, config: CampaignConfig):
         self._config = config
-        self._began = time.monotonic()
         self._state: ProgressState | None = None
         self._live = None
         if sys.stderr.isatty():
@@ -30,11 +28,14 @@ class Display:
             self._live = Live(console=console(stderr=True), refresh_per_second=4, get_renderable=self._panel)
 
     def __enter__(self) -> Self:
-        where = f"seed {self._config.seed}, speed {self._config.evaluation.speed}, {self._config.evaluation.device}"
-        print(f"Campaign {self._config.name} ({', '.join(self._config.proposers)}; {where})", file=sys.stderr)
+        return self
+
+    def _begin(self) -> None:
+        """Once the campaign is at work: before that there may be a complaint, which should stand alone."""
+        how = f"seed {self._config.seed}, speed {self._config.evaluation.speed}, {self._config.evaluation.device}"
+        print(f"Campaign {self._config.name} ({', '.join(self._config.proposers)}; {how})", file=sys.stderr)
         if self._live is not None:
             self._live.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -43,6 +44,10 @@ class Display:
             self._live.stop()
 
     def __call__(self, state: ProgressState) -> None:
+        if state.phase == "starting":
+            return
+        if self._state is None:
+            self._begin()
         self._state = state
         if self._live is None and state.phase in ("recorded", "finished"):
             print(line(state), file=sys.stderr, flush=True)
