@@ -5,31 +5,33 @@ Pages that lie one after the other in memory, as those of a window or of a dense
 
 from __future__ import annotations
 
+import math
+import threading
+
 import torch
 from torch import Tensor
 
 from vortexlab.kernels.cache import PagedKV, Rows
 from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.lanes import Lanes, lanes
 
-#: Bytes of keys gathered at a time: about what the last-level cache of a CPU holds beside everything else.
-_TILE_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
+#: Bytes of keys, as fp32, that a lane gathers at a time: with the values, about what one core's share of cache holds.
+TILE_BYTES = 2 << 20
 
 
-class Workspace:
-    """Buffers that live from call to call, so that a step allocates (and page-faults) nothing large."""
+class Workspace(threading.local):
+    """Buffers that live from call to call, a set for each thread: a step allocates (and page-faults) nothing large."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An uninitialised tensor of the given shape with the dtype and device of `like`."""
-        size = 1
-        for length in shape:
-            size *= length
-        key = (name, like.dtype, like.device)
-        buffer = self._buffers.get(key)
+    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """An uninitialised tensor."""
+        size = math.prod(shape)
+        buffer = self._buffers.get((name, dtype, device))
         if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+            with torch.inference_mode(False):  # so that it may be written in either mode
+                buffer = self._buffers[name, dtype, device] = torch.empty(size, dtype=dtype, device=device)
         return buffer[:size].view(shape)
 
 
@@ -74,7 +76,8 @@ def attend(
     sizes = tokens.tolist()
     runs_k, runs_v = rows_k.runs(index_k, tokens), rows_v.runs(index_v, tokens)
     in_place = [min(runs_k[at : at + heads] + runs_v[at : at + heads]) >= 0 for at in range(0, batch * heads, heads)]
-    for part in _tiles([size * cache.head_dim * 4 for size in sizes], in_place, heads, device):
+
+    def attend_tile(part: slice) -> None:
         most, least = max(sizes[part]), min(sizes[part])
         late = torch.arange(least, most, device=device) >= tokens[part, None] if least < most else None
         span = -(-most // atom)
@@ -98,35 +101,36 @@ def attend(
             # Memory past the length may hold anything, NaN too, which a weight of 0 does not undo.
             values[:, least:].masked_fill_(late[:, :, None], 0.0)
         torch.bmm(weight, values.float(), out=out[part])
+
+    with lanes(device) as open_lanes:
+        open_lanes.run(attend_tile, _tiles([size * cache.head_dim * 4 for size in sizes], in_place, heads, open_lanes))
     return out.view(batch, heads * group, -1).to(q.dtype)
 
 
-def _tiles(sizes: list[int], in_place: list[bool], heads: int, device: torch.device) -> list[slice]:
-    """KV heads attended together, of all requests in order: as many as fit the cache, shared evenly by the threads.
+def _tiles(sizes: list[int], in_place: list[bool], heads: int, open_lanes: Lanes) -> list[slice]:
+    """KV heads attended together, of all requests in order: as many as fit the cache, and a few tiles for every lane.
 
     A tile ends with its request where that is long and read in place, since equal distances end there too.
     """
-    limit = _TILE_BYTES.get(device.type, 64 << 20)
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    limit = min(TILE_BYTES, max(TILE_BYTES // 4, sum(sizes) // (4 * open_lanes.count)))
     tiles: list[slice] = []
-    start = 0
-    for at in range(1, len(sizes) + 1):
-        largest = max(sizes[start : at + 1])
+    start, largest = 0, 0
+    for at, size in enumerate(sizes):
         count = at - start
-        full = count % threads == 0 and (count + threads) * largest > limit
         ends = at % heads == 0 and in_place[at // heads - 1] and count * largest > limit // 4
-        if full or ends or at == len(sizes):
+        if count and ((count + 1) * max(largest, size) > limit or ends):
             tiles.append(slice(start, at))
-            start = at
-    return tiles
+            start, largest = at, 0
+        largest = max(largest, size)
+    return [*tiles, slice(start, len(sizes))]
 
 
 def _gather(rows: Rows, index: Tensor, name: str, workspace: Workspace) -> Tensor:
     """fp32 [n, tokens, channel]: a copy of the memory rows `index` ([n, rows])."""
     memory = rows.memory
-    found = workspace.take(name, (index.numel(), memory.shape[1]), memory)
+    found = workspace.take(name, (index.numel(), memory.shape[1]), memory.dtype, memory.device)
     torch.index_select(memory, 0, index.flatten(), out=found)
     if found.dtype != torch.float32:
-        wide = workspace.take(name, tuple(found.shape), torch.empty(0, device=found.device))
+        wide = workspace.take(name, tuple(found.shape), torch.float32, found.device)
         found = wide.copy_(found)
     return found.view(index.shape[0], -1, rows.channel)

@@ -17,6 +17,7 @@ from vortexlab.dsl.ir import QUERY_STAGE, SET, Program, Static
 from vortexlab.dsl.scalars import scalar_value
 from vortexlab.kernels.cache import PagedKV, Rows
 from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.lanes import lanes
 from vortexlab.kernels.lowering import contract
 from vortexlab.kernels.plan import make_plan, over_pages
 from vortexlab.kernels.torch_attend import Workspace, attend
@@ -62,7 +63,8 @@ class TorchExecutor:
         fields = {}
         for name, index in self._lowered.live_fields().items():
             shape = [self._sizes[index][axis] for axis in self._lowered.nodes[index].type.axes]
-            fields[name] = torch.zeros(cache.kv_heads, slots, *shape, dtype=dtype, device=cache.k.device)
+            with torch.inference_mode(False):  # so that it may be written in either mode
+                fields[name] = torch.zeros(cache.kv_heads, slots, *shape, dtype=dtype, device=cache.k.device)
         return PageState(fields)
 
     def summarize(self, state: PageState, cache: PagedKV, pages: Tensor | None = None) -> None:
@@ -91,30 +93,33 @@ class TorchExecutor:
             self._write(state, cache, rows, lengths[rows] // self._page - 1)
 
     def select(self, q: Tensor, state: PageState, cache: PagedKV) -> PageLists:
-        step = Step(
-            self._lowered,
-            self.static,
-            self._plan,
-            self._kernels,
-            self._widths,
-            q=q.reshape(q.shape[0], cache.kv_heads, -1, q.shape[-1]).float(),
-            fields=state.fields,
-            table=cache.page_table(self._page),
-            lengths=cache.lengths.long(),
-            exact=[self._scalars(length) for length in cache.lengths.tolist()],
-        )
-        lists = self.static.group if self._lowered.nodes[self._lowered.output].type.axes else 1
-        shape = (q.shape[0], cache.kv_heads, lists, step.candidates + 1)
-        own = torch.arange(step.candidates + 1, device=q.device) == step.own[:, None, None, None]
-        chosen = step.run() if step.candidates else own
-        return PageLists.from_mask((chosen | own).expand(shape))
+        with lanes(q.device) as open_lanes:
+            step = Step(
+                self._lowered,
+                self.static,
+                self._plan,
+                self._kernels,
+                self._widths,
+                q=q.reshape(q.shape[0], cache.kv_heads, -1, q.shape[-1]).float(),
+                fields=state.fields,
+                table=cache.page_table(self._page),
+                lengths=cache.lengths.long(),
+                exact=[self._scalars(length) for length in cache.lengths.tolist()],
+                lanes=open_lanes,
+            )
+            lists = self.static.group if self._lowered.nodes[self._lowered.output].type.axes else 1
+            shape = (q.shape[0], cache.kv_heads, lists, step.candidates + 1)
+            own = torch.arange(step.candidates + 1, device=q.device) == step.own[:, None, None, None]
+            chosen = step.run() if step.candidates else own
+            return PageLists.from_mask((chosen | own).expand(shape))
 
     def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
         return attend(q, cache, lists, self._page, self.static.scale, self._workspace)
 
     def decode(self, q: Tensor, state: PageState, cache: PagedKV) -> tuple[Tensor, PageLists]:
-        lists = self.select(q, state, cache)
-        return self.attend(q, cache, lists), lists
+        with lanes(q.device):
+            lists = self.select(q, state, cache)
+            return self.attend(q, cache, lists), lists
 
     def _scalars(self, length: int) -> dict[int, Exact]:
         """The exact scalars of the query stage for a request of `length` tokens."""
@@ -130,17 +135,16 @@ class TorchExecutor:
         slots = cache.page_table(self._page)[rows, pages]
         widest = max(self._widths[i] for i in self._plan.page)
         chunk = max(1, SWEEP_BYTES.get(cache.k.device.type, 1 << 24) // (4 * cache.kv_heads * widest))
-        for start in range(0, rows.numel(), chunk):
-            part = slice(start, start + chunk)
+
+        def write(part: slice) -> None:
             found: dict[int, Value] = {}
             for index in self._plan.page:
                 node = self._lowered.nodes[index]
                 if node.op in ("k", "v"):
-                    found[index] = _tokens(
-                        keys if node.op == "k" else values, cache, self._page, rows[part], pages[part]
-                    )
+                    pool = keys if node.op == "k" else values
+                    found[index] = _tokens(pool, cache, self._page, rows[part], pages[part])
                 elif index in self._plan.exact:
-                    found[index] = scalar_value(self._lowered, index, self.static, self._page)
+                    found[index] = scalar_value(self._lowered, index, self.static, None)
                 else:
                     inputs = []
                     for i in node.inputs:
@@ -155,6 +159,9 @@ class TorchExecutor:
                     result = torch.tensor(float(result), device=field.device)
                 shape = (cache.kv_heads, slots[part].numel(), *field.shape[2:])
                 field[:, slots[part]] = result.to(field.dtype).expand(shape)
+
+        with lanes(cache.k.device) as open_lanes:
+            open_lanes.run(write, [slice(start, start + chunk) for start in range(0, rows.numel(), chunk)])
 
 
 def _tokens(rows: Rows, cache: PagedKV, page_size: int, request: Tensor, page: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ value runs over the candidates of the longest request, and columns past a row's 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,12 @@ from torch.nn.functional import pad
 
 from vortexlab.dsl.ir import BOOL, FLOAT, SET, Node, Program, Static
 from vortexlab.kernels import torch_select
+from vortexlab.kernels.lanes import Lanes
 from vortexlab.kernels.plan import Plan, Sweep, over_pages
 from vortexlab.kernels.torch_ops import Kernel, Value, as_kind, operand_kind
 
-#: Bytes of the largest intermediate while sweeping: about the second-level caches of two CPU cores, plenty for a GPU.
-SWEEP_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
+#: Bytes of the largest intermediate while sweeping: about a CPU core's second-level cache, plenty for a GPU.
+SWEEP_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
 
 Exact = int | float | bool
 
@@ -28,7 +30,8 @@ class Step:
     """Evaluates the query stage of a program for one token of every request.
 
     `q`: fp32 [batch, kv_heads, group, channel]; `fields`: name -> [kv_heads, physical pages, *axes]; `table`: the
-    physical page of each logical page; `lengths`: int64 [batch]; `exact`: the values of exact scalars by request.
+    physical page of each logical page; `lengths`: int64 [batch]; `exact`: the values of exact scalars by request;
+    `lanes`: where pieces of the work run.
     """
 
     def __init__(
@@ -44,9 +47,10 @@ class Step:
         table: Tensor,
         lengths: Tensor,
         exact: Sequence[Mapping[int, Exact]],
+        lanes: Lanes,
     ):
         self.program, self.static, self.plan, self.kernels, self.widths = program, static, plan, kernels, widths
-        self.q, self.fields, self.lengths, self.exact = q, fields, lengths, exact
+        self.q, self.fields, self.lengths, self.exact, self.lanes = q, fields, lengths, exact, lanes
         self.device = q.device
         self.own = (lengths - 1) // program.page_size
         self.candidates = int(self.own.max())
@@ -174,6 +178,17 @@ class Step:
         widest_field = max((self.widths[i] for i in fields), default=1)
         converted = any(self.fields[str(self.program.nodes[i].attrs["name"])].dtype != torch.float32 for i in fields)
         kept: dict[int, Tensor] = {}
+        lock = threading.Lock()
+
+        def sweep_piece(piece: tuple[slice, slice, slice]) -> None:
+            found = self._sweep_part(sweep, outside, *piece)
+            for i in sweep.outputs:
+                with lock:
+                    if i not in kept:
+                        kept[i] = self._whole(found[i], batch, heads)
+                kept[i][piece] = found[i]
+
+        pieces: list[tuple[slice, slice, slice]] = []
         for rows in self._row_groups(heads * widest_field):
             pages = max(self.own_pages[rows])
             read_in_place = rows.stop - rows.start == 1 and self.in_place[rows.start]
@@ -181,18 +196,17 @@ class Step:
             budget = max(1, SWEEP_BYTES.get(self.device.type, 16 << 20) // (4 * width))
             few_heads = max(1, min(heads, budget // 64))
             few_pages = max(1, budget // (few_heads * (rows.stop - rows.start)))
+            if batch == 1:  # the lanes share the pages
+                few_pages = min(few_pages, max(256, -(-pages // self.lanes.count)))
             for some in _slices(0, heads, few_heads):
-                for run in _slices(0, pages, few_pages):
-                    found = self._sweep_part(sweep, outside, rows, some, run)
-                    for i in sweep.outputs:
-                        if i not in kept:
-                            kept[i] = self._whole(found[i], batch, heads)
-                        kept[i][rows, some, run] = found[i]
+                pieces += [(rows, some, run) for run in _slices(0, pages, few_pages)]
+        self.lanes.run(sweep_piece, pieces)
         self.values.update(kept)
 
     def _row_groups(self, width: int) -> list[slice]:
         """Requests swept together: small ones share the cost of a launch, large ones may be read in place."""
         limit = SWEEP_BYTES.get(self.device.type, 16 << 20) // (4 * width)
+        limit = min(limit, max(limit // 8, sum(self.own_pages) // self.lanes.count))
         groups: list[slice] = []
         start = 0
         for row in range(1, len(self.own_pages) + 1):

@@ -226,7 +226,7 @@ def test_memory_past_the_end_is_never_used() -> None:
 
 @pytest.mark.parametrize("tile", [1, 1 << 30])
 def test_attention_does_not_depend_on_tiles(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(torch_attend._TILE_BYTES, "cpu", tile)
+    monkeypatch.setattr(torch_attend, "TILE_BYTES", tile)
     q, keys, values = batch(LENGTHS, seed=8)
     for name in ("own lists", "by layer"):
         cache = PagedKV.from_dense(keys, values, 4, shuffle_seed=3)
@@ -234,7 +234,7 @@ def test_attention_does_not_depend_on_tiles(tile: int, monkeypatch: pytest.Monke
 
 
 def test_whole_contexts_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(torch_attend._TILE_BYTES, "cpu", 1)  # long enough to be worth it
+    monkeypatch.setattr(torch_attend, "TILE_BYTES", 1)  # long enough to be worth it
     q, keys, values = batch((40, 40))
     cache = PagedKV.from_dense(keys, values, 4)
     body = "    def select():\n        return everything()\n"
@@ -270,12 +270,21 @@ def test_attention_under_given_lists() -> None:
 
 
 def test_buffers_are_reused_between_steps() -> None:
-    workspace = torch_attend.Workspace()
-    like = torch.empty(0)
-    first = workspace.take("k", (4, 8), like)
-    assert workspace.take("k", (2, 8), like).data_ptr() == first.data_ptr()
-    assert workspace.take("v", (4, 8), like).data_ptr() != first.data_ptr()
-    assert workspace.take("k", (4, 8), like.double()).dtype == torch.float64
+    workspace, cpu = torch_attend.Workspace(), torch.device("cpu")
+    first = workspace.take("k", (4, 8), torch.float32, cpu)
+    assert workspace.take("k", (2, 8), torch.float32, cpu).data_ptr() == first.data_ptr()
+    assert workspace.take("v", (4, 8), torch.float32, cpu).data_ptr() != first.data_ptr()
+    assert workspace.take("k", (4, 8), torch.float64, cpu).dtype == torch.float64
+
+
+def test_inference_mode_may_be_left_and_entered() -> None:
+    q, keys, values = batch((22, 9))
+    cache = PagedKV.from_dense(keys, values, 4, shuffle_seed=1, spare=8)
+    with torch.inference_mode():
+        executor, state = start(QUEST, cache)
+        agree(executor, state, cache, q)
+    executor.summarize(state, cache)
+    agree(executor, state, cache, q)
 
 
 def test_programs_with_open_knobs_are_refused() -> None:
