@@ -1,0 +1,217 @@
+"""A pattern in Hugging Face transformers: what runs is the program, and nothing else about the model changes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+
+from vortexlab.deploy.transformers_engine import PagedLayer, Pattern
+from vortexlab.dsl import parse
+from vortexlab.dsl.errors import VortexError
+from vortexlab.search_spaces.library import load
+
+PAGE = 16
+
+
+def program(body: str, page: int = PAGE) -> Any:
+    return parse(f"@program(page={page})\nclass Tested:\n{body}").bind()
+
+
+EVERYTHING = program("    def select():\n        return everything\n")
+WINDOW = program("    def select():\n        return first(1) | last(3)\n")
+LAYERED = program("    def select(ctx):\n        return first(1) | last(where(ctx.layer == 0, 2, 3))\n")
+PER_HEAD = program(
+    "    def summarize(k):\n        return dict(c=k.mean(token))\n"
+    "    def score(q, s):\n        return dot(q, s.c, channel)\n"
+    "    def select(score):\n        return topk(score, 3) | last(1)\n"
+)
+QUEST = load("quest").bind({"budget": 4})
+
+
+def tiny(**changes: Any) -> Qwen3Config:
+    return Qwen3Config(**{
+        "vocab_size": 101, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048,
+        "eos_token_id": None, "bos_token_id": 0, "pad_token_id": 0, **changes,
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen3ForCausalLM:
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    return Qwen3ForCausalLM(tiny()).eval()
+
+
+def tokens(count: int, rows: int = 1, seed: int = 0) -> torch.Tensor:
+    return torch.randint(1, 101, (rows, count), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def logits(model: Any, cache: Any, *pieces: torch.Tensor, **more: Any) -> torch.Tensor:
+    """The logits after each of `pieces`, read one after the other: [rows, tokens of the last, vocabulary]."""
+    for piece in pieces:
+        out = model(input_ids=piece, past_key_values=cache, **more).logits
+    return out
+
+
+def using(model: Any, found: Any) -> tuple[Any, Pattern]:
+    pattern = Pattern(found, f"tested_{found.name}_{id(found)}")
+    model.set_attn_implementation(pattern.register())
+    return model, pattern
+
+
+@torch.inference_mode()
+def masked(model: Any, context: torch.Tensor, question: torch.Tensor, windows: tuple[int, ...]) -> torch.Tensor:
+    """The question's logits under an explicit mask of first(1) | last(windows[layer]), stock attention otherwise."""
+    model.set_attn_implementation("sdpa")
+    cache = DynamicCache(config=model.config)
+    model(input_ids=context, past_key_values=cache)
+    start, end = context.shape[1], context.shape[1] + question.shape[1]
+    query, key = torch.arange(start, end)[:, None], torch.arange(end)[None]
+    masks = []
+    for window in windows:
+        recent = key // PAGE > query // PAGE - window
+        masks.append(((key <= query) & (recent | (key < PAGE)))[None, None])
+    hooks = [
+        layer.self_attn.register_forward_pre_hook(
+            lambda module, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True
+        )
+        for layer, mask in zip(model.model.layers, masks, strict=True)
+    ]
+    try:
+        return model(input_ids=question, past_key_values=cache).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_everything_is_the_model_itself(model: Any) -> None:
+    context, question = tokens(100), tokens(30, seed=1)
+    model.set_attn_implementation("sdpa")
+    expected = logits(model, DynamicCache(config=model.config), context, question)
+    _, pattern = using(model, EVERYTHING)
+    cache = pattern.cache(model.config)
+    assert torch.allclose(logits(model, cache, context, question), expected, atol=1e-4)
+    assert pattern.density(cache) == 1.0
+
+
+@pytest.mark.parametrize("found, windows", [(WINDOW, (3, 3)), (LAYERED, (2, 3))])
+def test_a_window_is_the_model_under_that_mask(model: Any, found: Any, windows: tuple[int, ...]) -> None:
+    """Page boundaries, the own page and the layer's index, against transformers' own masks."""
+    context, question = tokens(121), tokens(40, seed=1)
+    expected = masked(model, context, question, windows)
+    _, pattern = using(model, found)
+    assert torch.allclose(logits(model, pattern.cache(model.config), context, question), expected, atol=1e-4)
+    assert not torch.allclose(expected, masked(model, context, question, (4, 4)), atol=1e-3)
+
+
+@pytest.mark.parametrize("found", [QUEST, PER_HEAD, WINDOW])
+def test_a_chunk_equals_one_by_one(model: Any, found: Any) -> None:
+    context, question = tokens(150), tokens(21, seed=1)
+    _, pattern = using(model, found)
+    cache, other = pattern.cache(model.config), pattern.cache(model.config)
+    whole = logits(model, cache, context, question)
+    single = logits(model, other, context, *question.split(1, dim=1))
+    assert torch.allclose(whole[:, -1:], single, atol=1e-4)
+    assert pattern.density(cache) == pytest.approx(pattern.density(other))
+    assert 0 < pattern.density(cache) < 1
+
+
+def test_the_cache_grows_past_its_first_room(model: Any) -> None:
+    """256 tokens are allocated at first; what was summarised before growing must be found again after."""
+    context, question = tokens(250), tokens(20, seed=1)
+    _, pattern = using(model, QUEST)
+    cache = pattern.cache(model.config)
+    grown = logits(model, cache, context, *question.split(4, dim=1))
+    roomy = pattern.cache(model.config)
+    for layer in roomy.layers:
+        layer._grow = lambda k, v, n, layer=layer: PagedLayer._grow(layer, k, v, 1024)  # type: ignore[method-assign]
+    assert torch.allclose(grown, logits(model, roomy, context, *question.split(4, dim=1)), atol=1e-5)
+    assert cache.layers[0].capacity == 512 and cache.get_seq_length() == 270
+
+
+def test_a_context_answers_several_questions(model: Any) -> None:
+    """By a copy of the cache, by cropping it back, and by starting over."""
+    context, first, second = tokens(130), tokens(17, seed=1), tokens(9, seed=2)
+    _, pattern = using(model, QUEST)
+    expected = logits(model, pattern.cache(model.config), context, second)
+    cache = pattern.cache(model.config)
+    logits(model, cache, context)
+    spare = copy.deepcopy(cache)
+    logits(model, cache, first)
+    assert torch.equal(logits(model, spare, second), expected)
+    cache.crop(-17)
+    assert cache.get_seq_length() == 130
+    assert torch.equal(logits(model, cache, second), expected)
+    cache.reset()
+    assert torch.equal(logits(model, cache, context, second), expected)
+
+
+def test_rows_of_a_batch_do_not_touch_each_other(model: Any) -> None:
+    context, question = tokens(90, rows=3), tokens(12, rows=3, seed=1)
+    _, pattern = using(model, QUEST)
+    together = logits(model, pattern.cache(model.config), context, question)
+    for row in range(3):
+        alone = logits(model, pattern.cache(model.config), context[row : row + 1], question[row : row + 1])
+        assert torch.allclose(together[row], alone[0], atol=1e-4)
+
+
+def test_generate_reads_the_prompt_densely_and_the_rest_sparsely(model: Any) -> None:
+    prompt = tokens(140)
+    _, pattern = using(model, QUEST)
+    cache = pattern.cache(model.config)
+    more = {"max_new_tokens": 10, "do_sample": False}
+    found = model.generate(prompt, past_key_values=cache, attention_mask=torch.ones_like(prompt), **more)
+    answer, step = [], prompt
+    other = pattern.cache(model.config)
+    for _ in range(10):
+        step = logits(model, other, step)[:, -1:].argmax(-1)
+        answer.append(int(step))
+    assert found[0, 140:].tolist() == answer
+    assert cache.layers[0].steps == 9 and 0 < pattern.density(cache) < 0.8
+    assert Pattern.density(pattern.cache(model.config)) is None
+
+
+def test_bf16_is_the_model_itself_too(model: Any) -> None:
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    context, question = tokens(100), tokens(8, seed=1)
+    half.set_attn_implementation("sdpa")
+    expected = logits(half, DynamicCache(config=half.config), context, question)
+    _, pattern = using(half, EVERYTHING)
+    found = logits(half, pattern.cache(half.config), context, question)
+    assert found.dtype == torch.bfloat16
+    assert float((found - expected).abs().max()) < 0.05 * float(expected.std())
+
+
+def test_what_a_pattern_cannot_do_is_refused(model: Any) -> None:
+    _, pattern = using(model, QUEST)
+    prompt = tokens(40)
+    with pytest.raises(VortexError, match="needs its own cache"):
+        logits(model, DynamicCache(config=model.config), prompt, tokens(2))
+    cache = pattern.cache(model.config)
+    logits(model, cache, prompt)
+    with pytest.raises(VortexError, match="holds 1 rows and was given 2"):
+        logits(model, cache, tokens(3, rows=2))
+    with pytest.raises(VortexError, match="beam search"):
+        model.generate(prompt, past_key_values=pattern.cache(model.config), num_beams=2, max_new_tokens=3)
+    padded = torch.ones(2, 44, dtype=torch.int64)
+    padded[1, :10] = 0
+    rows = pattern.cache(model.config)
+    logits(model, rows, tokens(40, rows=2), attention_mask=padded[:, :40])
+    with pytest.raises(VortexError, match="padded rows"):
+        logits(model, rows, tokens(4, rows=2), attention_mask=padded)
+    with pytest.raises(VortexError, match="not a pattern's cache"):
+        pattern.density(DynamicCache(config=model.config))
+    sliding = tiny(use_sliding_window=True, sliding_window=8, max_window_layers=0)
+    with pytest.raises(VortexError, match="layers of kind sliding_attention"):
+        pattern.cache(sliding)
+    with pytest.raises(VortexError, match="a sliding window"):
+        Qwen3ForCausalLM(sliding).eval().set_attn_implementation(pattern.name)
+        other = Qwen3ForCausalLM(sliding).eval()
+        other.set_attn_implementation(pattern.name)
+        logits(other, DynamicCache(config=sliding), prompt)

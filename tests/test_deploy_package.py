@@ -1,0 +1,172 @@
+"""What an exported package holds, what it refuses, and that pip installs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vortexlab.deploy import package
+from vortexlab.deploy.package import MANIFEST, PROGRAM, Package
+from vortexlab.dsl import canonical_hash, parse
+from vortexlab.dsl.errors import VortexError
+from vortexlab.search_spaces.library import load
+
+QUEST = load("quest")
+MEASURED = {
+    "speedup": {"value": 2.5, "low": 2.25, "high": 2.75},
+    "accuracy": {"value": 0.97, "low": 0.9, "high": 1.0},
+    "density": 0.1234,
+    "conditions": {"device": "some CPU", "speed": "measured", "lengths": [4096]},
+}
+
+
+def write(folder: Path, budget: int = 16, **changes: Any) -> Package:
+    given: dict[str, Any] = {
+        "engine": "transformers", "version": "0.1.0", "knobs": {"budget": budget}, "source": QUEST.source,
+        "measurements": MEASURED, "selftest": {"cases": []}, **changes,
+    }  # fmt: skip
+    return package.write(QUEST.bind({"budget": budget}), folder, **given)
+
+
+def test_a_package_is_the_program_and_its_measurements(tmp_path: Path) -> None:
+    written = write(tmp_path / "out")
+    bound = QUEST.bind({"budget": 16})
+    assert written.module == f"vortex_quest_{canonical_hash(bound)[:8]}"
+    assert written.program == bound and package.read(tmp_path / "out") == written
+    assert written.manifest["measurements"] == MEASURED and written.manifest["knobs"] == {"budget": 16}
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "2.500 x the fastest dense attention step (measured), 95 % interval 2.250 to 2.750" in readme
+    assert "device: some CPU" in readme and QUEST.source.strip() in readme and "@" not in readme.replace("@program", "")
+    project = tomllib.loads((tmp_path / "out" / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"][0] == "vortexlab>=0.1.0" and project["license"] == "Apache-2.0"
+
+
+def test_words_of_a_program_stay_words(tmp_path: Path) -> None:
+    """A docstring can neither close the code block, nor fill in a template, nor become a link or markup."""
+    source = QUEST.source.replace("Pages with", '````\n# <script>x</script> @HASH@ [link](http://a) ````\nPages with')
+    program = parse(source).bind()
+    written = package.write(
+        program, tmp_path / "out", engine="transformers", version="0.1.0", knobs={}, source=source, measurements={},
+        selftest={},
+    )  # fmt: skip
+    readme = (tmp_path / "out" / "README.md").read_text()
+    before, fence, rest = readme.partition("`````python\n")
+    assert fence and rest.partition("\n`````\n")[0] == source.strip()
+    assert "\\<script\\>" in before and "<script>" not in before and "[link](" not in before
+    assert f"@HASH@ {written.manifest['program_hash']}" not in readme and "@HASH@" in before
+    compile((tmp_path / "out" / written.module / "__init__.py").read_text(), "init", "exec")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: next(n for n in data["nodes"] if n["attrs"].get("value") == 16)["attrs"].update(value=17),
+        lambda data: data.update(page=32),
+        lambda data: data.update(seed=1) or data["nodes"][0].update(op="v"),
+        lambda data: data.update(summary_dtype="fp16"),
+    ],
+)
+def test_a_changed_program_is_refused(change: Any, tmp_path: Path) -> None:
+    written = write(tmp_path / "out")
+    file = tmp_path / "out" / written.module / PROGRAM
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+    with pytest.raises(VortexError, match="is not the one that was measured"):
+        package.read(tmp_path / "out")
+
+
+def test_a_changed_hash_is_refused_too(tmp_path: Path) -> None:
+    """The module's name carries the hash, so program and manifest cannot be exchanged together unnoticed."""
+    written, other = write(tmp_path / "out"), write(tmp_path / "other", budget=32)
+    for name in (PROGRAM, MANIFEST):
+        (tmp_path / "out" / written.module / name).write_text((tmp_path / "other" / other.module / name).read_text())
+    with pytest.raises(VortexError, match="is not the one that was measured"):
+        package.read(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name, content, expected",
+    [
+        (MANIFEST, "{", "is damaged"),
+        (MANIFEST, "[]", "is damaged"),
+        (MANIFEST, '{"format": 99}', "has format 99; this release reads 1"),
+        (PROGRAM, '{"version": 1}', "is damaged"),
+        (PROGRAM, '{"version": 7}', "program form of version 7"),
+        ("selftest.json", "", "is damaged"),
+    ],
+)
+def test_a_damaged_package_is_refused(name: str, content: str, expected: str, tmp_path: Path) -> None:
+    written = write(tmp_path / "out")
+    (tmp_path / "out" / written.module / name).write_text(content)
+    with pytest.raises(VortexError, match=expected):
+        package.read(tmp_path / "out")
+
+
+def test_a_folder_without_or_with_several_packages(tmp_path: Path) -> None:
+    with pytest.raises(VortexError, match="holds no exported package"):
+        package.read(tmp_path)
+    first, second = write(tmp_path / "a"), write(tmp_path / "b", budget=32)
+    (tmp_path / "a" / first.module).rename(tmp_path / first.module)
+    (tmp_path / "b" / second.module).rename(tmp_path / second.module)
+    with pytest.raises(VortexError, match="several packages"):
+        package.read(tmp_path)
+
+
+def test_only_an_earlier_package_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first, second = write(out), write(out, budget=32)
+    assert first.module != second.module and not (out / first.module).exists()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(VortexError, match=r"holds 'notes.txt'"):
+        write(out)
+    assert package.read(out) == second and (out / "notes.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VortexError, match="is a file"):
+        write(tmp_path / "file")
+    with pytest.raises(VortexError, match="cannot export to 'toaster'; this release exports to: transformers"):
+        write(tmp_path / "new", engine="toaster")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failed_export_leaves_the_earlier_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    first, real = write(out), Path.rename
+
+    def failing(self: Path, target: Any) -> Path:
+        if Path(target) == out and self.name == "package":
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(VortexError, match="No space left on device"):
+        write(out, budget=32)
+    assert package.read(out) == first
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_pip_installs_it_and_importing_it_registers_the_pattern(tmp_path: Path) -> None:
+    written = write(tmp_path / "out")
+    target = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    subprocess.run([*pip, str(tmp_path / "out")], check=True, capture_output=True, text=True)
+    assert package.read(target) == Package(target, written.module, written.program, written.manifest, written.selftest)
+    code = (
+        f"import {written.module} as pattern; from transformers import AttentionInterface;"
+        "from transformers.masking_utils import AttentionMaskInterface as masks;"
+        "assert pattern.NAME in AttentionInterface() and pattern.NAME in masks();"
+        f"assert pattern.__file__.startswith({str(target)!r});"
+        "assert pattern.MANIFEST['knobs'] == {'budget': 16};"
+        "import sys; sys.exit(', '.join({'optuna', 'openai', 'datasets', 'pydantic'} & set(sys.modules)) or 0)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    write(tmp_path / "out", budget=32)  # what pip's build left in the folder is no hindrance
