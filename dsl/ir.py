@@ -218,7 +218,7 @@ class Program:
                     origin.update(sizes[index])
             if node.op == "split":
                 axis, name, count = str(node.attrs["axis"]), str(node.attrs["name"]), int(node.attrs["size"])  # type: ignore[arg-type]
-                if count < 1 or (axis != "channel" or static.head_dim > 1) and origin[axis] % count:
+                if count < 1 or ((axis != "channel" or static.head_dim > 1) and origin[axis] % count):
                     raise VortexError(
                         f"program {self.name}, line {node.line}: split({axis}, {name}={count}) does not divide "
                         f"{axis} of size {origin[axis]}; choose a divisor"

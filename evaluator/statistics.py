@@ -167,7 +167,7 @@ def non_dominated(speed: np.ndarray, kept: np.ndarray) -> np.ndarray:
         & (better >= kept[..., None, :])
         & ((faster > speed[..., None, :]) | (better > kept[..., None, :]))
     )
-    return ~dominated.any(-2)
+    return np.logical_not(dominated.any(-2))
 
 
 def joint_draws(

@@ -108,7 +108,10 @@ def third_party_errors(root: Path) -> list[str]:
 
 
 def reachable(root: Path, start: str) -> dict[str, Path]:
-    """Modules of ours that importing `start` can load, with the packages above them."""
+    """Modules of ours that importing `start` can load, with the packages above them.
+
+    The root package names others only to load them on demand, for its users; what it does is checked by importing.
+    """
     files = {module: file for _, module, file in python_files(root)}
     seen: dict[str, Path] = {}
     todo = [start]
@@ -117,7 +120,7 @@ def reachable(root: Path, start: str) -> dict[str, Path]:
         if module in seen or module not in files:
             continue
         seen[module] = files[module]
-        todo += [module.rsplit(".", n)[0] for n in range(1, module.count(".") + 1)]
+        todo += [module.rsplit(".", n)[0] for n in range(1, module.count("."))]
         for found in imports_of(root, files[module]):
             todo += [found.name, f"{found.name}.{found.symbol}"]
     return seen
@@ -143,7 +146,19 @@ def test_folders_import_only_what_their_work_needs(repo_root: Path) -> None:
 
 
 def test_the_worker_imports_only_torch_and_its_like(repo_root: Path) -> None:
+    assert "vortexlab.evaluator.worker" in reachable(repo_root, "vortexlab.evaluator.worker")
     assert worker_errors(repo_root) == []
+
+
+def test_importing_the_worker_loads_nothing_of_the_controller() -> None:
+    script = """
+import sys
+import vortexlab.evaluator.worker
+heavy = ("datasets", "openai", "optuna", "pandas", "plotly", "pydantic", "typer", "vortexlab.agent", "vortexlab.api")
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(

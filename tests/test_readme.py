@@ -7,7 +7,6 @@ placeholders (a program's id, a model, an endpoint) are filled in.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from pathlib import Path
