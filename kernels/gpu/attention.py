@@ -45,7 +45,8 @@ class AttentionShape:
         rows = max(16, triton.next_power_of_2(heads) * (2 if precise else 1))
         # Keys and values of one stage take 2 * tile * width * itemsize bytes of shared memory.
         tile = max(16, min(64, 16384 // (width * itemsize) if itemsize > 2 else 16384 // width))
-        return AttentionShape(rows, width, tile, 4, 3 if precise else 2, precise)
+        warps = 8 if rows * width > 4096 else 2 if precise and rows * tile * width <= 16 * 64 * 128 else 4
+        return AttentionShape(rows, width, tile, warps, 3 if precise else 2, precise)
 
 
 def attend(

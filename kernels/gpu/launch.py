@@ -24,7 +24,7 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], int]:
         return {"TILE": tile}, warps(kernel.largest * tile)
     whole = kernel.name == "choose_whole"
     tile = triton.next_power_of_2(min(capacity, WHOLE_ROW)) if whole else WHOLE_ROW // 2
-    return {"TILE": tile}, max(4, warps(2 * tile))
+    return {"TILE": tile}, max(4, warps(tile))
 
 
 def warps(elements: int) -> int:

@@ -1,0 +1,64 @@
+"""The Triton executor equals the reference, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from triton_runs import interpreted
+
+from vortexlab.search_spaces.library import SEEDS
+
+
+def agrees(found: dict, cases: int) -> None:
+    assert not found["disagreements"], "\n".join(found["disagreements"])
+    assert found["cases"] == cases
+
+
+def test_every_seed_program_equals_the_reference():
+    found = interpreted("compare", names=list(SEEDS), programs=[], seeds=[3])
+    agrees(found, len(SEEDS))
+    assert found["determined"] > 20
+
+
+def test_random_programs_equal_the_reference():
+    agrees(interpreted("compare", names=[], programs=list(range(7_000, 7_005)), seeds=[]), 5)
+
+
+def test_layout_row_order_later_tokens_and_growth_change_nothing():
+    agrees(interpreted("invariances", names=["quest"], seeds=[11]), 1)
+
+
+def test_lists_of_a_state_are_padded_anew_at_every_step():
+    found = interpreted("steps")
+    assert found["clean"] and found["same"]
+    totals = [sum(counts) for counts in found["counts"]]
+    assert any(later < earlier for earlier, later in itertools.pairwise(totals)), "no list ever shrank"
+
+
+def test_chosen_physical_pages_are_summarised_and_no_others():
+    assert interpreted("pages") == {"2": True, "8": True, "16": True}
+
+
+def test_planted_faults_are_found():
+    found = interpreted("faults")
+    assert len(found) == 20
+    assert not [fault for fault, disagreement in found.items() if disagreement is None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEEDS)
+def test_seed_program_on_ten_configurations(name):
+    agrees(interpreted("compare", names=[name], programs=[], seeds=list(range(100, 110)), timeout=1800), 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(7_100, 7_200, 10))
+def test_hundred_random_programs(first):
+    agrees(interpreted("compare", names=[], programs=list(range(first, first + 10)), seeds=[], timeout=1800), 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gqa_quest", "top_p", "value_energy", "bigbird", "subpage_quest"])
+def test_invariances_of_more_programs(name):
+    agrees(interpreted("invariances", names=[name], seeds=[1, 2, 3], timeout=1800), 3)

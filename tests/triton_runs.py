@@ -1,0 +1,206 @@
+"""Runs the Triton executor in Triton's interpreter and prints what came of it, as JSON.
+
+The interpreter must be chosen before Triton is first imported, so tests start this as a process of its own: a job
+(`kind` and its arguments) as JSON in the first argument, the result as the last line of the output.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import json
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_FOLDER = Path(__file__).resolve().parent
+
+
+def interpreted(kind: str, timeout: float = 600, **arguments: Any) -> Any:
+    """The result of one job, run in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_FOLDER), *sys.path])}
+    job = json.dumps({"kind": kind, **arguments})
+    done = subprocess.run(
+        [sys.executable, __file__, job], capture_output=True, text=True, env=environment, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _case(text: str, seed: int, **limits: Any) -> Any:
+    from vortexlab.dsl import parse
+    from vortexlab.dsl.testing import random_case
+
+    return random_case(seed, parse(text), **{"max_length": 260, "max_elements": 150_000, **limits})
+
+
+def _texts(names: list[str], programs: list[int]) -> list[tuple[str, str]]:
+    from vortexlab.dsl.testing import random_program
+    from vortexlab.search_spaces.library import source
+
+    return [(name, source(name)) for name in names] + [
+        (f"random {number}", random_program(random.Random(number))) for number in programs
+    ]
+
+
+def _long_rows(on: bool) -> None:
+    """Whether even short rows take the selection kernel that strides over a row."""
+    from vortexlab.kernels.gpu import launch
+
+    launch.WHOLE_ROW = 8 if on else 8192
+
+
+def compare_programs(names: list[str], programs: list[int], seeds: list[int]) -> dict[str, Any]:
+    """Seeds by name and random programs by number, each on configurations by seed, against the reference."""
+    from differential import compare
+
+    from vortexlab.kernels.gpu.executor import TritonExecutor
+
+    found: dict[str, Any] = {"cases": 0, "determined": 0, "disagreements": []}
+    for name, text in _texts(names, programs):
+        for seed in seeds if name in names else [int(name.split()[1])]:
+            _long_rows(seed % 2 == 1)
+            report = compare(TritonExecutor, _case(text, seed))
+            found["cases"] += 1
+            found["determined"] += report.determined
+            found["disagreements"] += [f"{name}, seed {seed}: {item}" for item in report.disagreements[:2]]
+    return found
+
+
+def invariances(names: list[str], seeds: list[int]) -> dict[str, Any]:
+    """Layouts, row orders, later tokens and growth change nothing."""
+    from differential import Expected, check_causality, check_growth, check_layouts, check_rows
+
+    from vortexlab.kernels.gpu.executor import TritonExecutor
+
+    found: dict[str, Any] = {"cases": 0, "disagreements": []}
+    for _, text in _texts(names, []):
+        for seed in seeds:
+            _long_rows(seed % 2 == 1)
+            case = _case(text, seed, max_length=120, max_elements=40_000)
+            expected = Expected.of(case)
+            for check in (check_layouts, check_rows, check_causality):
+                found["disagreements"] += check(TritonExecutor, case, expected).disagreements[:2]
+            found["disagreements"] += check_growth(TritonExecutor, case, expected, 3).disagreements[:2]
+            found["cases"] += 1
+    return found
+
+
+def repeated_steps() -> dict[str, Any]:
+    """Steps of one state: lists shrink and grow, and what lies behind their ends stays -1."""
+    import torch
+
+    from vortexlab.dsl import parse
+    from vortexlab.dsl.ir import Static
+    from vortexlab.kernels.cache import PagedKV
+    from vortexlab.kernels.gpu.executor import TritonExecutor
+
+    text = (
+        "@program(page=4)\nclass P:\n    def summarize(k):\n        return dict(c=k.sum(token))\n"
+        "    def score(q, s):\n        return dot(q, s.c, channel).max(head)\n"
+        "    def select(score):\n        return above(score, 0.5)\n"
+    )
+    k = torch.randint(-2, 3, (1, 2, 60, 16), generator=torch.Generator().manual_seed(3)).float()
+    cache = PagedKV.from_dense(k, k, 4, spare=8)
+    executor = TritonExecutor(parse(text).bind(), Static(2, 2, 16, 0.25))
+    state = executor.new_state(cache)
+    executor.summarize(state, cache)
+    counts, clean, same = [], True, True
+    for step in range(4):
+        q = torch.full((1, 4, 16), [1.0, -1.0, 0.0, 2.0][step]) * (torch.arange(16) % 3 - 1)
+        fresh = executor.select(q, state, cache)
+        _, lists = executor.decode(q, state, cache)
+        behind = torch.arange(lists.pages.shape[3]) >= lists.counts[..., None]
+        clean &= bool((lists.pages[behind] == -1).all() and (fresh.pages[behind] == -1).all())
+        same &= fresh.to_list() == lists.to_list()
+        counts.append(lists.counts.flatten().tolist())
+    return {"counts": counts, "clean": clean, "same": same}
+
+
+def some_pages() -> dict[str, Any]:
+    """Summaries of chosen physical pages only, for pages that are parts of blocks and pages that span blocks."""
+    import torch
+
+    from vortexlab.dsl import parse
+    from vortexlab.dsl.ir import Static
+    from vortexlab.kernels.cache import PagedKV
+    from vortexlab.kernels.gpu.executor import TritonExecutor
+
+    text = (
+        "@program(page=8)\nclass P:\n    def summarize(v):\n        return dict(c=v.sum(token))\n"
+        "    def score(q, s):\n        return dot(q, s.c, channel).max(head)\n"
+        "    def select(score):\n        return topk(score, 2)\n"
+    )
+    right = {}
+    for block in (2, 8, 16):
+        k = torch.randn(2, 1, 50, 16, generator=torch.Generator().manual_seed(block))
+        cache = PagedKV.from_dense(k, k, block, shuffle_seed=2)
+        executor = TritonExecutor(parse(text).bind(), Static(1, 1, 16, 0.25))
+        state = executor.new_state(cache)
+        state.fields["c"].fill_(torch.nan)
+        pages = cache.page_table(8)[1, [0, 3]]
+        executor.summarize(state, cache, pages)
+        sums = torch.stack([k[1, 0, 8 * p : 8 * p + 8].sum(0) for p in (0, 3)])
+        written = (~state.fields["c"][:, 0, 0].isnan()).nonzero().flatten().tolist()
+        close = torch.allclose(state.fields["c"][pages, 0], sums, atol=1e-5)
+        right[block] = close and written == sorted(pages.tolist())
+    return right
+
+
+def planted_faults() -> dict[str, Any]:
+    """For every fault, the first disagreement that it caused, or None."""
+    import triton_faults
+
+    return triton_faults.find_all()
+
+
+class _Patches:
+    """The interpreter's patches of Triton's language for one launch, each made once.
+
+    It makes them anew in every call of a device function, which takes more than a third of the time.
+    """
+
+    def __init__(self, usual: Callable[[Any], Any]):
+        self.usual = usual
+        self.scopes: dict[frozenset[str], Any] = {}
+
+    def __call__(self, function: Any) -> _Patches:
+        names = frozenset(
+            value.__name__ for value in function.__globals__.values() if getattr(value, "__name__", "") in _LANGUAGE
+        )
+        if names not in self.scopes:
+            self.scopes[names] = self.usual(function)
+        return self
+
+    def restore(self) -> None:
+        for scope in reversed(self.scopes.values()):
+            scope.restore()
+        self.scopes.clear()
+
+
+_LANGUAGE = ("triton.language", "triton.language.core")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    import torch
+    from triton.runtime import interpreter
+
+    interpreter._patch_lang = _Patches(interpreter._patch_lang)
+    torch.set_num_threads(1)
+    job = json.loads(sys.argv[1])
+    kinds: dict[str, Callable[..., Any]] = {
+        "compare": compare_programs, "invariances": invariances, "steps": repeated_steps, "pages": some_pages,
+        "faults": planted_faults,
+    }  # fmt: skip
+    print(json.dumps(kinds[job.pop("kind")](**job)))
+
+
+if __name__ == "__main__":
+    main()
