@@ -40,7 +40,8 @@ class EvaluationConfig:
     * `protocol`: ``context-dense`` reads the context densely, question and answer sparsely; ``prompt-dense`` reads
       the question densely too, as a serving engine with stock prefill does.
     * `speed`: ``measured`` on `device`, or ``predicted`` by the cost model for `predicted_device`.
-    * `geometry` names the attention geometry of the speed gate; `batch_tokens` = batch x context there.
+    * `geometry` names the attention geometry of the speed gate; `batch_tokens` = batch x context there,
+      0 for 65,536 on the CPU and 1,048,576 on a GPU, where dense attention is no contest of overheads.
     * `compile_for`: GPU targets of the compile gate, for example ``("sm_90",)``; empty leaves the gate out.
     * `screen_contexts` per task; `audit_share` of the programs that the screen rejects run on in full.
     * `threads`: CPU threads of the worker, 0 for all. `seconds` of wall clock for one gate, `memory_mb` of memory.
@@ -49,7 +50,7 @@ class EvaluationConfig:
     model: str = str(REFERENCE_MODEL)
     tasks: tuple[str, ...] = ()
     lengths: tuple[int, ...] = (4096,)
-    contexts: int = 8
+    contexts: int = 6
     turns: int = 4
     seed: int = 0
     split: str = "search"
@@ -59,7 +60,7 @@ class EvaluationConfig:
     speed: str = "measured"
     predicted_device: str = "h200"
     geometry: str = "qwen3-8b"
-    batch_tokens: int = 65536
+    batch_tokens: int = 0
     compile_for: tuple[str, ...] = ("sm_90",)
     screen_contexts: int = 2
     audit_share: float = 0.05
@@ -73,7 +74,7 @@ class EvaluationConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise VortexError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        positive = ("contexts", "turns", "batch_tokens", "screen_contexts", "seconds", "memory_mb")
+        positive = ("contexts", "turns", "screen_contexts", "seconds", "memory_mb")
         for name in positive:
             if getattr(self, name) <= 0:
                 raise VortexError(f"{name} must be above 0, found {getattr(self, name)!r}")
@@ -83,8 +84,8 @@ class EvaluationConfig:
             raise VortexError(f"lengths must differ, found {self.lengths}")
         if not 0 <= self.audit_share <= 1:
             raise VortexError(f"audit_share must lie in 0..1, found {self.audit_share}")
-        if self.threads < 0 or self.seed < 0:
-            raise VortexError("threads and seed must not be negative")
+        if min(self.threads, self.seed, self.batch_tokens) < 0:
+            raise VortexError("threads, seed and batch_tokens must not be negative")
 
     @property
     def resolved_dtype(self) -> str:
@@ -92,6 +93,11 @@ class EvaluationConfig:
         if self.dtype != "auto":
             return self.dtype
         return "bfloat16" if self.device == "cuda" else "float32"
+
+    @property
+    def resolved_batch_tokens(self) -> int:
+        """Tokens of all requests together in the speed gate."""
+        return self.batch_tokens or (1 << 20 if self.device == "cuda" else 1 << 16)
 
     def with_split(self, split: str) -> EvaluationConfig:
         return replace(self, split=split)

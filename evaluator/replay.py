@@ -26,7 +26,7 @@ class Tally:
 
     density: float = 0.0
     reads: int = 0
-    #: Context length -> pages that each list of each (layer, KV head) of a row held at its last step.
+    #: Context length -> pages that each (layer, KV head) of a row read at its last step.
     counts: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, lists: PageLists, lengths: Tensor, page: int) -> None:
@@ -179,9 +179,8 @@ def _feed(
 def _count_ended(
     tally: Tally, lists: list[PageLists], turns: Sequence[Any], starts: Tensor, step: int, live: int
 ) -> None:
-    """Notes how many pages the lists of the rows that end at this step held."""
-    for row in range(live):
-        if turns[row].steps == step + 1:
-            kept = tally.counts.setdefault(int(starts[row]), [])
-            for layer in lists:
-                kept.extend(layer.counts[row].flatten().tolist())
+    """Notes how many pages the KV heads of the rows that end at this step read."""
+    ended = [row for row in range(live) if turns[row].steps == step + 1]
+    counts = [layer.union().counts[:, :, 0].tolist() for layer in lists] if ended else []
+    for row in ended:
+        tally.counts.setdefault(int(starts[row]), []).extend(n for layer in counts for n in layer[row])

@@ -12,6 +12,9 @@ from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.tasks import TASKS, Sample, make_samples
 from vortexlab.evaluator.verdict import Outcome
 
+#: Longest question that the screen asks, in tokens.
+SCREEN_QUESTION = 32
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -45,7 +48,11 @@ class Suite:
         return chosen
 
     def split(self, first: int) -> tuple[list[int], list[int]]:
-        """Rows of `forks`: those of the first `first` samples of every task and length, and the others."""
+        """Rows of `forks`: a few for the screen, and the others.
+
+        The few are those of the first `first` samples of every task and length, without long questions, which cost
+        as many steps as they have tokens.
+        """
         counts: dict[tuple[str, int], int] = {}
         few = set()
         for i, sample in enumerate(self.samples):
@@ -53,8 +60,12 @@ class Suite:
             counts[key] = counts.get(key, 0) + 1
             if counts[key] <= first:
                 few.add(i)
-        rows = range(len(self.forks))
-        return [r for r in rows if self.forks[r][0] in few], [r for r in rows if self.forks[r][0] not in few]
+        chosen = [row for row, (i, turn) in enumerate(self.forks) if i in few and self._is_short(i, turn)]
+        chosen = chosen or [row for row, (i, _) in enumerate(self.forks) if i in few]
+        return chosen, sorted(set(range(len(self.forks))) - set(chosen))
+
+    def _is_short(self, sample: int, turn: int) -> bool:
+        return len(self.samples[sample].turns[turn].question) <= SCREEN_QUESTION
 
     def right(self, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> dict[int, bool]:
         """Row of `forks` -> whether the answer is exactly the expected one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median, quantiles
 from typing import Any
 
@@ -18,73 +18,20 @@ import torch
 from torch import Tensor
 
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.evaluator.geometries import Geometry
+from vortexlab.evaluator.executors import EVERYTHING
+from vortexlab.evaluator.timing import Clock, Workload, as_served
 from vortexlab.evaluator.traits import depends_on_data, depends_on_layer
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.dense import DENSE_PATHS
+from vortexlab.kernels.dense import DENSE_PATHS, DensePath
 from vortexlab.kernels.executor import Executor, PageLists
 
 #: Sparse calls of a run, each between two dense ones; a noisy run goes on to the second number.
 PAIRS, MOST_PAIRS = 9, 27
 #: Quartiles of the paired ratios further apart than this share of their median make a run noisy.
 NOISY = 0.15
+_NOISY_SECONDS = 4.0
 _CHECKED_CALLS, _CHECKED_HEADS = 2, 12
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Synthetic contexts of one length: `k`, `v` [kv_heads, batch, length, channel], contiguous for each request.
-
-    KV heads come first so that one memory serves dense attention, which reads it as is, and the paged cache, whose
-    requests lie one after the other.
-    """
-
-    geometry: Geometry
-    length: int
-    k: Tensor
-    v: Tensor
-
-    @staticmethod
-    def make(
-        geometry: Geometry, length: int, batch_tokens: int, device: str, dtype: torch.dtype, seed: int
-    ) -> Workload:
-        batch = max(1, batch_tokens // length)
-        shape = (geometry.kv_heads, batch, length, geometry.head_dim)
-        generator = torch.Generator(device).manual_seed(seed)
-        k, v = (torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
-        return Workload(geometry, length, k, v)
-
-    @property
-    def batch(self) -> int:
-        return self.k.shape[1]
-
-    def fresh(self, generator: torch.Generator) -> Tensor:
-        """A new newest token in every request, and a new query: [batch, query_heads, channel]."""
-        for pool in (self.k, self.v):
-            newest = pool[:, :, self.length - 2]
-            newest.copy_(torch.randn(newest.shape, generator=generator, device=pool.device).to(pool.dtype))
-        shape = (self.batch, self.geometry.kv_heads * self.geometry.group, self.geometry.head_dim)
-        return torch.randn(shape, generator=generator, device=self.k.device).to(self.k.dtype)
-
-    def cache(self, page: int, tokens: int) -> PagedKV:
-        """The first `tokens` tokens of every request as a cache. The page must divide the length or be cut to fit."""
-        block = page if self.length % page == 0 else _largest_common(page, self.length)
-        heads, batch, length, channel = self.k.shape
-        starts = [i * length for i in range(batch)]
-        return PagedKV.from_contiguous(
-            self.k.view(heads, batch * length, channel),
-            self.v.view(heads, batch * length, channel),
-            starts,
-            [tokens] * batch,
-            block,
-        )
-
-
-def _largest_common(page: int, length: int) -> int:
-    while length:
-        page, length = length, page % length
-    return page
 
 
 @dataclass
@@ -116,20 +63,6 @@ class Call:
     v_new: Tensor
 
 
-class Clock:
-    """Wall time of a call on a device, in milliseconds; the device is idle before and after."""
-
-    def __init__(self, device: torch.device):
-        self._wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-
-    def __call__(self, call: Callable[[], Any]) -> tuple[float, Any]:
-        self._wait()
-        start = time.perf_counter()
-        result = call()
-        self._wait()
-        return (time.perf_counter() - start) * 1e3, result
-
-
 class SpeedError(Exception):
     """A timed call computed something else than it should have."""
 
@@ -146,78 +79,85 @@ def measure(
     pairs: int = PAIRS,
     most_pairs: int = MOST_PAIRS,
 ) -> Timing:
-    """Times one program at one length. `counts`: pages of lists seen in the accuracy run at this length.
+    """Times one program at one length. `counts`: pages that KV heads read in the accuracy run at this length.
 
     Where what is read depends on data, scoring and selection run as always, and attention then reads lists of as many
     pages as real lists had: random keys would give another number. Where it depends on the layer, the mean over the
     `layers` of the model that accuracy was measured on counts. Raises `SpeedError` when a timed output is wrong.
     """
-    device = workload.k.device
-    clock = Clock(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    geometry = workload.geometry
-    chosen_layers = range(layers) if depends_on_layer(program) else range(1)
-    executors = [
-        executor(program, Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, layer, layers))
-        for layer in chosen_layers
-    ]
+    page, geometry = program.page_size, workload.geometry
+    clock = Clock(workload.k.device)
+    generator = torch.Generator(workload.k.device).manual_seed(seed)
+    static = Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, 0, layers)
+    executors = [executor(program, replace(static, layer=i)) for i in range(layers if depends_on_layer(program) else 1)]
     # One token short of full pages: the newest token lies in the own page and completes nothing.
-    cache = workload.cache(program.page_size, workload.length - 1)
-    whole = workload.cache(program.page_size, workload.length // program.page_size * program.page_size)
-    states = []
-    for item in executors:
-        state = item.new_state(cache)
+    cache = workload.cache(page, workload.length - 1)
+    states = [item.new_state(cache) for item in executors]
+    for item, state in zip(executors, states, strict=True):
         item.summarize(state, cache)
-        states.append(state)
-    forced = _lists_like(counts, cache, program.page_size, generator) if depends_on_data(program) else None
+    forced = _lists_like(counts, cache, page, generator) if depends_on_data(program) else None
 
-    result = Timing(batch=workload.batch)
-    result.baseline, result.baselines_ms = _fastest_dense(workload, clock, generator)
-    dense = DENSE_PATHS[result.baseline]
-    result.summary_ms = median(clock(lambda: executors[0].update(states[0], whole))[0] for _ in range(3))
-    result.summary_ms /= program.page_size
-
-    def sparse_step(layer: int, q: Tensor) -> tuple[Tensor, PageLists]:
+    def step(layer: int, q: Tensor) -> tuple[Tensor, PageLists]:
         executors[layer].update(states[layer], cache)
         if forced is None:
             return executors[layer].decode(q, states[layer], cache)
         executors[layer].select(q, states[layer], cache)
         return executors[layer].attend(q, cache, forced), forced
 
-    sparse_step(0, workload.fresh(generator))  # allocates workspaces, as the first step of a server does
-    seen: list[Call] = []
-    before, _ = clock(_dense_call(dense, workload, workload.fresh(generator)))
-    times, dense_times = [], [before]
-    spans = len(executors)  # one ratio needs a step of every layer
-    while len(result.ratios) < -(-pairs // spans) or (_noisy(result.ratios) and len(times) < most_pairs):
+    result = Timing(batch=workload.batch)
+    whole = workload.cache(page, workload.length // page * page)
+    result.summary_ms = median(clock(lambda: executors[0].update(states[0], whole))[0] for _ in range(3)) / page
+    dense, result.baseline, result.baselines_ms = _fastest_dense(executor, static, workload, clock, generator)
+    example = workload.fresh(generator)
+    steps = [as_served(lambda q, layer=i: step(layer, q), example) for i in range(len(executors))]
+    steps[0](example)  # allocates workspaces, as the first step of a server does
+    seen, times, dense_times = [], [], [clock(lambda: dense(example))[0]]
+    spans, began = len(steps), time.perf_counter()  # one ratio needs a step of every layer
+    while len(result.ratios) < -(-pairs // spans) or (
+        _noisy(result.ratios) and len(times) < most_pairs and time.perf_counter() - began < _NOISY_SECONDS
+    ):
         for layer in range(spans):
             q = workload.fresh(generator)
-            spent, (out, lists) = clock(lambda layer=layer, q=q: sparse_step(layer, q))
-            newest = (pool[:, :, workload.length - 2].clone() for pool in (workload.k, workload.v))
-            seen.append(Call(layer, q, out, lists, *newest))
+            spent, (out, lists) = clock(lambda layer=layer, q=q: steps[layer](q))
+            kept = PageLists(lists.pages.clone(), lists.counts.clone())
+            seen.append(Call(layer, q, out.clone(), kept, *workload.newest()))
             times.append(spent + result.summary_ms)
-            dense_times.append(clock(_dense_call(dense, workload, workload.fresh(generator)))[0])
+            q = workload.fresh(generator)
+            dense_times.append(clock(lambda q=q: dense(q))[0])
         around = sum((dense_times[i] + dense_times[i + 1]) / 2 for i in range(-spans - 1, -1))
         result.ratios.append(around / sum(times[-spans:]))
     result.dense_ms, result.sparse_ms = median(dense_times), median(times)
-    last = workload.fresh(generator)
-    result.select_ms = median(clock(lambda: executors[0].select(last, states[0], cache))[0] for _ in range(3))
-    picked = forced or executors[0].select(last, states[0], cache)
-    result.attend_ms = median(clock(lambda: executors[0].attend(last, cache, picked))[0] for _ in range(3))
-    shares = [call.lists.tokens(cache.lengths, program.page_size).double().mean() for call in seen]
+    shares = [call.lists.tokens(cache.lengths, page).double().mean() for call in seen]
     result.density = float(torch.stack(shares).mean()) / (workload.length - 1)
+    _time_stages(result, executors[0], states[0], cache, forced, clock, workload.fresh(generator))
+
     checked = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))[:_CHECKED_CALLS]
     for call in (seen[i] for i in checked.tolist()):
-        for pool, newest in ((workload.k, call.k_new), (workload.v, call.v_new)):
-            pool[:, :, workload.length - 2] = newest
+        workload.restore(call.k_new, call.v_new)
         if forced is None:
             again = executors[call.layer].select(call.q, states[call.layer], cache)
-            if not torch.equal(again.pages, call.lists.pages):
+            if again.to_list() != call.lists.to_list():
                 raise SpeedError("a timed call selected other pages than the same call made again")
-        result.worst_error = max(result.worst_error, _error(workload, cache, program.page_size, call, seed))
+        result.worst_error = max(result.worst_error, _error(workload, cache, page, call, seed))
     if result.worst_error > _TOLERANCE[workload.k.dtype]:
         raise SpeedError(f"a timed output is off by {result.worst_error:.2g} of its norm")
     return result
+
+
+def _time_stages(
+    result: Timing,
+    executor: Executor,
+    state: Any,
+    cache: PagedKV,
+    forced: PageLists | None,
+    clock: Clock,
+    q: Tensor,
+) -> None:
+    select = as_served(lambda q: executor.select(q, state, cache), q)
+    lists = forced or select(q)
+    attend = as_served(lambda q: executor.attend(q, cache, lists), q)
+    result.select_ms = median(clock(lambda: select(q))[0] for _ in range(3))
+    result.attend_ms = median(clock(lambda: attend(q))[0] for _ in range(3))
 
 
 def _noisy(ratios: Sequence[float]) -> bool:
@@ -225,20 +165,41 @@ def _noisy(ratios: Sequence[float]) -> bool:
     return high - low > NOISY * middle
 
 
-def _dense_call(dense: Callable[..., Tensor], workload: Workload, q: Tensor) -> Callable[[], Tensor]:
-    """Dense attention on the workload. Requests and KV heads change places, which changes nothing but the names."""
-    heads, group = workload.geometry.kv_heads, workload.geometry.group
-    turned = q.view(workload.batch, heads, group, -1).transpose(0, 1).reshape(heads, workload.batch * group, -1)
+Dense = Callable[[Tensor], Tensor]
+
+
+def _dense_paths(executor: Callable[..., Executor], static: Static, workload: Workload) -> dict[str, Dense]:
+    """Ways to attend everything. The library's read the pool as it is: requests and KV heads change places, which
+    changes nothing but the names. On a GPU our own kernel over all pages is one more."""
     k, v = (pool[:, :, : workload.length - 1] for pool in (workload.k, workload.v))
-    return lambda: dense(turned, k, v, workload.geometry.scale)
+
+    def library(path: DensePath) -> Dense:
+        def call(q: Tensor) -> Tensor:
+            grouped = q.view(workload.batch, static.kv_heads, static.group, -1).transpose(0, 1)
+            return path(grouped.reshape(static.kv_heads, workload.batch * static.group, -1), k, v, static.scale)
+
+        return call
+
+    paths = {name: library(path) for name, path in DENSE_PATHS.items()}
+    if workload.k.device.type == "cuda":
+        cache = workload.cache(EVERYTHING.page_size, workload.length - 1)
+        own = executor(EVERYTHING, static)
+        state = own.new_state(cache)
+        paths["own kernel"] = lambda q: own.decode(q, state, cache)[0]
+    return paths
 
 
-def _fastest_dense(workload: Workload, clock: Clock, generator: torch.Generator) -> tuple[str, dict[str, float]]:
-    times = {}
-    for name, dense in DENSE_PATHS.items():
-        calls = [_dense_call(dense, workload, workload.fresh(generator)) for _ in range(3)]
-        times[name] = min(clock(call)[0] for call in calls)
-    return min(times, key=times.__getitem__), times
+def _fastest_dense(
+    executor: Callable[..., Executor], static: Static, workload: Workload, clock: Clock, generator: torch.Generator
+) -> tuple[Dense, str, dict[str, float]]:
+    """The fastest way to attend everything, its name, and the milliseconds of all of them."""
+    calls, times = {}, {}
+    for name, path in _dense_paths(executor, static, workload).items():
+        call = calls[name] = as_served(path, workload.fresh(generator))
+        queries = [workload.fresh(generator) for _ in range(3)]
+        times[name] = min(clock(lambda q=q, call=call: call(q))[0] for q in queries)
+    best = min(times, key=times.__getitem__)
+    return calls[best], best, times
 
 
 def _lists_like(counts: Sequence[int], cache: PagedKV, page: int, generator: torch.Generator) -> PageLists:

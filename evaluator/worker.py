@@ -25,6 +25,7 @@ from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, executor_for
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
+from vortexlab.evaluator.timing import Workload
 
 _ANSWERS, _RECORDING = "dense.json", "recording.safetensors"
 
@@ -38,7 +39,7 @@ class Worker:
         self._model: LoadedModel | None = None
         self._store: ContextStore | None = None
         self._recording: fidelity.Recording | None = None
-        self._workloads: dict[str, speed.Workload] = {}
+        self._workloads: dict[str, Workload] = {}
         self._program: Program | None = None
         self._sessions: dict[str, Session] = {}
 
@@ -152,7 +153,7 @@ class Worker:
     ) -> dict[str, Any]:
         key = json.dumps([geometry, length, batch_tokens, dtype])
         if key not in self._workloads:
-            self._workloads[key] = speed.Workload.make(
+            self._workloads[key] = Workload.make(
                 Geometry(**geometry), length, batch_tokens, self.device, getattr(torch, dtype), seed
             )
         try:

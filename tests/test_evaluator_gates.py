@@ -13,7 +13,7 @@ from torch import Tensor
 from vortexlab import dsl, search_spaces
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.evaluator import compiling, fidelity, numerics, speed
+from vortexlab.evaluator import compiling, fidelity, numerics, speed, timing
 from vortexlab.evaluator.config import REFERENCE_MODEL
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import EVERYTHING, ReversedTies
@@ -259,18 +259,18 @@ GEOMETRY = Geometry("small", 4, 2, 2, 32)
 
 
 @pytest.fixture(scope="module")
-def workload() -> speed.Workload:
-    return speed.Workload.make(GEOMETRY, 256, 1024, "cpu", torch.float32, 0)
+def workload() -> timing.Workload:
+    return timing.Workload.make(GEOMETRY, 256, 1024, "cpu", torch.float32, 0)
 
 
 def _measure(
-    program: Program, workload: speed.Workload, kind: type[Any] = TorchExecutor, **changes: Any
+    program: Program, workload: timing.Workload, kind: type[Any] = TorchExecutor, **changes: Any
 ) -> speed.Timing:
     settings = {"layers": 2, "counts": [], "seed": 0, "pairs": 3, "most_pairs": 3} | changes
     return speed.measure(program, kind, workload, **settings)
 
 
-def test_a_timing_says_what_was_read(workload: speed.Workload) -> None:
+def test_a_timing_says_what_was_read(workload: timing.Workload) -> None:
     found = _measure(_program("    def select():\n        return first(1) | last(3)\n", 16), workload)
     assert found.batch == 4 and len(found.ratios) == 3 and all(ratio > 0 for ratio in found.ratios)
     assert found.density == pytest.approx((3 * 16 + 15) / 255)
@@ -279,7 +279,7 @@ def test_a_timing_says_what_was_read(workload: speed.Workload) -> None:
     )
 
 
-def test_live_counts_are_timed_where_budgets_depend_on_data(workload: speed.Workload) -> None:
+def test_live_counts_are_timed_where_budgets_depend_on_data(workload: timing.Workload) -> None:
     program = search_spaces.load("top_p").bind({"page": 16})
     found = _measure(program, workload, counts=[5, 5, 7])
     assert (5 * 16 - 1) / 255 <= found.density <= (7 * 16 - 1) / 255
@@ -287,7 +287,7 @@ def test_live_counts_are_timed_where_budgets_depend_on_data(workload: speed.Work
         _measure(program, workload)
 
 
-def test_programs_that_differ_by_layer_are_timed_on_every_layer(workload: speed.Workload) -> None:
+def test_programs_that_differ_by_layer_are_timed_on_every_layer(workload: timing.Workload) -> None:
     layered = _program("    def select(ctx):\n        return where(ctx.layer < 1, everything(), last(2))\n", 16)
     found = _measure(layered, workload, layers=2, pairs=4, most_pairs=4)
     assert found.density == pytest.approx((1 + 31 / 255) / 2)
@@ -324,13 +324,13 @@ class _Uninitialised(TorchExecutor):
 @pytest.mark.parametrize(
     ("fault", "words"), [(_Shortcut, "off by"), (_SamePages, "other pages"), (_Uninitialised, "not finite")]
 )
-def test_outputs_of_timed_calls_are_verified(fault: type[Any], words: str, workload: speed.Workload) -> None:
+def test_outputs_of_timed_calls_are_verified(fault: type[Any], words: str, workload: timing.Workload) -> None:
     with pytest.raises(speed.SpeedError, match=words):
         _measure(EXAMPLE, workload, fault)
 
 
 def test_timed_calls_get_fresh_inputs_and_alternate_with_dense(
-    workload: speed.Workload, monkeypatch: pytest.MonkeyPatch
+    workload: timing.Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
     queries: list[float] = []

@@ -18,6 +18,7 @@ from vortexlab.evaluator.geometries import Geometry, find_geometry
 from vortexlab.evaluator.models import load_model
 from vortexlab.evaluator.replay import Session, Tally, replay
 from vortexlab.evaluator.tasks import TASKS, make_samples
+from vortexlab.evaluator.timing import Workload
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.kernels.cost import predict
 from vortexlab.kernels.devices import nearest_device
@@ -28,7 +29,7 @@ _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 def bench_program(program: Program, config: EvaluationConfig, *, batch: int | None = None) -> dict[str, Any]:
     """Times a bound program at every length of `config`, as the speed gate does, and predicts the same.
 
-    `batch` requests are decoded together; by default as many as fill `config.batch_tokens`. A program whose reads
+    `batch` requests are decoded together; by default as many as fill `config.resolved_batch_tokens`. A program whose reads
     depend on data is timed with the page counts that it had on one sample of every task, on the configured model.
     Returns JSON: `conditions`, and one row for each length with ``failure`` set where a timed output was wrong.
     """
@@ -54,9 +55,9 @@ def bench_program(program: Program, config: EvaluationConfig, *, batch: int | No
 def _row(
     program: Program, config: EvaluationConfig, geometry: Geometry, length: int, batch: int | None, counts: list[int]
 ) -> dict[str, Any]:
-    tokens = config.batch_tokens if batch is None else batch * length
+    tokens = config.resolved_batch_tokens if batch is None else batch * length
     dtype = config.resolved_dtype
-    workload = speed.Workload.make(geometry, length, tokens, config.device, getattr(torch, dtype), config.seed)
+    workload = Workload.make(geometry, length, tokens, config.device, getattr(torch, dtype), config.seed)
     live = sum(counts) / len(counts) if counts else None
     static = Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, 0, geometry.layers)
     predicted = predict(program, static, length, workload.batch, nearest_device(), live, dtype=_DTYPES[dtype])

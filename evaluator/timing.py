@@ -1,0 +1,114 @@
+"""What the speed gate runs on and with: synthetic contexts, a clock, and CUDA graphs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from vortexlab.evaluator.geometries import Geometry
+from vortexlab.kernels.cache import PagedKV
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Synthetic contexts of one length: `k`, `v` [kv_heads, batch, length, channel], contiguous for each request.
+
+    KV heads come first so that one memory serves dense attention, which reads it as is, and the paged cache, whose
+    requests lie one after the other.
+    """
+
+    geometry: Geometry
+    length: int
+    k: Tensor
+    v: Tensor
+
+    @staticmethod
+    def make(
+        geometry: Geometry, length: int, batch_tokens: int, device: str, dtype: torch.dtype, seed: int
+    ) -> Workload:
+        batch = max(1, batch_tokens // length)
+        shape = (geometry.kv_heads, batch, length, geometry.head_dim)
+        generator = torch.Generator(device).manual_seed(seed)
+        k, v = (torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+        return Workload(geometry, length, k, v)
+
+    @property
+    def batch(self) -> int:
+        return self.k.shape[1]
+
+    def fresh(self, generator: torch.Generator) -> Tensor:
+        """A new newest token in every request, and a new query: [batch, query_heads, channel]."""
+        for pool in (self.k, self.v):
+            newest = pool[:, :, self.length - 2]
+            newest.copy_(torch.randn(newest.shape, generator=generator, device=pool.device).to(pool.dtype))
+        shape = (self.batch, self.geometry.kv_heads * self.geometry.group, self.geometry.head_dim)
+        return torch.randn(shape, generator=generator, device=self.k.device).to(self.k.dtype)
+
+    def newest(self) -> tuple[Tensor, Tensor]:
+        """Copies of key and value of the newest token: two of [kv_heads, batch, channel]."""
+        return self.k[:, :, self.length - 2].clone(), self.v[:, :, self.length - 2].clone()
+
+    def restore(self, k_new: Tensor, v_new: Tensor) -> None:
+        """Puts back a newest token."""
+        self.k[:, :, self.length - 2], self.v[:, :, self.length - 2] = k_new, v_new
+
+    def cache(self, page: int, tokens: int) -> PagedKV:
+        """The first `tokens` tokens of every request as a cache. The page must divide the length or be cut to fit."""
+        block = math.gcd(page, self.length)
+        heads, batch, length, channel = self.k.shape
+        starts = [i * length for i in range(batch)]
+        return PagedKV.from_contiguous(
+            self.k.view(heads, batch * length, channel),
+            self.v.view(heads, batch * length, channel),
+            starts,
+            [tokens] * batch,
+            block,
+        )
+
+
+class Clock:
+    """Wall time of a call on a device, in milliseconds; the device is idle before and after."""
+
+    def __init__(self, device: torch.device):
+        self._wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def __call__(self, call: Callable[[], Any]) -> tuple[float, Any]:
+        self._wait()
+        start = time.perf_counter()
+        result = call()
+        self._wait()
+        return (time.perf_counter() - start) * 1e3, result
+
+
+def as_served(call: Callable[[Tensor], T], example: Tensor) -> Callable[[Tensor], T]:
+    """A step as a serving engine runs it: on a GPU captured once in a CUDA graph and replayed on new queries.
+
+    On a GPU the result's tensors are overwritten by the next call. On the CPU the call itself.
+    """
+    if example.device.type != "cuda":
+        return call
+    query = example.clone()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # compiles and allocates outside the capture
+            call(query)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call(query)
+
+    def replay(q: Tensor) -> T:
+        query.copy_(q)
+        graph.replay()
+        return result
+
+    return replay
