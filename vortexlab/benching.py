@@ -29,8 +29,8 @@ _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 def bench_program(program: Program, config: EvaluationConfig, *, batch: int | None = None) -> dict[str, Any]:
     """Times a bound program at every length of `config`, as the speed gate does, and predicts the same.
 
-    `batch` requests are decoded together; by default as many as fill `config.resolved_batch_tokens`. A program whose reads
-    depend on data is timed with the page counts that it had on one sample of every task, on the configured model.
+    `batch` requests are decoded together; by default as many as fill `config.resolved_batch_tokens`. A program whose
+    reads depend on data is timed with the page counts that it had on one sample of every task, on the configured model.
     Returns JSON: `conditions`, and one row for each length with ``failure`` set where a timed output was wrong.
     """
     geometry = find_geometry(config.geometry)
