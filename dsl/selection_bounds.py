@@ -28,11 +28,15 @@ class Uncertain:
 
     @property
     def low(self) -> Tensor:
-        return torch.where(self.error == 0, self.value, (self.value - self.error).nan_to_num(nan=-math.inf))
+        return self._end(self.value - self.error, -math.inf)
 
     @property
     def high(self) -> Tensor:
-        return torch.where(self.error == 0, self.value, (self.value + self.error).nan_to_num(nan=math.inf))
+        return self._end(self.value + self.error, math.inf)
+
+    def _end(self, moved: Tensor, unknown: float) -> Tensor:
+        """An infinite value with an infinite error may be anything."""
+        return torch.where(self.error == 0, self.value, torch.where(moved.isnan(), unknown, moved))
 
 
 @dataclass(frozen=True)

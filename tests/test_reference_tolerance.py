@@ -9,10 +9,10 @@ import torch
 
 from vortexlab.dsl import parse
 from vortexlab.dsl.ir import SET, Static
-from vortexlab.dsl.reference import Selection, attend, select_one
+from vortexlab.dsl.reference import Selection, attend, run, select_one
 from vortexlab.dsl.reference_ops import Value
 from vortexlab.dsl.testing import Case, random_case, random_program
-from vortexlab.dsl.tolerance import Bounded, attention_tolerance, error_bounds
+from vortexlab.dsl.tolerance import Bounded, attention_tolerance, error_bounds, open_pages
 
 
 def both(case: Case, row: int) -> tuple[list[dict[int, Bounded]], Selection]:
@@ -53,6 +53,20 @@ def test_the_fp32_run_stays_within_the_bounds() -> None:
                 numbers += found.numel()
                 exact += int((bound.error == 0).sum())
     assert numbers > 1_000_000 and exact > numbers / 2
+
+
+def test_the_reference_lies_within_what_it_allows() -> None:
+    """Also where half precision overflows."""
+    kinds = ("huge", "outliers", "normal", "integers")
+    for seed in [*range(30), 738]:
+        program = parse(random_program(random.Random(seed)))
+        case = random_case(seed, program, max_length=120, kinds=kinds, dtypes=(torch.float16,))
+        step = run(case.program, case.static, case.q, case.keys, case.values, keep_values=True)
+        for selection, length in zip(step.selections, case.lengths, strict=True):
+            allowed = open_pages(case.program, case.static, selection, length, torch.float16)
+            for lists, bounds in zip(selection.lists, allowed, strict=True):
+                for pages, (must, may) in zip(lists, bounds, strict=True):
+                    assert selection.nan or must <= set(pages) <= may, (seed, pages, sorted(must), sorted(may))
 
 
 LINEAR = """
