@@ -1,0 +1,257 @@
+"""Export and verification: the deployed pattern computes what the evaluator measured, or the answer is no."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from face_fixtures import record as record_campaign
+from face_fixtures import vortex
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from vortexlab import deployment
+from vortexlab.agent.run import Run
+from vortexlab.deploy import package, selftest
+from vortexlab.deploy.transformers_engine import Pattern
+from vortexlab.dsl import parse
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program
+from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.evaluator.models import LoadedModel, load_model
+from vortexlab.evaluator.record import record
+from vortexlab.kernels.torch_executor import TorchExecutor
+from vortexlab.search_spaces.library import load
+
+LENGTH = 512
+PER_HEAD = parse("""
+@program(page=8)
+class PerHead:
+    def summarize(k, v):
+        return dict(c=k.mean(token), e=v.norm(channel).max(token))
+    def score(q, s):
+        return dot(q, s.c, channel) + s.e
+    def select(score, ctx):
+        return topk(score, ctx.pages // 4 + ctx.layer) | last(2)
+""").bind()
+PROGRAMS = {"quest": load("quest").bind({"budget": 4}), "top_p": load("top_p").bind(), "per_head": PER_HEAD}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of the reference model's vocabulary, on disk."""
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    config = Qwen3Config(
+        vocab_size=1024, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, eos_token_id=None, bos_token_id=0,
+        pad_token_id=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny")
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> LoadedModel:
+    return load_model(str(tiny))
+
+
+def questions(count: int = 2) -> list[dict[str, Any]]:
+    """Contexts that end inside a page; question and answer cross several page boundaries."""
+    draw = torch.Generator().manual_seed(7)
+    return [
+        {
+            "context": torch.randint(1, 1024, (150 + 7 * i,), generator=draw).tolist(),
+            "question": torch.randint(1, 1024, (37,), generator=draw).tolist(),
+            "length": 12,
+        }
+        for i in range(count)
+    ]
+
+
+def engine(program: Program, folder: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    pattern = Pattern(program, f"verified_{program.name}")
+    loaded = Qwen3ForCausalLM.from_pretrained(folder, attn_implementation=pattern.register()).eval()
+    return selftest.run(pattern, loaded, cases)
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_engine_and_evaluator_agree(name: str, model: LoadedModel, tiny: Path) -> None:
+    """They share the executor and nothing else: cache, growth, summaries on the way, and feeding are each its own."""
+    cases = record(PROGRAMS[name], model, questions(), selftest.sketch)
+    assert all(0 < case["density"] < 0.9 for case in cases)
+    found = selftest.judge(cases, engine(PROGRAMS[name], tiny, cases), "float32")
+    assert found["ok"] and found["steps"] == 24, found
+    assert found["worst_logit_difference"] < 1e-4 and found["density_difference"] < 1e-9
+
+
+@pytest.mark.parametrize("fault", ["update", "length", "layer", "program"])
+def test_faults_in_the_engine_are_found(
+    fault: str, model: LoadedModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vortexlab.deploy import transformers_engine
+
+    cases = record(PER_HEAD, model, questions(), selftest.sketch)
+    deployed = PER_HEAD
+    if fault == "update":
+        monkeypatch.setattr(transformers_engine, "executor_for", lambda device: _Forgetful)
+    elif fault == "length":
+        monkeypatch.setattr(transformers_engine, "executor_for", lambda device: _Short)
+    elif fault == "layer":
+        real = transformers_engine.PagedLayer.__init__
+        monkeypatch.setattr(
+            transformers_engine.PagedLayer, "__init__", lambda self, found, layer, layers: real(self, found, 0, layers)
+        )
+    else:
+        deployed = PROGRAMS["quest"]
+    assert not selftest.judge(cases, engine(deployed, tiny, cases), "float32")["ok"]
+
+
+class _Forgetful(TorchExecutor):
+    def update(self, state: Any, cache: Any) -> None:
+        """Pages that fill up on the way are never summarised."""
+
+
+class _Short(TorchExecutor):
+    def decode(self, q: Any, state: Any, cache: Any) -> Any:
+        """Misses the newest token."""
+        cache.lengths -= 1
+        try:
+            return super().decode(q, state, cache)
+        finally:
+            cache.lengths += 1
+
+
+def case(values: list[list[float]], answer: list[int], density: float = 0.25) -> dict[str, Any]:
+    sketches = [selftest.sketch(torch.tensor(row)) for row in values]
+    return {"answer": answer, "logits": sketches, "density": density}
+
+
+def test_judge_says_no_to_each_kind_of_difference() -> None:
+    one = case([[4.0, 1.0, 0.0], [0.0, 3.0, 1.0]], [0, 1])
+    assert selftest.judge([one], [one], "float32")["ok"]
+    off = case([[4.0, 1.1, 0.0], [0.0, 3.0, 1.0]], [0, 1])
+    assert selftest.judge([one], [off], "float32")["worst_logit_difference"] == pytest.approx(0.1 / 2.0817, rel=1e-3)
+    assert not selftest.judge([one], [off], "float32")["ok"] and selftest.judge([one], [off], "bfloat16")["ok"]
+    for other in (
+        {**one, "answer": [0, 2]},
+        {**one, "density": 0.27},
+        {**one, "density": float("nan")},
+        case([[4.0, float("nan"), 0.0], [0.0, 3.0, 1.0]], [0, 1]),
+    ):
+        assert not selftest.judge([one], [other], "float32")["ok"], other
+    assert not selftest.judge([], [], "float32")["ok"]
+    # Answers that part at a draw are no difference, and what follows is not compared.
+    draw = case([[2.0, 2.0, 0.0], [0.0, 3.0, 1.0]], [0, 1])
+    assert selftest.judge([draw], [{**draw, "answer": [1, 2]}], "float32")["ok"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(runs, package): trial t0011 of a campaign, on the reference model with short contexts."""
+    runs = tmp_path_factory.mktemp("runs")
+    settings = EvaluationConfig(lengths=(LENGTH,), tasks=("needle", "chain"), threads=1)
+    record_campaign(runs, "a", 12, evaluation=settings)
+    out = runs / "out"
+    words = ("--to", "transformers", "--out", out, "--cases", "2", "--runs", runs, "--json")
+    found = vortex("export", "a", "t0011", *words).json("export")
+    assert (found["id"], found["cases"], found["folder"]) == ("t0011", 2, str(out))
+    return runs, out
+
+
+def test_export_holds_the_winner_and_nothing_of_the_campaign(exported: tuple[Path, Path]) -> None:
+    runs, out = exported
+    shown = vortex("show", "a", "t0011", "--runs", runs, "--json").json("show")
+    found = package.read(out)
+    assert found.manifest["program_hash"] == shown["hash"] and found.manifest["knobs"] == shown["knobs"]
+    assert found.manifest["measurements"]["speedup"] == shown["verdict"]["speedup"]
+    assert [item["task"] for item in found.selftest["cases"]] == ["needle", "chain"]
+    assert all(len(item["context"]) == LENGTH for item in found.selftest["cases"])
+    text = "".join(file.read_text() for file in out.rglob("*") if file.is_file())
+    assert str(runs) not in text and deployment.REFERENCE_MODEL.as_posix() not in text
+
+
+def test_what_cannot_be_exported(exported: tuple[Path, Path]) -> None:
+    runs, _ = exported
+    assert "cannot export to 'vllm'" in vortex("export", "a", "t0011", "--to", "vllm", "--runs", runs).complaint()
+    occupied = runs / "occupied"
+    occupied.mkdir()
+    (occupied / "thesis.tex").write_text("")
+    assert "thesis.tex" in vortex("export", "a", "t0011", "--out", occupied, "--runs", runs).complaint()
+    opened = Run.open("a", runs)
+    trial = opened.history.find("t0011")
+    assert trial.verdict is not None
+    refused = replace(trial.verdict, status="rejected", gate="numerics", reason="two plus two is five")
+    opened.history.trials[trial.slot] = replace(trial, verdict=refused)
+    with pytest.raises(VortexError, match="rejected by gate numerics: two plus two is five; choose one from"):
+        deployment.export_member(opened, "t0011", "transformers", runs / "refused")
+    assert not (runs / "refused").exists()
+    assert "is a file" in vortex("export", "a", "11", "--out", occupied / "thesis.tex", "--runs", runs).complaint()
+
+
+def test_verify_says_yes_where_pip_installed_it(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    _, out = exported
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([*pip, str(out)], check=True, capture_output=True, text=True)
+    done = vortex("verify", site, "--json")
+    found = done.json("verify")
+    assert done.status == 0 and found["ok"] and found["imported_from"].startswith(str(site))
+    assert 0 < found["density"] < 0.9
+    for judgement in found["comparisons"].values():
+        assert judgement["ok"] and judgement["cases"] == 2 and judgement["steps"] >= 2
+        assert judgement["worst_logit_difference"] < 1e-4
+
+
+def test_verify_says_no_to_a_package_that_runs_something_else(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    """The program is untouched, the code that runs it is not; on another model too, where nothing was recorded."""
+    _, out = exported
+    found = package.read(out)
+    changed = tmp_path / found.module
+    changed.mkdir()
+    for file in (out / found.module).iterdir():
+        if file.is_file():
+            (changed / file.name).write_text(file.read_text())
+    code = (changed / "__init__.py").read_text()
+    other = "@program(page=16)\nclass Other:\n    def select():\n        return last(1)\n"
+    swapped = f"__import__('vortexlab.dsl').dsl.parse({other!r}).bind()"
+    assert "_Pattern(_package.program" in code
+    (changed / "__init__.py").write_text(code.replace("_Pattern(_package.program", f"_Pattern({swapped}"))
+    done = vortex("verify", tmp_path)
+    assert done.status == 1 and done.out.splitlines()[-1] == "NOT VERIFIED" and "NO:" in done.out
+
+
+def test_verify_on_another_model(exported: tuple[Path, Path], tiny: Path) -> None:
+    done = vortex("verify", exported[1], "--model", tiny, "--json")
+    found = done.json("verify")
+    assert done.status == 0 and found["comparisons"]["engine"]["ok"]
+    assert found["comparisons"]["recorded"] is None and found["comparisons"]["evaluator"] is None
+
+
+def test_verify_refuses_what_is_no_package(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    _, out = exported
+    assert "holds no exported package" in vortex("verify", tmp_path).complaint()
+    assert "no config.json" in vortex("verify", out, "--model", tmp_path).complaint()
+    found = package.read(out)
+    copy = tmp_path / found.module
+    copy.mkdir()
+    for file in (out / found.module).iterdir():
+        if file.is_file():
+            (copy / file.name).write_text(file.read_text())
+    tests = json.loads((copy / "selftest.json").read_text())
+    (copy / "selftest.json").write_text(json.dumps({**tests, "model_digest": "0" * 64}))
+    assert "another model than the shipped one" in vortex("verify", tmp_path).complaint()
+    (copy / "selftest.json").write_text(json.dumps({**tests, "cases": [{}]}))
+    assert "self-test" in vortex("verify", tmp_path).complaint()
+    (copy / "__init__.py").write_text("raise RuntimeError('broken')")
+    (copy / "selftest.json").write_text(json.dumps(tests))
+    assert "RuntimeError: broken" in vortex("verify", tmp_path).complaint()
+    program = json.loads((copy / "program.json").read_text())
+    (copy / "program.json").write_text(json.dumps({**program, "page": 32}))
+    assert "is not the one that was measured" in vortex("verify", tmp_path).complaint()
