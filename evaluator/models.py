@@ -145,7 +145,7 @@ def load_model(path: str, device: str = "cpu", dtype: str = "float32") -> Loaded
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch_dtype, attn_implementation=ATTENTION, local_files_only=True, trust_remote_code=False
         )
-        model = model.to(device).eval()
+        model = model.to(device).eval()  # type: ignore[arg-type]
     except Exception as error:  # whatever a broken folder makes the loader raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise VortexError(f"model {path!r} cannot be loaded: {first[:200]}") from error

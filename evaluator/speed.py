@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
@@ -109,21 +110,23 @@ def measure(
     result.summary_ms = median(clock(lambda: executors[0].update(states[0], whole))[0] for _ in range(3)) / page
     dense, result.baseline, result.baselines_ms = _fastest_dense(executor, static, workload, clock, generator)
     example = workload.fresh(generator)
-    steps = [as_served(lambda q, layer=i: step(layer, q), example) for i in range(len(executors))]
+    steps = [as_served(partial(step, layer), example) for layer in range(len(executors))]
     steps[0](example)  # allocates workspaces, as the first step of a server does
-    seen, times, dense_times = [], [], [clock(lambda: dense(example))[0]]
+    seen: list[Call] = []
+    times: list[float] = []
+    dense_times = [clock(partial(dense, example))[0]]
     spans, began = len(steps), time.perf_counter()  # one ratio needs a step of every layer
     while len(result.ratios) < -(-pairs // spans) or (
         _noisy(result.ratios) and len(times) < most_pairs and time.perf_counter() - began < _NOISY_SECONDS
     ):
         for layer in range(spans):
             q = workload.fresh(generator)
-            spent, (out, lists) = clock(lambda layer=layer, q=q: steps[layer](q))
+            spent, (out, lists) = clock(partial(steps[layer], q))
             kept = PageLists(lists.pages.clone(), lists.counts.clone())
             seen.append(Call(layer, q, out.clone(), kept, *workload.newest()))
             times.append(spent + result.summary_ms)
             q = workload.fresh(generator)
-            dense_times.append(clock(lambda q=q: dense(q))[0])
+            dense_times.append(clock(partial(dense, q))[0])
         around = sum((dense_times[i] + dense_times[i + 1]) / 2 for i in range(-spans - 1, -1))
         result.ratios.append(around / sum(times[-spans:]))
     result.dense_ms, result.sparse_ms = median(dense_times), median(times)
@@ -197,7 +200,7 @@ def _fastest_dense(
     for name, path in _dense_paths(executor, static, workload).items():
         call = calls[name] = as_served(path, workload.fresh(generator))
         queries = [workload.fresh(generator) for _ in range(3)]
-        times[name] = min(clock(lambda q=q, call=call: call(q))[0] for q in queries)
+        times[name] = min(clock(partial(call, q))[0] for q in queries)
     best = min(times, key=times.__getitem__)
     return calls[best], best, times
 
