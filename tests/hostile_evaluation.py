@@ -13,8 +13,6 @@ class HostileWorker(worker.Worker):
     def numerics(self, seed: int) -> dict[str, Any]:
         if self._current().name == "Crash":
             os.abort()
-        if self._current().name == "Boast":
-            return {**super().numerics(seed), "accuracy": 1.0}
         return super().numerics(seed)
 
     def fidelity(self) -> dict[str, Any]:
@@ -26,10 +24,7 @@ class HostileWorker(worker.Worker):
         if self._current().name == "Loop":
             while True:
                 time.sleep(0.01)
-        found = super().answers(forks, order, protocol)
-        if self._current().name == "Chatter":
-            found["answers"][0] = found["answers"][0] * 2
-        return found
+        return super().answers(forks, order, protocol)
 
     def speed(self, **arguments: Any) -> dict[str, Any]:
         if self._current().name == "Bomb":

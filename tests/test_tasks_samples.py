@@ -13,6 +13,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.tasks import SPLITS, TASKS, make_samples, to_ids, to_text
 from vortexlab.evaluator.tasks.draws import SeededDraws
 from vortexlab.evaluator.tasks.families import DECOY_SHARE, TRAINING_FAMILIES, TRAINING_ONLY
+from vortexlab.evaluator.tasks.keys import KeyRing
 from vortexlab.evaluator.tasks.vocabulary import KEY, NOISE, VALUE, VOCABULARY_SIZE, words
 
 EVERY = pytest.mark.parametrize("task", TASKS)
@@ -92,6 +93,20 @@ def test_a_needle_lies_anywhere() -> None:
     assert len(places) == 64
     quarters = np.bincount(np.array(places) * 4 // 512, minlength=4)
     assert quarters.min() >= 6  # 16 expected; 6 or fewer in some quarter happens once in a thousand draws
+
+
+def test_keys_are_distinct_and_near_misses_are_none_of_them() -> None:
+    used = 30_000  # nearly half of all pairs, so that a candidate is often a key
+    ring = KeyRing(SeededDraws([np.random.SeedSequence(1), np.random.SeedSequence(2)]))
+    keys = ring.keys(used)
+    near, found = ring.near_misses(keys, used)
+    assert 0.9 < found.float().mean() < 1.0
+    for row in range(2):
+        taken = set(map(tuple, keys[row].tolist()))
+        assert len(taken) == used
+        assert not taken & set(map(tuple, near[row][found[row]].tolist()))
+    shared = (near == keys).sum(dim=-1)
+    assert (shared[found] == 1).all()
 
 
 @pytest.mark.parametrize("task", ["needles", "multivalue", "multiquery", "chain"])
