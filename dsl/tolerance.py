@@ -308,7 +308,7 @@ def _reduce_error(how: str, terms: Bounded, axis: int, value: Tensor, *, product
     spread = torch.where(value.isinf() & (e == 0).all(axis), 0.0, spread)
     if how == "sum":
         return torch.where(exact, 0.0, spread)
-    exact &= ((n & (n - 1)) == 0) & (value.float().double() == value)
+    exact &= (value == 0) | (((n & (n - 1)) == 0) & (value.float().double() == value))
     return torch.where(exact, 0.0, spread / n + 2 * UNIT * value.abs() + SMALLEST)
 
 

@@ -70,6 +70,8 @@ def attend(
             f"the query [batch, query_heads, channel] = {list(q.shape)} does not fit a cache of {cache.batch} requests "
             f"and {cache.kv_heads} KV heads of {cache.head_dim} channels"
         )
+    if q.dtype != cache.k.dtype:
+        raise VortexError(f"query and cache must have one precision; found {q.dtype} and {cache.k.dtype}")
     if q.stride(2) != 1:
         q = q.contiguous()
     group = query_heads // cache.kv_heads

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.gpu.graph import Graph
 
-#: Most elements of one tile of one value, per page; larger ones would not fit the registers of any device.
-MAX_TILE = 1 << 17
+#: Most elements of one tile of one value, per page: more would not fit the registers and compile for minutes.
+MAX_TILE = 1 << 15
 _RANK = {"page": 0, "head": 1, "token": 3, "channel": 4}
 
 

@@ -26,15 +26,12 @@ def source_key(text: str) -> str:
     return hashlib.sha256(f"{IR_VERSION}\0{triton.__version__}\0{text}".encode()).hexdigest()[:32]
 
 
-def store_source(text: str) -> Path:
-    """Writes the text under its name unless it is there; several processes may do so at once.
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all; several processes may do so at once.
 
     Raises `VortexError` when the folder cannot be written.
     """
-    path = cache_dir() / f"k{source_key(text)}.py"
     try:
-        if path.is_file() and path.read_text() == text:
-            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
             file.write(text)
@@ -44,6 +41,13 @@ def store_source(text: str) -> Path:
             f"generated kernels cannot be written to {path.parent} ({error.strerror}); set VORTEX_CACHE_DIR to a "
             "folder that can be written"
         ) from error
+
+
+def store_source(text: str) -> Path:
+    """Writes the text under its name unless it is there. Raises `VortexError` when the folder cannot be written."""
+    path = cache_dir() / f"k{source_key(text)}.py"
+    if not (path.is_file() and path.read_text() == text):
+        replace_text(path, text)
     return path
 
 

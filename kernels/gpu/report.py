@@ -10,10 +10,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.kernels.gpu.codegen import generate
+from vortexlab.kernels.gpu import attention, attention_kernels, device, launch
+from vortexlab.kernels.gpu.codegen import Kernels, generate
+from vortexlab.kernels.gpu.modules import cache_dir, replace_text, source_key
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
@@ -52,9 +56,10 @@ def compile_report(
     unknown = [target for target in targets if target not in TARGETS]
     if unknown:
         raise VortexError(f"unknown target {unknown[0]!r}; choose from {', '.join(TARGETS)}")
-    generate(
-        program, static, dtype, dtype
-    )  # programs that cannot be written at all are refused before a process starts
+    # Programs that cannot be written at all are refused before a process starts; known source is not compiled again.
+    kept = _kept(generate(program, static, dtype, dtype), dtype, targets)
+    if kept.is_file():
+        return _reports(json.loads(kept.read_text()))
     request = {
         "program": program.to_json(), "static": asdict(static), "targets": list(targets), "dtype": dtype,
     }  # fmt: skip
@@ -70,7 +75,18 @@ def compile_report(
         ) from None
     if "error" in answer:
         raise VortexError(answer["error"])
-    return [KernelReport(**{**item, "uses": tuple(item["uses"])}) for item in answer["reports"]]
+    replace_text(kept, json.dumps(answer["reports"]))
+    return _reports(answer["reports"])
+
+
+def _kept(kernels: Kernels, dtype: str, targets: Sequence[str]) -> Path:
+    """Where the reports of a generated source are kept: by its content and all else that decides them."""
+    own = [Path(str(module.__file__)).read_text() for module in (attention, attention_kernels, device, launch)]
+    return cache_dir() / "reports" / f"{source_key(json.dumps([kernels.text, dtype, list(targets), own]))}.json"
+
+
+def _reports(items: list[dict[str, Any]]) -> list[KernelReport]:
+    return [KernelReport(**{**item, "uses": tuple(item["uses"])}) for item in items]
 
 
 def _run(request: str, seconds: float, memory_mb: int) -> tuple[int | None, str, str]:
