@@ -274,8 +274,9 @@ def page(result: dict[str, Any]) -> str:
         "",
         "A single needle (`needle`) leaks into the keys and values of later tokens while the context is read densely,",
         "so windows and random pages may find it; `frequent` is an aggregation, of which random pages are a fair",
-        "sample. Both are reported and not judged. Where facts are sparse among noise (`needles`, one in 64 tokens)",
-        "some of that leak remains; where every line is a fact, or several must be right at once, none of it does.",
+        "sample. Both are reported and not judged. The leak shrinks as facts crowd the context: with a fact per 64, 32",
+        "and 16 tokens, sink + window answered 0.55, 0.29 and 0.16 of `needles` (2,048 tokens, 20 %, 200 answers each,",
+        "one NVIDIA H200, float32, seed 0), hence the density of that task.",
         "",
     ]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import vortexlab
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
 
@@ -166,8 +167,8 @@ def _digest_files(folder: str, stamps: tuple[tuple[str, int], ...]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions that a measurement depends on; `absent` where a package is not installed."""
-    found = {"python": platform.python_version()}
-    for package in ("torch", "triton", "transformers", "numpy", "vortexlab"):
+    found = {"python": platform.python_version(), "vortexlab": vortexlab.__version__}
+    for package in ("torch", "triton", "transformers", "numpy"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -31,6 +31,10 @@ def executor_for(device: str) -> type[Any]:
 class ReversedTies(TorchExecutor):
     """The torch executor with the other order of equal scores: what it selects otherwise, ties decided."""
 
+    def select_forward(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        """In the order of the language, the smaller page first."""
+        return super().select(q, state, cache)
+
     def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
         with reversed_ties():
             return super().select(q, state, cache)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vortexlab.evaluator.contexts import ContextStore, Fork
+from vortexlab.evaluator.executors import ReversedTies
 from vortexlab.evaluator.replay import Session, Watcher
 from vortexlab.evaluator.traits import forced_part
 from vortexlab.kernels.cache import PagedKV
@@ -102,6 +103,8 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
     `ties`: share of the chosen pages that change when of equal scores the later page comes first.
     """
     session.prepare()
+    if reversed_session is not None:
+        reversed_session.prepare()
     model, page = session.model, session.page
     caches = recording.caches(session.store, page)
     forced_type = type(session.executors[0])
@@ -127,9 +130,7 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
             kept.append(((mass * (free & picked)).sum(-1) / on_free)[have])
             best.append(((mass * (free & picked)).sum(-1) / _best(mass, free, picked))[have])
         if reversed_session is not None:
-            other = reversed_session.executors[layer].select(q, state, cache)
-            most = int(cache.lengths.max() - 1) // page + 1
-            first, second = lists.to_mask(most), other.to_mask(most)
+            first, second = _both_orders(reversed_session, layer, q, cache)
             chosen += int(first.sum())
             changed += int((first & ~second).sum())
     error = torch.cat([e.flatten() for e in errors]).double()
@@ -147,6 +148,18 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
         "steps": len(recording.forks),
         "dense_limit": _DENSE_ERROR[str(model.dtype).removeprefix("torch.")],
     }
+
+
+def _both_orders(session: Session, layer: int, q: Tensor, cache: PagedKV) -> tuple[Tensor, Tensor]:
+    """What one executor selects with the earlier and with the later of equal pages first, as masks.
+
+    Both from the same executor: another one may differ from it by rounding, which is no tie.
+    """
+    executor, state = session.executors[layer], session.states[layer]
+    assert isinstance(executor, ReversedTies)
+    executor.summarize(state, cache)
+    most = int(cache.lengths.max() - 1) // session.page + 1
+    return executor.select_forward(q, state, cache).to_mask(most), executor.select(q, state, cache).to_mask(most)
 
 
 def _mask(lists: PageLists, row: int, pages: int) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -95,20 +95,25 @@ def as_served(call: Callable[[Tensor], T], example: Tensor) -> Callable[[Tensor]
     """
     if example.device.type != "cuda":
         return call
-    query = example.clone()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # compiles and allocates outside the capture
-            call(query)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = call(query)
+    return _Captured(call, example)
 
-    def replay(q: Tensor) -> T:
-        query.copy_(q)
-        graph.replay()
-        return result
 
-    return replay
+class _Captured(Generic[T]):
+    """A call in a CUDA graph. It keeps the call, since the graph reads and writes the tensors that the call holds."""
+
+    def __init__(self, call: Callable[[Tensor], T], example: Tensor):
+        self._call, self._query = call, example.clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # compiles and allocates outside the capture
+                call(self._query)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._result = call(self._query)
+
+    def __call__(self, q: Tensor) -> T:
+        self._query.copy_(q)
+        self._graph.replay()
+        return self._result

@@ -116,8 +116,8 @@ class Worker:
         if order not in self._sessions:
             kind = ReversedTies if order == "reversed" else executor_for(self.device)
             session = Session(self._current(), self.model, self.store, kind)
-            # Summaries do not depend on the order of selection.
-            session.states = self._sessions["forward"].states if order == "reversed" and self.device == "cpu" else []
+            if order == "reversed" and self.device == "cpu":  # the same executor: summaries are those of the other order
+                session.states = self._sessions["forward"].states
             self._sessions[order] = session
         return self._sessions[order]
 
@@ -187,6 +187,8 @@ def serve(worker: Worker, requests: Any, send: Callable[[bytes], None]) -> None:
         except Exception as error:
             if "can't allocate memory" in str(error) or isinstance(error, torch.OutOfMemoryError):
                 raise MemoryError(str(error).splitlines()[0]) from error
+            if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+                raise  # nothing that this process computes on the GPU after such an error is worth anything
             where = traceback.extract_tb(error.__traceback__)[-1]
             line = (str(error).strip().splitlines() or [""])[0][:200]
             reply = {"failed": f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {line}"}

@@ -263,7 +263,7 @@ class TaskFamily:
 
 _FAMILIES = (
     TaskFamily("needle", "one fact in noise", needles, 5, turns=1, least=1),
-    TaskFamily("needles", "a fact per 64 tokens of noise", needles, 5, turns=4, density=64, least=8),
+    TaskFamily("needles", "a fact per 16 tokens", needles, 5, turns=4, density=16, least=8),
     TaskFamily("keys", "every line is a fact", every_line, 5, turns=4, group_tokens=LINE),
     TaskFamily("multivalue", "three values per key, all asked", multivalue, 9, 4, 256, 4, SLOT * VALUES_PER_KEY),
     TaskFamily("multiquery", "four keys in one question", multiquery, 18, 4, 64, 16, asked=KEYS_PER_QUESTION),

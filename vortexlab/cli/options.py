@@ -24,7 +24,7 @@ Geometry = Annotated[str | None, typer.Option(help="Attention geometry of speed,
 BatchTokens = Annotated[int | None, typer.Option(help="Batch x context length of the speed gate.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; 0 for all.")]
 Knobs = Annotated[list[str] | None, typer.Option("--knob", metavar="NAME=VALUE", help="A knob's value; repeatable.")]
-ProgramFile = Annotated[str, typer.Argument(metavar="F.py", help="A program file.")]
+ProgramFile = Annotated[str, typer.Argument(metavar="F.py", help="A program file, or the name of a published program.")]
 
 
 def given(context: typer.Context) -> set[str]:

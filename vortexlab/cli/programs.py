@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,13 +29,22 @@ CheckDevices = Annotated[list[str] | None, typer.Option("--predict-for", metavar
 def _read(file: str) -> tuple[str, Program]:
     """The text and the program of a file. Raises `ProgramError` whose line begins with the file's name."""
     from vortexlab import dsl
-    from vortexlab.dsl.parser import read_text
 
-    text = read_text(file)
+    text = _text(file)
     try:
         return text, dsl.parse(text)
     except ProgramError as error:
         raise _Located(file, list(error.diagnostics)) from None
+
+
+def _text(file: str) -> str:
+    """The text of a file, or of a published program where a bare word names no file."""
+    from vortexlab.dsl.parser import read_text
+    from vortexlab.search_spaces import library
+
+    if file.isidentifier() and not Path(file).exists():
+        return library.source(file)
+    return read_text(file)
 
 
 class _Located(ProgramError):
@@ -57,9 +67,8 @@ def check(
     """Findings with line, column and hint; GPU resources compiled ahead of time; predicted cost. Runs nothing."""
     from vortexlab import dsl
     from vortexlab.dsl.bounds import page_bound
-    from vortexlab.dsl.parser import read_text
 
-    text = read_text(file)
+    text = _text(file)
     program, findings = dsl.check(text)
     found: dict[str, Any] = {"file": file, "ok": program is not None, "diagnostics": [f.to_json() for f in findings]}
     if program is None:
