@@ -116,7 +116,7 @@ class Worker:
         if order not in self._sessions:
             kind = ReversedTies if order == "reversed" else executor_for(self.device)
             session = Session(self._current(), self.model, self.store, kind)
-            if order == "reversed" and self.device == "cpu":  # the same executor: summaries are those of the other order
+            if order == "reversed" and self.device == "cpu":  # an executor of the same kind writes the same summaries
                 session.states = self._sessions["forward"].states
             self._sessions[order] = session
         return self._sessions[order]
