@@ -1,14 +1,16 @@
 """The typed intermediate representation of a program.
 
 A program is a list of nodes in single-assignment form. Nodes of stage ``page`` compute the summaries of one
-complete page from its `k` and `v`; nodes of stage ``query`` run at every decode step of one request and KV head
-and end in a set of pages. Every executor and the cost model read this form and nothing else; the text of a
-program never reaches them.
+complete page from its `k` and `v`; nodes of stage ``pool`` turn a block of prefill queries into one query; nodes of
+stage ``query`` run at every decode step (and for every block of prefill) of one request and KV head and end in a set
+of pages, in what is remembered, and in the attention output. Every executor and the cost model read this form and
+nothing else; the text of a program never reaches them.
 
 Types carry *named axes*. An axis name occurs once per value, and the stored order is `axis_key`'s, so that two
 values with the same axes have the same layout. Sizes are not part of a type: ``page`` is the run-time number of
-candidate pages, ``head`` the query heads of one KV head, ``token`` the page size, ``channel`` the head width;
-any further axis is made by ``split`` or ``rename`` and its size follows from `axis_sizes`.
+candidate pages, ``head`` the query heads of one KV head, ``query`` the queries of one block of prefill, ``token`` the
+page size, ``channel`` the head width; any further axis is made by the program (``split``, ``window``, ``rename``, a
+parameter) and its size follows from `axis_sizes`.
 """
 
 from __future__ import annotations
@@ -20,27 +22,37 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.parameters import Parameters
 
-IR_VERSION = 1
+IR_VERSION = 2
 FLOAT, INT, BOOL, SET = "float", "int", "bool", "set"
-PAGE_STAGE, QUERY_STAGE = "page", "query"
+PAGE_STAGE, POOL_STAGE, QUERY_STAGE = "page", "pool", "query"
 
-_FIXED = {"page": 0, "head": 1, "token": 3, "channel": 4}
+_FIXED = {"page": 0, "head": 1, "query": 2, "token": 4, "channel": 5}
+_MADE = 3
 REDUCTIONS = ("sum", "mean", "max", "min", "norm")
-DTYPES = ("fp32", "bf16", "fp16")
+SCANS = ("sum", "max", "min")
+FP8 = ("fp8_e4m3", "fp8_e5m2")
+#: Precisions of explicit casts and of stored summaries; the fp8 ones saturate.
+DTYPES = ("fp32", "bf16", "fp16", *FP8)
+#: Precisions that a program may ask its KV cache to have; ``auto`` takes any.
+KV_DTYPES = ("auto", *DTYPES)
+#: Where a memory passes a value on: to the next step of the same layer, or to the next layer of the same step.
+MEMORY_SCOPES = ("step", "layer")
 
 #: Compile-time and run-time facts a program may ask `ctx` for, with their kinds.
 STATIC_CTX = {
-    "layer": INT, "layers": INT, "kv_heads": INT, "group": INT, "head_dim": INT, "page": INT, "scale": FLOAT,
+    "layer": INT, "layers": INT, "kv_heads": INT, "group": INT, "head_dim": INT, "latent": INT, "page": INT,
+    "scale": FLOAT, "prefill": BOOL,
 }  # fmt: skip
-DYNAMIC_CTX = {"length": INT, "pages": INT}
+DYNAMIC_CTX = {"length": INT, "pages": INT, "position": INT}
 
 Attr = int | float | str | bool | None
 
 
 def axis_key(name: str) -> tuple[int, str]:
-    """Sort key of the stored axis order: page, head, axes made by the program (by name), token, channel."""
-    return (_FIXED.get(name, 2), name)
+    """Sort key of the stored axis order: page, head, query, axes made by the program (by name), token, channel."""
+    return (_FIXED.get(name, _MADE), name)
 
 
 def ordered(axes: set[str] | frozenset[str] | tuple[str, ...]) -> tuple[str, ...]:
@@ -123,7 +135,9 @@ class Node:
 class Static:
     """What is known of one attention layer before anything runs (rule 9 of the language).
 
-    `scale` is the model's softmax scale; `group` the query heads of one KV head; `head_dim` the channels.
+    `scale` is the model's softmax scale; `group` the query heads of one KV head; `head_dim` the channels of a key.
+    `latent` is 0, or in MLA the channels of the latent part: keys are [latent | rotary], values are their latent part.
+    `prefill` tells blocks of prefill queries from decode steps.
     """
 
     kv_heads: int
@@ -132,9 +146,48 @@ class Static:
     scale: float
     layer: int = 0
     layers: int = 1
+    latent: int = 0
+    prefill: bool = False
 
-    def value(self, name: str, page: int) -> int | float:
+    @property
+    def value_dim(self) -> int:
+        """The channels of a value, and of the attention output."""
+        return self.latent or self.head_dim
+
+    def value(self, name: str, page: int) -> int | float | bool:
         return page if name == "page" else getattr(self, name)
+
+
+@dataclass(frozen=True)
+class Param:
+    """A learned constant that a program names and a safetensors file holds.
+
+    `kind` is ``float`` or ``int``; `axes` in stored order. `sizes` gives the length of every axis that the program
+    makes; ``head``, ``channel`` and ``token`` have the model's. The file's tensor has the axes in the order [layer,
+    kv_head, *axes] as far as `per_layer` and `per_kv_head` say.
+    """
+
+    name: str
+    kind: str
+    axes: tuple[str, ...]
+    sizes: Mapping[str, int]
+    per_layer: bool = True
+    per_kv_head: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a program carries on (rule 8): a float of the given axes, ``page`` among them, or a set of pages.
+
+    `scope` ``step``: what this layer wrote at the request's previous step; pages that became candidates since then,
+    and all of them at the first step, have `init` (a set begins empty). `scope` ``layer``: what the layer below wrote
+    in this step; `init` below the first layer.
+    """
+
+    name: str
+    scope: str
+    type: Type
+    init: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +197,10 @@ class Program:
     `fields` maps the name of each summary to its node (stage ``page``); `output` is the node of the selected set.
     `summary_dtype` is the precision that summaries are stored in: ``kv`` means that of the cache.
     `page` is the page size in tokens, or a `KnobRef` until `bind`.
+
+    `pooled` is the node (stage ``pool``, [head, channel]) that stands for a block of `block` prefill queries; without
+    it prefill is dense. `writes` maps each memory to the node that it takes on. `result` is the attention output
+    [head, channel]; None is plain attention over the selected pages. `parameters` are the values of `params`.
     """
 
     name: str
@@ -156,10 +213,23 @@ class Program:
     summary_dtype: str = "kv"
     doc: str = ""
     source: str = ""
+    kv_dtype: str = "auto"
+    params: Mapping[str, Param] = field(default_factory=dict)
+    parameters: Parameters | None = None
+    memories: Mapping[str, Memory] = field(default_factory=dict)
+    writes: Mapping[str, int] = field(default_factory=dict)
+    block: int | KnobRef | None = None
+    pooled: int | None = None
+    result: int | None = None
 
     @property
     def is_bound(self) -> bool:
         return not self.knobs
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether a step needs what an earlier step or a lower layer left behind."""
+        return any(self.nodes[i].op in ("memory", "reuse") for i in self.live())
 
     @property
     def page_size(self) -> int:
@@ -172,10 +242,11 @@ class Program:
     def defaults(self) -> dict[str, Attr]:
         return {name: knob.default for name, knob in self.knobs.items()}
 
-    def bind(self, values: Mapping[str, Attr] | None = None) -> Program:
+    def bind(self, values: Mapping[str, Attr] | None = None, parameters: Parameters | None = None) -> Program:
         """The program with every knob replaced by its value (the default where none is given).
 
-        Raises `VortexError` for unknown knobs, values out of range, and sizes that do not divide.
+        `parameters` replace those that the program has. Raises `VortexError` for unknown knobs, values out of range,
+        and sizes that do not divide.
         """
         values = dict(values or {})
         unknown = sorted(set(values) - set(self.knobs))
@@ -198,41 +269,89 @@ class Program:
         page = resolve(self.page)
         if not isinstance(page, int) or isinstance(page, bool) or page < 1:
             raise VortexError(f"program {self.name}: the page size must be a positive integer, found {page!r}")
-        bound = replace(self, page=page, nodes=tuple(nodes), knobs={})
+        block = resolve(self.block) if isinstance(self.block, KnobRef) else self.block
+        bound = replace(
+            self, page=page, block=block, nodes=tuple(nodes), knobs={}, parameters=parameters or self.parameters  # type: ignore[arg-type]
+        )
         bound.axis_sizes(Static(1, 1, 1, 1.0))
         return bound
 
     def axis_sizes(self, static: Static) -> list[dict[str, int]]:
         """For each node of a bound program, the sizes of its axes other than ``page``.
 
-        Raises `VortexError` when a split does not divide.
+        Raises `VortexError` when a split does not divide, or a slice or an index reaches beyond its axis.
         """
-        base = {"token": self.page_size, "head": static.group, "channel": static.head_dim}
         sizes: list[dict[str, int]] = []
         for node in self.nodes:
-            if node.op == "field":
-                origin = dict(sizes[self.fields[str(node.attrs["name"])]])
-            else:
-                origin = dict(base) if not node.inputs else {}
-                for index in node.inputs:
-                    origin.update(sizes[index])
-            if node.op == "split":
-                axis, name, count = str(node.attrs["axis"]), str(node.attrs["name"]), int(node.attrs["size"])  # type: ignore[arg-type]
-                if count < 1 or ((axis != "channel" or static.head_dim > 1) and origin[axis] % count):
-                    raise VortexError(
-                        f"program {self.name}, line {node.line}: split({axis}, {name}={count}) does not divide "
-                        f"{axis} of size {origin[axis]}; choose a divisor"
-                    )
-                origin[name], origin[axis] = count, max(1, origin[axis] // count)
-            elif node.op == "rename":
-                origin[str(node.attrs["new"])] = origin.pop(str(node.attrs["old"]))
-            sizes.append({axis: origin[axis] for axis in node.type.axes if axis != "page"})
+            found = self._axis_sizes(node, sizes, static)
+            sizes.append({axis: found[axis] for axis in node.type.axes if axis != "page"})
         return sizes
 
+    def _axis_sizes(self, node: Node, sizes: list[dict[str, int]], static: Static) -> dict[str, int]:
+        """Sizes of a node's axes, and perhaps of some that it has lost."""
+        attrs = node.attrs
+        # Without a model (a width of 1) only what the program itself fixes can be judged.
+        judged = static.head_dim > 1
+
+        def fault(what: str) -> VortexError:
+            return VortexError(f"program {self.name}, line {node.line}: {what}")
+
+        if node.op == "param":
+            width = {"head": static.group, "channel": static.head_dim, "token": self.page_size}
+            return {**width, **self.params[str(attrs["name"])].sizes}
+        if node.op == "field":
+            return dict(sizes[self.fields[str(attrs["name"])]])
+        if not node.inputs:
+            value = static.value_dim if node.op == "v" else static.head_dim
+            return {"token": self.page_size, "head": static.group, "query": int(self.block or 1), "channel": value}  # type: ignore[arg-type]
+        if node.op == "gather":
+            inner = {axis: size for axis, size in sizes[node.inputs[0]].items() if axis != attrs["axis"]}
+            return {**inner, **sizes[node.inputs[1]]}
+        found: dict[str, int] = {}
+        for index in node.inputs:
+            found.update(sizes[index])
+        if node.op == "attention":
+            return {"head": static.group, "channel": static.value_dim}
+        if node.op == "split":
+            axis, name, count = str(attrs["axis"]), str(attrs["name"]), int(attrs["size"])  # type: ignore[arg-type]
+            if count < 1 or ((judged or axis != "channel") and found[axis] % count):
+                raise fault(f"split({axis}, {name}={count}) does not divide {axis} of size {found[axis]}; choose a divisor")
+            found[name], found[axis] = count, max(1, found[axis] // count)
+        elif node.op == "merge":
+            found[str(attrs["name"])] = found.pop(str(attrs["first"])) * found.pop(str(attrs["second"]))
+        elif node.op == "rename":
+            found[str(attrs["new"])] = found.pop(str(attrs["old"]))
+        elif node.op == "window":
+            found[str(attrs["name"])] = int(attrs["size"])  # type: ignore[arg-type]
+        elif node.op == "concat":
+            axis = str(attrs["axis"])
+            found[axis] = sum(sizes[i][axis] for i in node.inputs)
+        elif node.op == "slice":
+            axis = str(attrs["axis"])
+            size = found[axis]
+            start, stop = (self._bound_of_slice(attrs[key], size, static) for key in ("start", "stop"))
+            if judged and not 0 <= start < stop <= size:
+                raise fault(f"slice({axis}, {start}, {stop}) does not lie inside {axis} of size {size}")
+            found[axis] = max(1, stop - start)
+        return found
+
+    @staticmethod
+    def _bound_of_slice(value: Attr | KnobRef, size: int, static: Static) -> int:
+        """A bound of a slice: a number (below 0 it counts from the end), a fact about the model, None for the end."""
+        if value is None:
+            return size
+        if isinstance(value, str):
+            return int(static.value(value, 0))
+        assert isinstance(value, int)
+        return size + value if value < 0 else value
+
     def live(self) -> list[int]:
-        """Indices of the nodes that the output depends on, summaries included, in order."""
+        """Indices of the nodes that something outside sees the value of, or that these depend on, in order.
+
+        Seen are the selected set, the attention output and what is remembered, as far as it is ever read.
+        """
         seen: set[int] = set()
-        stack = [self.output]
+        stack = [root for root in (self.output, self.result, self.pooled) if root is not None]
         while stack:
             index = stack.pop()
             if index in seen:
@@ -242,6 +361,8 @@ class Program:
             stack.extend(node.inputs)
             if node.op == "field":
                 stack.append(self.fields[str(node.attrs["name"])])
+            elif node.op == "memory":
+                stack.append(self.writes[str(node.attrs["name"])])
         return sorted(seen)
 
     def live_fields(self) -> dict[str, int]:
@@ -249,6 +370,11 @@ class Program:
         live = set(self.live())
         used = {str(self.nodes[i].attrs["name"]) for i in live if self.nodes[i].op == "field"}
         return {name: node for name, node in self.fields.items() if name in used}
+
+    def live_memories(self) -> dict[str, int]:
+        """The memories that are read, with the nodes that write them."""
+        used = {str(self.nodes[i].attrs["name"]) for i in self.live() if self.nodes[i].op == "memory"}
+        return {name: self.writes[name] for name in self.memories if name in used}
 
     def __iter__(self) -> Iterator[tuple[int, Node]]:
         return iter(enumerate(self.nodes))
@@ -266,6 +392,7 @@ class Program:
             "page": attr(self.page),
             "seed": self.seed,
             "summary_dtype": self.summary_dtype,
+            "kv_dtype": self.kv_dtype,
             "knobs": [
                 {key: list(v) if isinstance(v, tuple) else v for key, v in knob.__dict__.items()}
                 for knob in self.knobs.values()
@@ -286,6 +413,16 @@ class Program:
             ],
             "fields": dict(self.fields),
             "output": self.output,
+            "result": self.result,
+            "pooled": self.pooled,
+            "block": attr(self.block),
+            "params": [{**item.__dict__, "axes": list(item.axes), "sizes": dict(item.sizes)} for item in self.params.values()],
+            "parameters": self.parameters.to_json() if self.parameters else None,
+            "memories": [
+                {**item.__dict__, "type": {**item.type.__dict__, "axes": list(item.type.axes)}}
+                for item in self.memories.values()
+            ],
+            "writes": dict(self.writes),
             "source": self.source,
         }
 
@@ -319,6 +456,17 @@ class Program:
             ),
             fields=dict(data["fields"]),
             output=data["output"],
+            result=data["result"],
+            pooled=data["pooled"],
+            block=attr(data["block"]),  # type: ignore[arg-type]
+            kv_dtype=data["kv_dtype"],
+            params={item["name"]: Param(**{**item, "axes": tuple(item["axes"])}) for item in data["params"]},
+            parameters=Parameters.from_json(data["parameters"]) if data["parameters"] else None,
+            memories={
+                item["name"]: Memory(**{**item, "type": Type(**{**item["type"], "axes": tuple(item["type"]["axes"])})})
+                for item in data["memories"]
+            },
+            writes=dict(data["writes"]),
             source=data["source"],
         )
 
