@@ -181,13 +181,15 @@ class Memory:
 
     `scope` ``step``: what this layer wrote at the request's previous step; pages that became candidates since then,
     and all of them at the first step, have `init` (a set begins empty). `scope` ``layer``: what the layer below wrote
-    in this step; `init` below the first layer.
+    in this step; `init` below the first layer. With `every` a step memory takes on what was written only at the first
+    step and where the position is a multiple of it; in between it stays as it was.
     """
 
     name: str
     scope: str
     type: Type
     init: float = 0.0
+    every: int | KnobRef = 1
 
 
 @dataclass(frozen=True)
@@ -270,9 +272,16 @@ class Program:
         if not isinstance(page, int) or isinstance(page, bool) or page < 1:
             raise VortexError(f"program {self.name}: the page size must be a positive integer, found {page!r}")
         block = resolve(self.block) if isinstance(self.block, KnobRef) else self.block
+        if block is not None and (not isinstance(block, int) or block < 1 or (block % page and page % block)):
+            raise VortexError(f"program {self.name}: a block of {block!r} queries; choose a multiple or a divisor of {page}")
+        memories = {
+            name: replace(item, every=resolve(item.every)) if isinstance(item.every, KnobRef) else item  # type: ignore[arg-type]
+            for name, item in self.memories.items()
+        }
         bound = replace(
-            self, page=page, block=block, nodes=tuple(nodes), knobs={}, parameters=parameters or self.parameters  # type: ignore[arg-type]
-        )
+            self, page=page, block=block, nodes=tuple(nodes), knobs={}, memories=memories,
+            parameters=parameters or self.parameters,
+        )  # fmt: skip
         bound.axis_sizes(Static(1, 1, 1, 1.0))
         return bound
 
@@ -329,21 +338,11 @@ class Program:
         elif node.op == "slice":
             axis = str(attrs["axis"])
             size = found[axis]
-            start, stop = (self._bound_of_slice(attrs[key], size, static) for key in ("start", "stop"))
+            start, stop = slice_bounds(node, size, static)
             if judged and not 0 <= start < stop <= size:
                 raise fault(f"slice({axis}, {start}, {stop}) does not lie inside {axis} of size {size}")
             found[axis] = max(1, stop - start)
         return found
-
-    @staticmethod
-    def _bound_of_slice(value: Attr | KnobRef, size: int, static: Static) -> int:
-        """A bound of a slice: a number (below 0 it counts from the end), a fact about the model, None for the end."""
-        if value is None:
-            return size
-        if isinstance(value, str):
-            return int(static.value(value, 0))
-        assert isinstance(value, int)
-        return size + value if value < 0 else value
 
     def live(self) -> list[int]:
         """Indices of the nodes that something outside sees the value of, or that these depend on, in order.
@@ -419,7 +418,11 @@ class Program:
             "params": [{**item.__dict__, "axes": list(item.axes), "sizes": dict(item.sizes)} for item in self.params.values()],
             "parameters": self.parameters.to_json() if self.parameters else None,
             "memories": [
-                {**item.__dict__, "type": {**item.type.__dict__, "axes": list(item.type.axes)}}
+                {
+                    **item.__dict__,
+                    "type": {**item.type.__dict__, "axes": list(item.type.axes)},
+                    "every": attr(item.every),
+                }
                 for item in self.memories.values()
             ],
             "writes": dict(self.writes),
@@ -463,12 +466,40 @@ class Program:
             params={item["name"]: Param(**{**item, "axes": tuple(item["axes"])}) for item in data["params"]},
             parameters=Parameters.from_json(data["parameters"]) if data["parameters"] else None,
             memories={
-                item["name"]: Memory(**{**item, "type": Type(**{**item["type"], "axes": tuple(item["type"]["axes"])})})
+                item["name"]: Memory(
+                    **{
+                        **item,
+                        "type": Type(**{**item["type"], "axes": tuple(item["type"]["axes"])}),
+                        "every": attr(item["every"]),
+                    }
+                )
                 for item in data["memories"]
             },
             writes=dict(data["writes"]),
             source=data["source"],
         )
+
+
+def slice_bounds(node: Node, size: int, static: Static) -> tuple[int, int]:
+    """Where a slice of an axis of `size` begins and ends.
+
+    A bound is a number (below 0 it counts from the end), a fact about the model, or None for the end. Of the queries
+    of a block, which may be fewer than the slice names, it takes those that there are, and one at least.
+    """
+
+    def bound(value: Attr | KnobRef) -> int:
+        if value is None:
+            return size
+        if isinstance(value, str):
+            return int(static.value(value, 0))
+        assert isinstance(value, int)
+        return size + value if value < 0 else value
+
+    start, stop = bound(node.attrs["start"]), bound(node.attrs["stop"])
+    if node.attrs["axis"] == "query":
+        start = min(max(start, 0), size - 1)
+        stop = max(start + 1, min(stop, size))
+    return start, stop
 
 
 def digest(value: Any) -> str:
