@@ -273,7 +273,9 @@ class Program:
             raise VortexError(f"program {self.name}: the page size must be a positive integer, found {page!r}")
         block = resolve(self.block) if isinstance(self.block, KnobRef) else self.block
         if block is not None and (not isinstance(block, int) or block < 1 or (block % page and page % block)):
-            raise VortexError(f"program {self.name}: a block of {block!r} queries; choose a multiple or a divisor of {page}")
+            raise VortexError(
+                f"program {self.name}: a block of {block!r} queries; choose a multiple or a divisor of the page, {page}"
+            )
         memories = {
             name: replace(item, every=resolve(item.every)) if isinstance(item.every, KnobRef) else item  # type: ignore[arg-type]
             for name, item in self.memories.items()
@@ -324,7 +326,8 @@ class Program:
         if node.op == "split":
             axis, name, count = str(attrs["axis"]), str(attrs["name"]), int(attrs["size"])  # type: ignore[arg-type]
             if count < 1 or ((judged or axis != "channel") and found[axis] % count):
-                raise fault(f"split({axis}, {name}={count}) does not divide {axis} of size {found[axis]}; choose a divisor")
+                what = f"split({axis}, {name}={count}) does not divide {axis} of size {found[axis]}"
+                raise fault(f"{what}; choose a divisor")
             found[name], found[axis] = count, max(1, found[axis] // count)
         elif node.op == "merge":
             found[str(attrs["name"])] = found.pop(str(attrs["first"])) * found.pop(str(attrs["second"]))
@@ -415,7 +418,9 @@ class Program:
             "result": self.result,
             "pooled": self.pooled,
             "block": attr(self.block),
-            "params": [{**item.__dict__, "axes": list(item.axes), "sizes": dict(item.sizes)} for item in self.params.values()],
+            "params": [
+                {**item.__dict__, "axes": list(item.axes), "sizes": dict(item.sizes)} for item in self.params.values()
+            ],
             "parameters": self.parameters.to_json() if self.parameters else None,
             "memories": [
                 {
