@@ -160,7 +160,7 @@ class Static:
 
 @dataclass(frozen=True)
 class Param:
-    """A learned constant that a program names and a safetensors file holds.
+    """A learned constant that a program names and a safetensors file holds under the name `tensor`.
 
     `kind` is ``float`` or ``int``; `axes` in stored order. `sizes` gives the length of every axis that the program
     makes; ``head``, ``channel`` and ``token`` have the model's. The file's tensor has the axes in the order [layer,
@@ -171,6 +171,7 @@ class Param:
     kind: str
     axes: tuple[str, ...]
     sizes: Mapping[str, int]
+    tensor: str
     per_layer: bool = True
     per_kv_head: bool = False
 
