@@ -25,11 +25,12 @@ def task_text(config: CampaignConfig) -> str:
         f"predicted for {evaluation.predicted_device}" if evaluation.speed == "predicted" else
         f"measured on {evaluation.device}"
     )  # fmt: skip
+    more = " or up to twice as many (they are timed at these)" if evaluation.data else ""
     return (
         "find sparse-attention programs on the Pareto frontier of two objectives, both to be maximised: speed-up of "
         f"one decode step of attention over the fastest dense path ({where}, geometry {evaluation.geometry}), and "
         "accuracy kept relative to dense attention on the same long-context questions. "
-        f"Contexts have {lengths} tokens; the context is read densely, question and answer through the program."
+        f"Contexts have {lengths} tokens{more}; the context is read densely, question and answer through the program."
     )
 
 

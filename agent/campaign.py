@@ -332,8 +332,8 @@ def _opened(config: CampaignConfig, environment: str) -> Store:
             before = store.first().data["environment"]
             if before != environment:
                 raise VortexError(
-                    f"run {config.name!r} was measured under other conditions (machine, versions, model or settings); "
-                    "numbers of both would not compare: start a campaign of another name"
+                    f"run {config.name!r} was measured under other conditions (machine, versions, model, data or "
+                    "settings); numbers of both would not compare: start a campaign of another name"
                 )
             store.append("campaign_resumed", {"config": config.to_json()})
         except BaseException:

@@ -6,13 +6,13 @@ import functools
 import hashlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import vortexlab
+from vortexlab import __version__
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
 
@@ -35,8 +35,10 @@ class EvaluationConfig:
     """The conditions of an evaluation.
 
     * `model`: folder of a Hugging Face causal LM; the shipped reference model by default.
-    * `tasks` (empty: every task of the suite that the model can do), `lengths` (tokens of context, for accuracy and
+    * `tasks` (empty: every task of the suite), `lengths` (tokens of context, for accuracy and
       for speed alike), `contexts` per task and length, `turns` asked of each context.
+    * `data`: files of JSON lines with a user's own questions (`evaluator.user_data`); their contexts keep their length
+      and are timed at the largest of `lengths` that is not above it. With data, empty `tasks` are those of the data.
     * `split` names which seeds are drawn from `seed`: search, validation or sealed.
     * `protocol`: ``context-dense`` reads the context densely, question and answer sparsely; ``prompt-dense`` reads
       the question densely too, as a serving engine with stock prefill does.
@@ -50,6 +52,7 @@ class EvaluationConfig:
 
     model: str = str(REFERENCE_MODEL)
     tasks: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     lengths: tuple[int, ...] = (4096,)
     contexts: int = 6
     turns: int = 4
@@ -70,7 +73,7 @@ class EvaluationConfig:
     memory_mb: int = 12288
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "lengths", "compile_for"):
+        for name in ("tasks", "data", "lengths", "compile_for"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
@@ -122,12 +125,14 @@ class EvaluationConfig:
     def environment_key(self) -> str:
         """64 hex digits over everything that a measurement depends on besides the program.
 
-        Model files by content, this configuration, versions, and the device. Two runs with the same key may share
-        verdicts. Raises `VortexError` when the model folder holds no model.
+        Model and data files by content, this configuration, versions, and the device. Two runs with the same key may
+        share verdicts. Raises `VortexError` when the model folder holds no model or data cannot be read.
         """
         settings = self.to_json()
-        for irrelevant in ("model", "seconds", "memory_mb"):
+        for irrelevant in ("model", "data", "seconds", "memory_mb"):
             settings.pop(irrelevant)
+        if self.data:
+            settings["data"] = data_digests(self.data)
         return digest(
             {
                 "protocol": PROTOCOL_VERSION,
@@ -137,6 +142,18 @@ class EvaluationConfig:
                 "device": device_name(self.device),
             }
         )
+
+
+def data_digests(paths: Sequence[str]) -> list[dict[str, str]]:
+    """Name (which names the task) and SHA-256 of every data file. Raises `VortexError` for one that cannot be read."""
+    found = []
+    for path in map(Path, paths):
+        try:
+            content = _digest_file(str(path), path.stat().st_mtime_ns)
+        except OSError as error:
+            raise VortexError(f"{path} cannot be read ({error.strerror}); give a file of JSON lines") from error
+        found.append({"name": path.stem, "sha256": content})
+    return found
 
 
 def model_digest(folder: str) -> str:
@@ -158,16 +175,21 @@ def _matters(path: Path) -> bool:
 @functools.lru_cache(maxsize=16)
 def _digest_files(folder: str, stamps: tuple[tuple[str, int], ...]) -> str:
     total = hashlib.sha256()
-    for name, _ in stamps:
-        with open(Path(folder) / name, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{name}\0{content}\n".encode())
+    for name, stamp in stamps:
+        total.update(f"{name}\0{_digest_file(str(Path(folder) / name), stamp)}\n".encode())
     return total.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _digest_file(path: str, stamp: int) -> str:
+    """`stamp`, the time of the last change, tells contents apart."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
     """Versions that a measurement depends on; `absent` where a package is not installed."""
-    found = {"python": platform.python_version(), "vortexlab": vortexlab.__version__}
+    found = {"python": platform.python_version(), "vortexlab": __version__}
     for package in ("torch", "triton", "transformers", "numpy"):
         try:
             found[package] = metadata.version(package)

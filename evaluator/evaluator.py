@@ -16,7 +16,7 @@ from vortexlab import dsl
 from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.evaluator import costs, replies, statistics
-from vortexlab.evaluator.config import EvaluationConfig, device_name, model_digest, versions
+from vortexlab.evaluator.config import EvaluationConfig, data_digests, device_name, model_digest, versions
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.replies import Failed
@@ -71,6 +71,7 @@ class Evaluator:
         """Raises `VortexError` for a model folder without a model, unknown tasks or an unknown geometry."""
         self.config = config
         self.environment = config.environment_key()
+        self._data = data_digests(config.data)
         self.geometry = find_geometry(config.geometry)
         get_device(config.predicted_device)
         self.suite = suite or make_suite(config)
@@ -128,6 +129,12 @@ class Evaluator:
         if [len(answer) for answer in dense.answers] != [len(self._expected(row)) for row in rows]:
             raise VortexError("the evaluation worker gave answers of other lengths than asked")
         self._dense = self.suite.right(rows, dense.answers)
+        if not self._tasks():
+            scores = ", ".join(f"{name} {score:.2f}" for name, score in self._scores().items())
+            raise VortexError(
+                f"dense attention answers less than half of every task exactly ({scores}), so nothing tells programs "
+                "apart; ask what this model answers with the expected tokens and no others (--tasks, --data)"
+            )
         self._opened = True
 
     def _expected(self, row: int) -> Sequence[int]:
@@ -309,13 +316,19 @@ class Evaluator:
                 self._sandbox.stop()
                 self._opened = False
                 raise WorkerLost("garbage", "the worker gave answers of other lengths than asked")
+            if not answered.counts.keys() <= self.suite.timed_at.keys():
+                self._sandbox.stop()
+                self._opened = False
+                raise WorkerLost("garbage", "the worker counted pages of contexts of other lengths than asked")
             found[order] = answered, self.suite.right(rows, answered.answers)
         worse = min(found.values(), key=lambda item: sum(item[1].values()))
         trial.sparse.update(worse[1])
         trial.density += worse[0].density
         trial.reads += worse[0].reads
-        for length, counts in worse[0].counts.items():
-            trial.counts.setdefault(length, []).extend(counts)
+        for context, counts in worse[0].counts.items():
+            length = self.suite.timed_at[context]
+            most = -(-length // trial.program.page_size)
+            trial.counts.setdefault(str(length), []).extend(min(count, most) for count in counts)
 
     def _screen(self, trial: _Trial, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
         self._answers(trial, rows)
@@ -376,6 +389,8 @@ class Evaluator:
             "versions": versions(),
             "environment": self.environment,
         }
+        if config.data:
+            conditions["data"] = self._data
         if self._dense:
             conditions["dense_scores"] = scores = self._scores()
             conditions["left_out"] = sorted(set(scores) - set(self._tasks()))

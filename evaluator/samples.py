@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -67,6 +67,11 @@ class Suite:
     def _is_short(self, sample: int, turn: int) -> bool:
         return len(self.samples[sample].turns[turn].question) <= SCREEN_QUESTION
 
+    @cached_property
+    def timed_at(self) -> dict[str, int]:
+        """Tokens of a context, as the worker names its counts -> the length that the context is timed at."""
+        return {str(len(sample.context)): sample.length for sample in self.samples}
+
     def right(self, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> dict[int, bool]:
         """Row of `forks` -> whether the answer is exactly the expected one."""
         result = {}
@@ -95,16 +100,33 @@ class Suite:
 
 
 def make_suite(config: EvaluationConfig) -> Suite:
-    """Draws the samples of a configuration. Raises `VortexError` for unknown tasks and lengths that are too short."""
-    names = config.tasks or tuple(TASKS)
-    unknown = [name for name in names if name not in TASKS]
+    """The samples of a configuration: drawn from seeds, and chosen from the user's data.
+
+    Raises `VortexError` for unknown tasks, lengths that are too short, and data that cannot be used.
+    """
+    own: tuple[Sample, ...] = ()
+    if config.data:
+        from vortexlab.evaluator.user_data import choose, load_data  # the libraries behind it take seconds to load
+
+        own = load_data(config.data, config.model)
+    known = (*TASKS, *dict.fromkeys(sample.task for sample in own))
+    names = config.tasks or known[len(TASKS) if own else 0 :]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise VortexError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(TASKS)}")
+        raise VortexError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(known)}")
+    if own and not set(names) - set(TASKS):
+        raise VortexError(f"no task of the data is asked; add {known[len(TASKS)]} to --tasks, or leave --data out")
     samples = []
     for length in config.lengths:
         for name in names:
-            for sample in make_samples(name, length, config.contexts, seed=config.seed, split=config.split):
-                samples.append(
-                    Sample(sample.task, sample.length, sample.index, sample.context, sample.turns[: config.turns])
-                )
-    return Suite(tuple(samples))
+            if name in TASKS:
+                samples += make_samples(name, length, config.contexts, seed=config.seed, split=config.split)
+    if own:
+        samples += choose([sample for sample in own if sample.task in names], config)
+    bare = [length for length in config.lengths if all(sample.length != length for sample in samples)]
+    if bare:
+        raise VortexError(
+            f"the data has no context to ask at length {bare[0]} in the {config.split} split; leave that length out, "
+            "add rows, or add a built-in task with --tasks"
+        )
+    return Suite(tuple(replace(sample, turns=sample.turns[: config.turns]) for sample in samples))

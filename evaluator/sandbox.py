@@ -6,6 +6,7 @@ controller after every process of the worker has been killed, and costs one eval
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -28,6 +29,7 @@ from vortexlab.evaluator import frames
 _MARK = "VORTEX_WORKER"
 _KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ", "CUDA_HOME", "CUDA_PATH")
 _KEPT_PREFIXES = ("CUDA_VISIBLE_", "NVIDIA_", "TRITON_PTXAS")
+_SCRATCH = "vortex-scratch-"
 _WATCH_SECONDS = 0.1
 _TAIL_BYTES = 4096
 
@@ -68,7 +70,7 @@ class Sandbox:
         self._tail = b""
         self._cpu_used = 0.0
         try:
-            self.scratch = Path(tempfile.mkdtemp(prefix="vortex-worker-", dir=scratch_root))
+            self.scratch, self._held = _scratch_folder(scratch_root or tempfile.gettempdir())
         except OSError as error:
             raise VortexError(f"no scratch folder for the worker: {error}; set TMPDIR to a writable folder") from error
 
@@ -281,6 +283,36 @@ class Sandbox:
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.scratch, ignore_errors=True)
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
+
+
+def _scratch_folder(root: str) -> tuple[Path, int]:
+    """A new folder and the descriptor whose lock says that its controller lives.
+
+    Folders that killed controllers left behind, which hold gigabytes of contexts, are removed first. A folder gets the
+    name by which it is found only when it is locked, so that nobody removes one that is being made.
+    """
+    for left in Path(root).glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(descriptor).st_uid == os.getuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+    made = Path(tempfile.mkdtemp(prefix="vortex-new-", dir=root))
+    held = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        named = made.with_name(made.name.replace("vortex-new-", _SCRATCH))
+        made.rename(named)
+    except OSError:  # a file system without locks: the folder stays under a name that nobody clears away
+        os.close(held)
+        return made, -1
+    return named, held
 
 
 def _private_bytes(pid: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +139,22 @@ def test_last_words_are_one_printable_line(sandbox: Sandbox) -> None:
     with pytest.raises(WorkerLost) as lost:
         sandbox.request({"how": "hard exit"})
     assert str(lost.value).isprintable() and len(str(lost.value)) < 400
+
+
+def test_what_a_killed_controller_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from vortexlab.evaluator.sandbox import Limits, Sandbox;"
+        "box = Sandbox(Limits(), threads=1, scratch_root=sys.argv[1]); (box.scratch / 'contexts.kv').write_text('x');"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    living = HostileSandbox(Limits(), threads=1, scratch_root=str(tmp_path))
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+        assert len(list(tmp_path.iterdir())) == 2, "the living one and the latest that was killed"
+    HostileSandbox(Limits(), threads=1, scratch_root=str(tmp_path)).close()
+    assert list(tmp_path.iterdir()) == [living.scratch]
+    living.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_messages_are_bounded_and_finite() -> None:

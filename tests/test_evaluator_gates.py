@@ -245,6 +245,25 @@ def test_ties_are_counted(recorded: Any) -> None:
     assert _fidelity(EXAMPLE, recorded)["ties"] < 0.01
 
 
+class _OtherRounding(TorchExecutor):
+    """Stands for an executor whose scores differ in the last bits: where they are close it reads other pages."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        most = int(cache.lengths.max() - 1) // self.program.page_size + 1
+        mask = super().select(q, state, cache).to_mask(most)
+        own = mask[..., -1:].clone()
+        return PageLists.from_mask(torch.cat([mask[..., 1:-1], mask[..., :1], own], -1))
+
+
+def test_another_rounding_is_no_tie(recorded: Any) -> None:
+    """Both orders come from one executor: what another one selects otherwise says nothing about ties."""
+    store, recording, _ = recorded
+    session = Session(EXAMPLE, store.model, store, _OtherRounding)
+    found = fidelity.measure(session, recording, Session(EXAMPLE, store.model, store, ReversedTies))
+    assert found["ties"] < 0.01
+    assert found["mass"] != _fidelity(EXAMPLE, recorded)["mass"], "it does read other pages"
+
+
 def test_a_recording_survives_its_file(recorded: Any) -> None:
     store, recording, folder = recorded
     recording.save(folder / "recording.safetensors")

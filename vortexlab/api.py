@@ -33,6 +33,7 @@ def search(
     llm_tokens: int | None = None,
     model_dir: str | Path | None = None,
     tasks: Iterable[str] = (),
+    data: Iterable[str | Path] = (),
     lengths: Iterable[int] = (),
     contexts: int | None = None,
     speed: str | None = None,
@@ -58,6 +59,7 @@ def search(
         evaluation = evaluation_config(
             model_dir=model_dir,
             tasks=tasks,
+            data=data,
             lengths=lengths,
             contexts=contexts,
             speed=speed,

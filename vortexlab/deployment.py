@@ -19,6 +19,7 @@ from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig, model_
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.record import record
 from vortexlab.evaluator.samples import make_suite
+from vortexlab.evaluator.tasks import TASKS
 from vortexlab.evaluator.verdict import ACCEPTED
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 _SECONDS = 1800.0
 #: What of a verdict's conditions goes into a package; paths stay out.
 _CONDITIONS = (
-    "device", "evaluated_on", "speed", "geometry", "lengths", "batch", "batch_tokens", "dtype", "protocol", "baseline",
-    "split", "seed", "threads", "versions", "model_digest", "environment", "dense_scores",
+    "device", "evaluated_on", "speed", "geometry", "lengths", "data", "batch", "batch_tokens", "dtype", "protocol",
+    "baseline", "split", "seed", "threads", "versions", "model_digest", "environment", "dense_scores",
 )  # fmt: skip
 
 
@@ -39,9 +40,9 @@ def export_member(
 ) -> Package:
     """Writes the package of an accepted trial, with a self-test on contexts of the validation split.
 
-    `cases` questions, each of another task, with contexts of `length` tokens (the shortest that the trial was
-    measured at). Raises `VortexError` for an unknown id, a trial that was not accepted, and what `package.write`
-    refuses.
+    `cases` questions, each of another built-in task, with contexts of `length` tokens (by default the shortest that
+    the trial was measured at, or what the tasks need). Raises `VortexError` for an unknown id, a trial that was not
+    accepted, and what `package.write` refuses.
     """
     package.check_target(out, engine)
     trial = run.history.find(identifier)
@@ -54,7 +55,7 @@ def export_member(
     if canonical_hash(program) != trial.hash:
         raise VortexError(f"the record of {trial.id} is inconsistent: its text does not have the recorded hash")
     config = run.config.evaluation
-    tests = record_cases(program, config, cases, length or min(config.lengths))
+    tests = record_cases(program, config, cases, length)
     conditions = {key: verdict.conditions[key] for key in _CONDITIONS if key in verdict.conditions}
     return package.write(
         program,
@@ -75,9 +76,14 @@ def export_member(
     )
 
 
-def record_cases(program: Program, config: EvaluationConfig, cases: int, length: int) -> dict[str, Any]:
+def record_cases(
+    program: Program, config: EvaluationConfig, cases: int, length: int | None = None
+) -> dict[str, Any]:
     """The self-test of a bound program: questions of the validation split and what the evaluator gets for them."""
-    few = replace(config.with_split("validation"), contexts=1, turns=1, lengths=(length,))
+    # A user's own data stays out of a package; the built-in contexts are token ids to any model.
+    tasks = tuple(name for name in config.tasks if name in TASKS) or tuple(TASKS)
+    length = length or max(min(config.lengths), *(TASKS[name].shortest for name in tasks))
+    few = replace(config.with_split("validation"), contexts=1, turns=1, lengths=(length,), tasks=tasks, data=())
     samples = make_suite(few).samples
     step = max(1, len(samples) // cases)
     chosen = samples[::step][:cases]

@@ -37,6 +37,7 @@ def evaluation_config(
     *,
     model_dir: str | Path | None = None,
     tasks: Iterable[str] = (),
+    data: Iterable[str | Path] = (),
     lengths: Iterable[int] = (),
     contexts: int | None = None,
     turns: int | None = None,
@@ -50,13 +51,16 @@ def evaluation_config(
 ) -> EvaluationConfig:
     """The conditions of an evaluation; what is not given keeps `EvaluationConfig`'s default.
 
-    Raises `VortexError` for values that are not allowed, and for a model folder without a model.
+    With `data` (files of JSON lines) and without `lengths`, those of the data's contexts are taken, rounded down to
+    powers of two. Raises `VortexError` for values that are not allowed, for a model folder without a model, and for
+    data that cannot be used.
     """
     from vortexlab.evaluator.config import EvaluationConfig, model_digest
 
     given: dict[str, Any] = {
         "model": None if model_dir is None else str(Path(model_dir).absolute()),
         "tasks": tuple(tasks) or None,
+        "data": tuple(str(Path(path).absolute()) for path in data) or None,
         "lengths": tuple(lengths) or None,
         "contexts": contexts,
         "turns": turns,
@@ -70,7 +74,18 @@ def evaluation_config(
     if model_dir is not None:
         model_digest(str(model_dir))
     chosen = {name: value for name, value in given.items() if value is not None}
-    return EvaluationConfig(device=pick_device(device), **chosen)
+    config = EvaluationConfig(device=pick_device(device), **chosen)
+    if not config.data:
+        return config
+    from vortexlab.evaluator.samples import make_suite
+    from vortexlab.evaluator.user_data import load_data, own_lengths
+
+    if "lengths" not in chosen:
+        own = load_data(config.data, config.model)
+        asked = [sample for sample in own if not config.tasks or sample.task in config.tasks]
+        config = replace(config, lengths=own_lengths(asked) or config.lengths)
+    make_suite(config)  # complains of what cannot be asked before anything is started
+    return config
 
 
 def campaign_config(

@@ -7,7 +7,7 @@ same context become the turns of one sample, so a context is read once and an in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ FEATURES = Features(
 OWN_TASK = "own"
 
 Row = Mapping[str, Any]
+#: (place of the row, context, question, answer as token ids)
+Check = Callable[[str, list[int], list[int], list[int]], None]
 
 
 def to_dataset(samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -56,12 +58,13 @@ def from_dataset(dataset: Iterable[Row], tokenizer: PreTrainedTokenizerBase, *, 
     return _group(((f"row {number}", row) for number, row in enumerate(dataset, 1)), tokenizer, task)
 
 
-def load_jsonl(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[Sample]:
+def load_jsonl(path: str | Path, tokenizer: PreTrainedTokenizerBase, check: Check | None = None) -> list[Sample]:
     """Samples from a file of JSON lines with `context`, `question` and `answer`; other fields are ignored.
 
     The three texts are encoded one by one, the context with the tokenizer's leading special tokens, and their ids are
     joined, so blanks and templates between them belong to the texts. An answer is right when greedy generation gives
-    exactly its ids. The samples' task is a row's `task`, else the file's name.
+    exactly its ids. The samples' task is a row's `task`, else the file's name. `check` is called with the place and
+    the token ids of every row, and may raise for one that cannot be used.
 
     Raises :class:`VortexError` with the line of the first bad row, or if the file cannot be read or holds no row.
     """
@@ -73,7 +76,7 @@ def load_jsonl(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[Sam
     except UnicodeDecodeError as error:
         raise VortexError(f"{path} is not UTF-8 text; give a file of JSON lines") from error
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
-    samples = _group(((f"{path}:{n}", _parse(f"{path}:{n}", line)) for n, line in lines), tokenizer, path.stem)
+    samples = _group(((f"{path}:{n}", _parse(f"{path}:{n}", line)) for n, line in lines), tokenizer, path.stem, check)
     if not samples:
         raise VortexError(f"{path} holds no rows; each line is a JSON object with {_list(TEXT)}")
     return samples
@@ -90,7 +93,9 @@ def _parse(where: str, line: str) -> Row:
     return {name: row[name] for name in (*TEXT, "task") if name in row}
 
 
-def _group(placed: Iterable[tuple[str, Row]], tokenizer: PreTrainedTokenizerBase, task: str) -> list[Sample]:
+def _group(
+    placed: Iterable[tuple[str, Row]], tokenizer: PreTrainedTokenizerBase, task: str, check: Check | None = None
+) -> list[Sample]:
     """Samples in the order of their first rows; `placed` are rows with their place, for messages."""
     contexts: dict[tuple[Any, ...], Sample] = {}
     counts: dict[tuple[str, int], int] = {}
@@ -102,6 +107,8 @@ def _group(placed: Iterable[tuple[str, Row]], tokenizer: PreTrainedTokenizerBase
             context, question, answer = (_ids(where, row, name) for name in IDS)
         else:
             context, question, answer = (_encode(where, row, name, tokenizer) for name in TEXT)
+        if check is not None:
+            check(where, context, question, answer)
         name = row.get("task") or task
         if not isinstance(name, str):
             raise VortexError(f"{where}: 'task' must be text, found {type(name).__name__}")

@@ -24,7 +24,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """A context of ``length`` tokens and its turns.
+    """A context and its turns. ``length`` is the number of its tokens; samples of a user's data that are evaluated
+    bear the length that they are timed at, the largest one asked for that is not above theirs.
 
     Turns are independent of each other: each continues the context alone. An answer is right when greedy generation
     after context and question gives exactly its tokens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from vortexlab.kernels.gpu import attention, attention_kernels, device, launch
 from vortexlab.kernels.gpu.codegen import Kernels, generate
 from vortexlab.kernels.gpu.modules import cache_dir, replace_text, source_key
 
+_PR_SET_PDEATHSIG = 1
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
@@ -95,7 +97,11 @@ def _run(request: str, seconds: float, memory_mb: int) -> tuple[int | None, str,
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton's default; it warns when nothing is said
 
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
     def limit() -> None:
+        if prctl is not None:  # in a session of its own it would outlive a caller that is killed
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -13,7 +13,13 @@ from vortexlab.dsl.ir import Attr, Program
 ModelDir = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder of the evaluated model; by default the shipped one.")
 ]
-Tasks = Annotated[list[str] | None, typer.Option(help="Tasks, repeated or with commas; by default all.")]
+Tasks = Annotated[
+    list[str] | None, typer.Option(help="Tasks, repeated or with commas; by default all, with --data its own.")
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option("--data", metavar="FILE", help="Your own questions, JSON lines (docs/data.md); repeatable."),
+]
 Lengths = Annotated[list[str] | None, typer.Option(help="Context lengths in tokens, repeated or with commas.")]
 Contexts = Annotated[int | None, typer.Option(help="Contexts per task and length.")]
 Speed = Annotated[str | None, typer.Option(metavar="measured|predicted", help="Where speed comes from.")]

@@ -199,6 +199,7 @@ def evaluate(
     knob: options.Knobs = None,
     model_dir: options.ModelDir = None,
     tasks: options.Tasks = None,
+    data: options.Data = None,
     lengths: options.Lengths = None,
     contexts: options.Contexts = None,
     speed: options.Speed = None,
@@ -220,6 +221,7 @@ def evaluate(
     config = evaluation_config(
         model_dir=model_dir,
         tasks=options.words(tasks),
+        data=data or (),
         lengths=options.numbers("--lengths", lengths),
         contexts=contexts,
         speed=speed,

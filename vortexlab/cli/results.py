@@ -119,6 +119,7 @@ def _conditions(conditions: Any, speed: str, device: str) -> str:
         "speed": where(speed, device),
         "geometry": name,
         "lengths": ", ".join(map(str, conditions.get("lengths", []))),
+        "data": ", ".join(item["name"] for item in conditions.get("data", [])),
         "batch": ", ".join(f"{length}: {batch}" for length, batch in dict(conditions.get("batch", {})).items()),
         "dtype": str(conditions.get("dtype", "")),
         "model": Path(str(conditions.get("model", ""))).name,

@@ -34,6 +34,7 @@ def search(
     llm_label: Annotated[str | None, typer.Option(help="Shown beside its programs, e.g. `authored`.")] = None,
     model_dir: options.ModelDir = None,
     tasks: options.Tasks = None,
+    data: options.Data = None,
     lengths: options.Lengths = None,
     contexts: options.Contexts = None,
     speed: options.Speed = None,
@@ -71,6 +72,7 @@ def search(
         evaluation = settings.evaluation_config(
             model_dir=model_dir,
             tasks=options.words(tasks),
+            data=data or (),
             lengths=options.numbers("--lengths", lengths),
             contexts=contexts,
             speed=speed,
