@@ -20,6 +20,8 @@ from vortexlab.dsl.ir import DYNAMIC_CTX, FLOAT, INT, SET, Node, Program, Static
 
 Scalar = int | float | bool
 
+#: Bits of mantissa, exponent of the smallest normal number, largest finite number.
+_FP8 = {"fp8_e4m3": (3, -6, 448.0), "fp8_e5m2": (2, -14, 57344.0)}
 #: Largest magnitude of an exact integer; float64 holds every integer up to it.
 INT_LIMIT = 2**53
 
@@ -48,7 +50,7 @@ def scalar_value(program: Program, index: int, static: Static, length: int | Non
 
 
 def depends_on_length(program: Program, index: int) -> bool:
-    """Whether an exact scalar reads `ctx.length` or `ctx.pages` (else it is one number per layer)."""
+    """Whether an exact scalar reads `ctx.length`, `ctx.pages` or `ctx.position` (else it is one number per layer)."""
     return any(
         program.nodes[i].op == "ctx" and program.nodes[i].attrs["name"] in DYNAMIC_CTX for i in _needed(program, index)
     )
@@ -69,7 +71,9 @@ def clamp_int(value: int) -> int:
 
 
 def round_to(value: float, dtype: str) -> float:
-    """`value` rounded to nearest even in fp32, bf16 or fp16; beyond the largest finite number it is infinite."""
+    """`value` rounded to nearest even; beyond the largest finite number it is infinite, in fp8 that number."""
+    if dtype in _FP8:
+        return _round_fp8(value, *_FP8[dtype])
     if not math.isfinite(value):
         return value
     if dtype == "fp16":
@@ -78,7 +82,7 @@ def round_to(value: float, dtype: str) -> float:
     if dtype == "fp32":
         return math.copysign(math.inf, value) if abs(value) >= 2.0**128 - 2.0**103 else _through("f", value)
     if dtype != "bf16":
-        raise VortexError(f"unknown precision {dtype!r}; choose fp32, bf16 or fp16")
+        raise VortexError(f"unknown precision {dtype!r}; choose fp32, bf16, fp16, fp8_e4m3 or fp8_e5m2")
     # Programs hold fp32 values, so bf16 is the upper half of the fp32 pattern, rounded to nearest even.
     single = round_to(value, "fp32")
     if not math.isfinite(single):
@@ -86,6 +90,15 @@ def round_to(value: float, dtype: str) -> float:
     bits = struct.unpack("<I", struct.pack("<f", single))[0]
     bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
     return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+def _round_fp8(value: float, bits: int, least: int, largest: float) -> float:
+    """Saturating: `bits` of mantissa, the smallest normal number 2^least, the largest finite number."""
+    if math.isnan(value):
+        return value
+    value = max(-largest, min(largest, round_to(value, "fp32")))
+    exponent = max(math.frexp(value)[1] - 1, least) - bits
+    return math.copysign(math.ldexp(round(math.ldexp(value, -exponent)), exponent), value)
 
 
 def _through(code: str, value: float) -> float:
@@ -116,7 +129,7 @@ def _evaluate(program: Program, node: Node, inputs: list[Scalar], static: Static
             return static.value(name, program.page_size)
         if length is None:
             raise VortexError(f"program {program.name}, line {node.line}: ctx.{name} is not known here")
-        return length if name == "length" else pages_of(length, program.page_size)
+        return {"length": length, "position": length - 1, "pages": pages_of(length, program.page_size)}[name]
     if node.op == "cast":
         return round_to(float(inputs[0]), str(node.attrs["dtype"]))
     if node.type.kind == FLOAT and node.op != "where":
