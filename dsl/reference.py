@@ -13,15 +13,15 @@ rule  about                                       stated in
 4     selectors and set algebra                   `reference_sets`: `topk`, `topp`, `above`, `pattern`, `algebra`
 5     order of equal scores                       `reference_sets.ranked`, `eligible`
 6     random pages                                `reference_sets.random_pages`
-7     one at a time                               `select_one` (one request, one query), `prefill`
+7     one at a time                               `select_one` (one request, one query), `reference_prefill`
 8     page state, step state, layer state         `reference_step.summaries`, `reference_memory`
 9     compile-time scalars                        `reference_step.scalars`
 10    fp8 summaries                               `reference_ops.scaled`
 11    effective density                           `density`
 ====  ==========================================  =====================================================
 
-`run` is one step of requests that begin with it, `Request` one request over its steps and layers, `prefill` the
-prompt of one request.
+`run` is one step of requests that begin with it, `Request` one request over its steps and layers;
+`reference_prefill.prefill` is the prompt of one request.
 """
 
 from __future__ import annotations
@@ -167,8 +167,9 @@ def select_one(
     result = Selection(lists=[])
     env: list[dict[int, object]] = [{} for _ in range(static.kv_heads)]
     step = Step(program, static, q, k, v, length, cache_dtype or q.dtype, layer, carried, result, env)  # type: ignore[arg-type]
-    step.run(query_nodes(program), q, length, range(step.own, step.own + 1))
-    result.lists, result.output = step.lists(), step.output()
+    own = range(step.own, step.own + 1)
+    step.run(query_nodes(program), q, length, own)
+    result.lists, result.output = step.lists(own), step.output()
     remember(program, step.written(), (layer, carried), length - 1)
     if keep_values:
         step.keep_summaries()

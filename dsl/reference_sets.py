@@ -30,9 +30,12 @@ def own_page(length: int, page: int) -> int:
     return pages_of(length, page) - 1
 
 
-def finished(chosen: frozenset[int], own: int) -> PageList:
-    """Rule 3, the own page: the list that attention reads is the selected set and the own page, ascending."""
-    return tuple(sorted(chosen | {own}))
+def finished(chosen: frozenset[int], own: Sequence[int]) -> PageList:
+    """Rule 3, the own page: the list that attention reads is the selected set and the own page, ascending.
+
+    A block of prefill has for `own` all the pages that it touches.
+    """
+    return tuple(sorted(chosen | {*own}))
 
 
 def ranked(scores: dict[int, float]) -> list[int]:

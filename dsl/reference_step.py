@@ -211,8 +211,8 @@ class Step:
 
     # --- results
 
-    def lists(self) -> list[Lists]:
-        """Rules 2 and 11: what attention reads, the selected set and every set that `attend` reads."""
+    def lists(self, own: range) -> list[Lists]:
+        """Rules 2 and 11: what attention reads, the selected set, every set that `attend` reads, the pages `own`."""
         nodes = [self.program.output]
         for index in self.program.live():
             node = self.program.nodes[index]
@@ -223,7 +223,7 @@ class Step:
             sets = [self.env[kv][index] for index in nodes]
             heads = max(len(chosen) for chosen in sets)  # type: ignore[arg-type]
             union = [frozenset[int]().union(*(_of_list(chosen, head) for chosen in sets)) for head in range(heads)]
-            result.append([finished(pages, self.own) for pages in union])
+            result.append([finished(pages, own) for pages in union])
         return result
 
     def output(self) -> Tensor | None:

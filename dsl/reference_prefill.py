@@ -1,0 +1,192 @@
+"""The reference meaning of prefill: blocks of queries, one after the other, each with a query that stands for it.
+
+Without `pool` prefill is dense. With it every block selects once, with the pooled query, among the pages that are
+complete before the block begins; then every query of the block attends by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.reference import check_shapes
+from vortexlab.dsl.reference_attention import Lists, attend
+from vortexlab.dsl.reference_memory import Carry, LayerMemory, remember
+from vortexlab.dsl.reference_sets import PageList
+from vortexlab.dsl.reference_step import Selection, Step, query_nodes
+
+
+@dataclass
+class Block:
+    """The queries `start`..`stop` - 1 and what they read; `selection.lists` holds every page that one of them may."""
+
+    start: int
+    stop: int
+    selection: Selection
+
+    @property
+    def lists(self) -> list[Lists]:
+        return self.selection.lists
+
+
+@dataclass
+class Prefill:
+    """`output`: [query_heads, tokens, value channel]. `blocks` is empty where prefill is dense.
+
+    `carries[block]`: what the layer hands up to the next one.
+    """
+
+    output: Tensor
+    blocks: list[Block]
+    density: float = 1.0
+    carries: list[Carry] = field(default_factory=list)
+
+    @property
+    def nan(self) -> bool:
+        return any(block.selection.nan for block in self.blocks) or bool(self.output.isnan().any())
+
+
+def prefill(
+    program: Program,
+    static: Static,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    dtype: torch.dtype = torch.float64,
+    cache_dtype: torch.dtype | None = None,
+    keep_values: bool = False,
+    carries: Sequence[Carry] | None = None,
+) -> Prefill:
+    """The prompt of one request in one layer.
+
+    `q`: [query_heads, tokens, channel]; `keys`, `values`: [kv_heads, tokens, channel]. `carries` are those of the
+    layer below, one per block. Precisions as in `reference.run`.
+    """
+    cache_dtype = cache_dtype or keys.dtype
+    q, k, v = q.to(dtype), keys.to(cache_dtype).to(dtype), values.to(cache_dtype).to(dtype)
+    static = replace(static, prefill=True)
+    check_shapes(program, static, q, k, v)
+    tokens = k.shape[1]
+    if q.shape[1] != tokens:
+        raise VortexError(f"a prompt of {tokens} tokens needs as many queries; found {q.shape[1]}")
+    if program.pooled is None:
+        every: list[Lists] = [[(0,)] for _ in range(static.kv_heads)]  # the one page that holds everything
+        rows = [
+            attend(t + 1, static, q[None, :, t], [k[:, : t + 1]], [v[:, : t + 1]], [every])[0] for t in range(tokens)
+        ]
+        return Prefill(torch.stack(rows, 1), [])
+    starts = range(0, tokens, program.block)  # type: ignore[arg-type]
+    carried = list(carries) if carries is not None else [Carry() for _ in starts]
+    output = q.new_empty(q.shape[0], tokens, v.shape[2])
+    blocks, layer = [], LayerMemory()
+    for start, carry in zip(starts, carried, strict=True):
+        stop = min(start + program.block, tokens)  # type: ignore[operator]
+        # Steps have not begun: what they remember reads as initial, and reuse is always due.
+        memory = LayerMemory(pages=layer.pages)
+        stores, span = (memory, carry), slice(start, stop)
+        selection, output[:, span] = _block(
+            program, static, q[:, span], k[:, :stop], v[:, :stop], start, stores, cache_dtype, keep_values
+        )
+        blocks.append(Block(start, stop, selection))
+    return Prefill(output, blocks, prefill_density(program.page_size, blocks), carried)
+
+
+def prefill_layers(
+    program: Program,
+    static: Static,
+    q: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    **options: object,
+) -> list[Prefill]:
+    """The prompt of one request in all layers, of which each hands up what it writes; by layer as in `prefill`."""
+    found: list[Prefill] = []
+    for layer, (q_, k, v) in enumerate(zip(q, keys, values, strict=True)):
+        below = found[-1].carries if found and found[-1].carries else None
+        found.append(prefill(program, replace(static, layer=layer), q_, k, v, carries=below, **options))  # type: ignore[arg-type]
+    return found
+
+
+def prefill_density(page: int, blocks: Sequence[Block]) -> float:
+    """Rule 11 for prefill: (query, token) pairs read / causal pairs, the mean over KV heads."""
+    shares = []
+    for kv in range(len(blocks[0].lists)):
+        read = whole = 0
+        for block in blocks:
+            pages = {p for of_list in block.lists[kv] for p in of_list}
+            for t in range(block.start, block.stop):
+                read += sum(max(0, min(page, t + 1 - p * page)) for p in pages)
+                whole += t + 1
+        shares.append(read / whole)
+    return sum(shares) / len(shares)
+
+
+def per_query(program: Program) -> list[int]:
+    """The live nodes that each query of a block evaluates by itself: attention, what reads its own query, and what
+    depends on either."""
+    found: set[int] = set()
+    for index in query_nodes(program):
+        node = program.nodes[index]
+        if node.op == "attention" or node.attrs.get("each") or any(i in found for i in node.inputs):
+            found.add(index)
+    return sorted(found)
+
+
+def _block(
+    program: Program,
+    static: Static,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    start: int,
+    stores: tuple[LayerMemory, Carry],
+    cache_dtype: torch.dtype,
+    keep_values: bool,
+) -> tuple[Selection, Tensor]:
+    """Rule 3 in prefill: candidates are the pages complete before the block; the pages that it touches are always read.
+
+    `q` [query_heads, queries, channel] are the block's queries, `k` and `v` end with the block. The block selects as a
+    step at its first token would, with its pooled query.
+    """
+    page, result = program.page_size, Selection(lists=[])
+    step = Step(
+        program, static, q[:, 0], k, v, start + 1, cache_dtype, *stores, result, [{} for _ in range(static.kv_heads)], q
+    )
+    step.q = step.pool()
+    touched = range(start // page, (k.shape[1] - 1) // page + 1)
+    alone = per_query(program)
+    shared = [index for index in query_nodes(program) if index not in set(alone)]
+    step.run(shared, step.q, start + 1, touched)
+    rows, lists = [], []
+    for number in range(q.shape[1]):
+        step.run(alone, q[:, number], start + number + 1, touched)
+        lists.append(step.lists(touched))
+        rows.append(step.output())
+    result.lists = [_union([of_query[kv] for of_query in lists]) for kv in range(static.kv_heads)]
+    remember(program, step.written(), stores, start)
+    if keep_values:
+        step.keep_summaries()
+        result.values = step.env
+    if program.result is not None:
+        return result, torch.stack(rows, 1)  # type: ignore[arg-type]
+    plain = []
+    for number in range(q.shape[1]):
+        seen = slice(0, start + number + 1)
+        plain.append(attend(page, static, q[None, :, number], [k[:, seen]], [v[:, seen]], [result.lists])[0])
+    return result, torch.stack(plain, 1)
+
+
+def _union(lists: list[Lists]) -> Lists:
+    """What the queries of a block read together, list by list."""
+    heads = max(len(of_query) for of_query in lists)
+    result: list[PageList] = []
+    for head in range(heads):
+        pages = {p for of_query in lists for p in of_query[0 if len(of_query) == 1 else head]}
+        result.append(tuple(sorted(pages)))
+    return result
