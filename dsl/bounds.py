@@ -4,18 +4,23 @@ Buffers under a CUDA graph are static, so every selector needs a bound that hold
 Scalars are followed as intervals: exact ones by the arithmetic of `scalars`, those that tensors decide by what their
 last operations leave open (a sigmoid is within 0..1, a clamp within its ends). The range of lengths is cut into pieces
 that are bounded one by one, which keeps expressions like ``ctx.pages - ctx.pages // 2`` tight.
+
+What is remembered was written at an earlier length, in this layer or in one below: a set by the bound of what writes
+it over all lengths up to this one. Memories that read themselves or each other are bounded by the pages there are.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import BOOL, INT, SET, Node, Program, Static
+from vortexlab.dsl.ir import BOOL, FP8, INT, SET, Node, Program, Static
+from vortexlab.dsl.parameters import parameter
 from vortexlab.dsl.reference_ops import TENSOR_INT_LIMIT
-from vortexlab.dsl.scalars import INT_LIMIT, is_exact, pages_of, scalar_function
+from vortexlab.dsl.scalars import INT_LIMIT, is_exact, pages_of, scalar_function, scalar_value
 
 #: How much longer than its shortest length a piece of the range may be.
 _PIECE = 1.02
@@ -51,12 +56,31 @@ class _Size:
 
 
 def page_bound(program: Program, static: Static, max_length: int) -> int:
-    """The most pages that any list of a bound program holds, the own page included, for lengths 1..`max_length`."""
+    """The most pages that any list of a bound program holds, the own page included, for lengths 1..`max_length`.
+
+    A list is the selected set with every set that the program's attention reads.
+    """
+    sets = read_sets(program)
     most = 0
+    history: _History = {}
     for piece in _pieces(program, max_length):
-        size = _Piece(program, static, *piece).size(program.output)
+        here = _Piece(program, static, *piece, history)
+        size = here.size(sets[0])
+        for index in sets[1:]:
+            size = here.algebra("union", size, here.size(index))
         most = max(most, min(size.most + (not size.own), pages_of(piece[1], program.page_size)))
+        here.pass_on()
     return most
+
+
+def read_sets(program: Program) -> list[int]:
+    """The nodes of the sets whose tokens are read: the selected one first, then those of `attend`, each once."""
+    found = [program.output]
+    for index in program.live():
+        node = program.nodes[index]
+        if node.op == "attention" and "pages" in str(node.attrs["parts"]).split() and node.inputs[0] not in found:
+            found.append(node.inputs[0])
+    return found
 
 
 def selector_bound(program: Program, index: int, static: Static, max_length: int) -> int:
@@ -66,14 +90,20 @@ def selector_bound(program: Program, index: int, static: Static, max_length: int
     """
     if program.nodes[index].type.kind != SET:
         raise VortexError(f"program {program.name}: node {index} ({program.nodes[index].op}) makes no set of pages")
-    return max(_Piece(program, static, *piece).size(index).most for piece in _pieces(program, max_length))
+    most = 0
+    history: _History = {}
+    for piece in _pieces(program, max_length):
+        here = _Piece(program, static, *piece, history)
+        most = max(most, here.size(index).most)
+        here.pass_on()
+    return most
 
 
 def scalar_bound(program: Program, index: int, static: Static, max_length: int) -> Interval:
     """Every value that a node without ``page`` sets may take for lengths 1..`max_length`."""
     found: Interval | None = None
     for piece in _pieces(program, max_length):
-        interval = _Piece(program, static, *piece).number(index)
+        interval = _Piece(program, static, *piece, {}).number(index)
         found = interval if found is None else found.hull(interval)
     assert found is not None
     return found
@@ -90,13 +120,20 @@ def _pieces(program: Program, max_length: int) -> Iterator[tuple[int, int]]:
         low = high + 1
 
 
-class _Piece:
-    """A program's numbers and sets over the lengths `low`..`high`."""
+#: The most pages that each set which something keeps has had at smaller lengths, by layer and node.
+_History = dict[tuple[int, int], int]
 
-    def __init__(self, program: Program, static: Static, low: int, high: int):
+
+class _Piece:
+    """A program's numbers and sets over the lengths `low`..`high`; `history` is that of the lengths before."""
+
+    def __init__(self, program: Program, static: Static, low: int, high: int, history: _History):
         self.program, self.static, self.low, self.high = program, static, low, high
+        self.history = history
         self.numbers: dict[int, Interval] = {}
         self.sizes: dict[int, _Size] = {}
+        self._open: set[int] = set()
+        self._below: dict[int, _Piece] = {}
         self.least_pages, self.most_pages = (pages_of(n, program.page_size) for n in (low, high))
 
     # --- numbers
@@ -112,8 +149,12 @@ class _Piece:
 
     def _interval(self, index: int, node: Node) -> Interval:
         op = node.op
-        if op in ("q", "k", "v", "field"):
+        if op in ("q", "k", "v", "field", "memory", "attention"):
             return _ANYTHING
+        if op == "param":
+            return self._learned(node)
+        if op in ("index", "argmax"):
+            return Interval(0, self._places(index, node) - 1)
         if op == "const":
             value = float(node.attrs["value"])  # type: ignore[arg-type]
             return Interval(value, value)
@@ -123,18 +164,56 @@ class _Piece:
                 return Interval(self.low, self.high)
             if name == "pages":
                 return Interval(self.least_pages, self.most_pages)
-            value = self.static.value(name, self.program.page_size)
+            if name == "position":
+                return Interval(self.low - 1, self.high - 1)
+            value = float(self.static.value(name, self.program.page_size))
             return Interval(value, value)
         inputs = [self.number(i) for i in node.inputs]
         if op in ("reduce", "share", "dot", "softmax"):
             return self._reduced(node, inputs)
-        if op in ("split", "rename", "float"):
+        if op in ("split", "rename", "float", "merge", "slice", "sort"):
             return inputs[0]
+        if op == "concat":
+            return inputs[0].hull(inputs[1])
+        if op in ("gather", "shift", "window"):
+            fill = float(node.attrs["fill"])  # type: ignore[arg-type]
+            return inputs[0].hull(Interval(fill, fill))
+        if op == "scan":
+            return self._running(node, inputs[0])
         if op == "cast":
             return _cast(inputs[0], str(node.attrs["dtype"]))
         if op in _MONOTONE:
             return _monotone(op, inputs[0], node)
         return _BINARY[op](*inputs) if op in _BINARY else _corners(op, inputs, node)
+
+    def _learned(self, node: Node) -> Interval:
+        """Within what the file holds for this layer, where there is one."""
+        if self.program.parameters is None:
+            return _ANYTHING if node.type.kind != INT else Interval(-TENSOR_INT_LIMIT, TENSOR_INT_LIMIT)
+        name = str(node.attrs["name"])
+        heads = range(self.static.kv_heads if self.program.params[name].per_kv_head else 1)
+        rows = [parameter(self.program, name, self.static, kv) for kv in heads]
+        return Interval(min(float(row.min()) for row in rows), max(float(row.max()) for row in rows))
+
+    def _places(self, index: int, node: Node) -> int:
+        """How many places the axis of an index has at most; 1 where there is none."""
+        axis = node.attrs["axis"]
+        if axis == "page":
+            return max(1, self.most_pages - 1)
+        if node.op == "index" and not node.inputs:
+            return self.axes[index][str(axis)]
+        return self.axes[node.inputs[0]][str(axis)]
+
+    @functools.cached_property
+    def axes(self) -> list[dict[str, int]]:
+        return self.program.axis_sizes(self.static)
+
+    def _running(self, node: Node, x: Interval) -> Interval:
+        if node.attrs["how"] != "sum":
+            return x
+        axis = str(node.attrs["axis"])
+        count = self.most_pages - 1 if axis == "page" else self.axes[node.inputs[0]][axis]
+        return Interval(min(x.low, _scaled(x.low, count)), max(x.high, _scaled(x.high, count)), x.nan)
 
     def _reduced(self, node: Node, inputs: list[Interval]) -> Interval:
         x, how = inputs[0], node.attrs.get("how")
@@ -159,8 +238,51 @@ class _Piece:
 
     def size(self, index: int) -> _Size:
         if index not in self.sizes:
+            if index in self._open:
+                return _Size(0, self.most_pages)  # a memory that is made of itself
+            self._open.add(index)
             self.sizes[index] = self._size(self.program.nodes[index])
+            self._open.discard(index)
         return self.sizes[index]
+
+    def pass_on(self) -> None:
+        """Hands what is kept at these lengths to the larger ones."""
+        for index in self._kept():
+            key = (self.static.layer, index)
+            self.history[key] = max(self.history.get(key, 0), self.size(index).most)
+        for piece in self._below.values():
+            piece.pass_on()
+
+    def _kept(self) -> list[int]:
+        """The nodes whose sets are read at later steps or in higher layers."""
+        nodes = self.program.nodes
+        kept = [nodes[i].inputs[0] for i in self.program.live() if nodes[i].op == "reuse"]
+        return [*kept, *(i for i in self.program.live_memories().values() if nodes[i].type.kind == SET)]
+
+    def _remembered(self, node: Node) -> _Size:
+        """What an earlier step left, or a lower layer."""
+        if node.op == "memory":
+            memory = self.program.memories[str(node.attrs["name"])]
+            writer = self.program.writes[memory.name]
+            layer = self.static.layer - 1 if memory.scope == "layer" else self.static.layer
+        else:
+            writer, layer = node.inputs[0], self.static.layer
+            while node.attrs["over"] == "layers" and layer >= 0 and not self._computed_in(node, layer):
+                layer -= 1
+        if layer < 0:
+            return _Size(0, 0 if node.op == "memory" else self.most_pages)
+        piece = self if layer == self.static.layer else self._in_layer(layer)
+        most = max(piece.history.get((layer, writer), 0), piece.size(writer).most)
+        return _Size(0, min(most, self.most_pages))
+
+    def _computed_in(self, node: Node, layer: int) -> bool:
+        return bool(scalar_value(self.program, node.inputs[1], replace(self.static, layer=layer), None))
+
+    def _in_layer(self, layer: int) -> _Piece:
+        if layer not in self._below:
+            static = replace(self.static, layer=layer)
+            self._below[layer] = _Piece(self.program, static, self.low, self.high, self.history)
+        return self._below[layer]
 
     def _count(self, index: int) -> tuple[int, int]:
         """A count between 0 and the pages there are."""
@@ -186,13 +308,15 @@ class _Piece:
             return _Size(min(a.least, b.least), max(a.most, b.most), a.own and b.own)
         if node.op in ("union", "intersect", "difference", "complement"):
             sets = [self.size(i) for i in node.inputs]
-            return self._algebra(node.op, sets[0], sets[-1])
+            return self.algebra(node.op, sets[0], sets[-1])
+        if node.op in ("memory", "reuse"):
+            return self._remembered(node)
         count = {"random": 0, "topk": 1, "topp": 3, "above": 2}[node.op]
         _, most = self._count(node.inputs[count])
         among = [self.size(i).most for i in node.inputs[count + 1 :]]
         return _Size(0, min([most, pages - 1, *among]))
 
-    def _algebra(self, op: str, a: _Size, b: _Size) -> _Size:
+    def algebra(self, op: str, a: _Size, b: _Size) -> _Size:
         pages, least = self.most_pages, self.least_pages
         if op == "union":
             return _Size(max(a.least, b.least), min(pages, a.most + b.most), a.own or b.own)
@@ -217,6 +341,11 @@ def _widened(x: Interval, node: Node) -> Interval:
 
 def _cast(x: Interval, dtype: str) -> Interval:
     """Rounding to fewer bits moves a number by less than one part in 128, or past the largest finite one."""
+    if dtype in FP8:
+        # Rounding to three bits moves a number by less than one part in 8; the ends are where it saturates.
+        most = {"fp8_e4m3": 448.0, "fp8_e5m2": 57344.0}[dtype]
+        low, high = x.low - abs(x.low) / 8 - 0.01, x.high + abs(x.high) / 8 + 0.01
+        return Interval(max(-most, min(most, low)), max(-most, min(most, high)), x.nan)
     largest = 65000.0 if dtype == "fp16" else 3e38
     low = -math.inf if x.low < -largest else x.low - abs(x.low) / 128 - 1e-7
     high = math.inf if x.high > largest else x.high + abs(x.high) / 128 + 1e-7
