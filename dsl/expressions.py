@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from vortexlab.dsl.calls import call_function, call_method
+from vortexlab.dsl.calls import call_function
 from vortexlab.dsl.declarations import check_number
 from vortexlab.dsl.graph import Value
 from vortexlab.dsl.ir import SET, Knob, Type
 from vortexlab.dsl.items import Axis, Deferred, Item, Poisoned, Record, Text
+from vortexlab.dsl.methods import call_method
 from vortexlab.dsl.places import Findings, Place, place_of
 from vortexlab.dsl.rules import Graph
 from vortexlab.dsl.words import FUNCTIONS, METHOD_PARAMETERS, METHODS, function_hint, refused, suggestion
@@ -45,7 +46,7 @@ class Expressions:
         self.findings = Findings()
         self.used: set[str] = set()
         self._scope: dict[str, Item | Deferred | None] = dict(scope)
-        self._method = method
+        self.method = method
 
     def has(self, name: str) -> bool:
         return name in self._scope
@@ -135,9 +136,9 @@ class Expressions:
         if name == "everything":
             return self.graph.add("everything", Type(SET), (), place)
         owners = [method for method, names in METHOD_PARAMETERS.items() if name in names]
-        if self._method in owners:
-            hint = f"add it to the parameters: def {self._method}({', '.join(METHOD_PARAMETERS[self._method])})"
-        elif owners and self._method:
+        if self.method in owners:
+            hint = f"add it to the parameters: def {self.method}({', '.join(METHOD_PARAMETERS[self.method])})"
+        elif owners and self.method:
             hint = f"{name} is given to {' and '.join(owners)} only"
         elif name in FUNCTIONS:
             hint = f"{name} is a function: write {name}(...)"

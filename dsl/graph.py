@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from vortexlab.dsl.ir import (
     BOOL,
@@ -23,7 +24,7 @@ from vortexlab.dsl.ops import OPS
 from vortexlab.dsl.places import Named, Place
 from vortexlab.dsl.sizes import Size
 
-RESERVED_AXES = ("page", "head", "token", "channel")
+RESERVED_AXES = ("page", "head", "query", "token", "channel")
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,22 @@ class Value:
 
 
 class Nodes:
-    """The nodes made so far; `sizes` holds the length of each node's axes, `stage` that of the next node."""
+    """The nodes made so far; `sizes` holds the length of each node's axes, `stage` that of the next node.
 
-    def __init__(self) -> None:
+    `lengths` are those of the axes that a program is given, and of a value's channels: as many as those of a key
+    unless the program `is_latent`, that is speaks of a latent part.
+    """
+
+    def __init__(
+        self, page: int | KnobRef = 16, block: int | KnobRef | None = None, is_latent: bool = False
+    ) -> None:
         self.nodes: list[Node] = []
         self.sizes: list[Mapping[str, Size]] = []
         self.stage = QUERY_STAGE
+        self.lengths = {
+            "head": Size.of("head"), "query": Size.of(block or 1), "token": Size.of(page),
+            "channel": Size.of("channel"), "value": Size.of("value" if is_latent else "channel"),
+        }  # fmt: skip
         self._seen: dict[object, int] = {}
 
     def add(
@@ -67,19 +78,27 @@ class Nodes:
             self.sizes.append({axis: merged[axis] for axis in type_.axes if axis != "page"})
         return Value(self._seen[key], type_)
 
-    def _merged(self, inputs: Sequence[Value], place: Place) -> dict[str, Size]:
+    def _merged(self, inputs: Sequence[Value], place: Place, but: str = "") -> dict[str, Size]:
+        """Lengths by axis; inputs must agree on all but one axis."""
         merged: dict[str, Size] = {}
         for value in inputs:
             for axis, size in self.sizes[value.index].items():
-                if merged.setdefault(axis, size) != size:
-                    raise place.error(
-                        "axis-size",
-                        f"the axis {axis} has different lengths",
-                        found=f"{merged[axis]} and {size}",
-                        expected="one length",
-                        hint=f"reduce {axis}, or rename one of them",
-                    )
+                if merged.setdefault(axis, size) != size and axis != but:
+                    self._sizes_differ(axis, merged[axis], size, place)
         return merged
+
+    @staticmethod
+    def _sizes_differ(axis: str, a: Size, b: Size, place: Place) -> NoReturn:
+        hint = f"reduce {axis}, or rename one of them"
+        if {a, b} == {Size.of("channel"), Size.of("value")}:
+            hint = "keys may be wider than values: take runs of one length, for example x.slice(channel, 0, ctx.latent)"
+        raise place.error(
+            "axis-size",
+            f"the axis {axis} has different lengths",
+            found=f"{a} and {b}",
+            expected="one length",
+            hint=hint,
+        )
 
     # ---- leaves
 
@@ -89,13 +108,13 @@ class Nodes:
 
     def ctx(self, name: str, place: Place) -> Value:
         kind = STATIC_CTX.get(name) or DYNAMIC_CTX[name]
-        if self.stage == PAGE_STAGE and name in DYNAMIC_CTX:
+        if self.stage == PAGE_STAGE and (name in DYNAMIC_CTX or name == "prefill"):
             raise place.error(
                 "summary-not-pure",
                 f"a summary may not read ctx.{name}",
                 hint="a summary is a function of its page's tokens alone; use ctx in score or select",
                 found=f"ctx.{name}",
-                expected=", ".join(f"ctx.{n}" for n in STATIC_CTX),
+                expected=", ".join(f"ctx.{n}" for n in STATIC_CTX if n != "prefill"),
             )
         return self.add("ctx", Type(kind), (), place, name=name)
 

@@ -291,7 +291,8 @@ class Program:
     def axis_sizes(self, static: Static) -> list[dict[str, int]]:
         """For each node of a bound program, the sizes of its axes other than ``page``.
 
-        Raises `VortexError` when a split does not divide, or a slice or an index reaches beyond its axis.
+        Raises `VortexError` when a split does not divide, a slice reaches beyond its axis, or two values that meet
+        have different lengths.
         """
         sizes: list[dict[str, int]] = []
         for node in self.nodes:
@@ -319,11 +320,15 @@ class Program:
         if node.op == "gather":
             inner = {axis: size for axis, size in sizes[node.inputs[0]].items() if axis != attrs["axis"]}
             return {**inner, **sizes[node.inputs[1]]}
-        found: dict[str, int] = {}
-        for index in node.inputs:
-            found.update(sizes[index])
         if node.op == "attention":
             return {"head": static.group, "channel": static.value_dim}
+        found: dict[str, int] = {}
+        for index in node.inputs:
+            for axis, size in sizes[index].items():
+                if judged and found.setdefault(axis, size) != size and (node.op, axis) != ("concat", attrs.get("axis")):
+                    hint = "keys may be wider than values: take runs of one length, as x.slice(channel, 0, ctx.latent)"
+                    raise fault(f"the axis {axis} has the lengths {found[axis]} and {size}; {hint}")
+            found.update(sizes[index])
         if node.op == "split":
             axis, name, count = str(attrs["axis"]), str(attrs["name"]), int(attrs["size"])  # type: ignore[arg-type]
             if count < 1 or ((judged or axis != "channel") and found[axis] % count):

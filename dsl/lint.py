@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from vortexlab.dsl.errors import Diagnostic
-from vortexlab.dsl.ir import KnobRef, Program
+from vortexlab.dsl.ir import KnobRef, Program, Static
 from vortexlab.dsl.outline import Outline
 from vortexlab.dsl.places import Place
+from vortexlab.dsl.scalars import scalar_value
 
 _STATIC = ("first", "last", "stride", "everything")
 #: Selectors that choose among candidates, with their number of inputs before `among`.
@@ -26,14 +28,23 @@ def unused_names(
     `returned` are the names that each method returns, with their places; `used` what was read anywhere.
     """
     found = []
-    for name, place in returned["summarize"].items():
+    for name, place in returned.get("summarize", {}).items():
         if name not in program.fields:
             found.append(_warning("unused-summary", f"the selection does not depend on summary {name}", place))
-    for name, place in returned["score"].items():
+    for name, place in returned.get("score", {}).items():
         if f"score.{name}" not in used:
-            found.append(_warning("unused-score", f"select does not read score.{name}", place))
+            found.append(_warning("unused-score", f"nothing reads score.{name}", place))
+    for name in outline.memories:
+        if name not in program.memories:
+            text = f"neither the selection nor the output depends on the memory {name}"
+            found.append(_warning("unused-memory", text, outline.places[name]))
+    for name in outline.params:
+        if name not in program.params:
+            found.append(_warning("unused-param", f"nothing depends on the parameter {name}", outline.places[name]))
     live = {str(node.attrs["name"]) for node in program.nodes if node.op == "knob"}
-    live |= {v.name for node in program.nodes for v in node.attrs.values() if isinstance(v, KnobRef)} | {"page"}
+    live |= {v.name for node in program.nodes for v in node.attrs.values() if isinstance(v, KnobRef)}
+    live |= {item.every.name for item in program.memories.values() if isinstance(item.every, KnobRef)}
+    live |= {item.name for item in (program.page, program.block) if isinstance(item, KnobRef)}
     for name in outline.knobs:
         if name not in live:
             found.append(_warning("unused-knob", f"the selection does not depend on knob {name}", outline.places[name]))
@@ -42,6 +53,35 @@ def unused_names(
             found.append(_warning("unused-variable", f"nothing reads {name}", outline.places[name]))
     for name, place in variables:
         found.append(_warning("unused-variable", f"nothing reads {name}", place))
+    return found
+
+
+def early_reuse(program: Program) -> list[Diagnostic]:
+    """Rule 8: sets reused from a lower layer that the lowest layer, with the default knobs, does not make."""
+    values = program.defaults
+    bound = replace(
+        program,
+        page=int(values[program.page.name]) if isinstance(program.page, KnobRef) else program.page,  # type: ignore[arg-type]
+        nodes=tuple(
+            replace(node, op="const", attrs={"value": values[str(node.attrs["name"])]}) if node.op == "knob" else node
+            for node in program.nodes
+        ),
+    )
+    lowest = Static(kv_heads=8, group=4, head_dim=128, scale=0.1, layer=0, layers=32)
+    found = []
+    for _, node in bound:
+        if node.op == "reuse" and node.attrs["over"] == "layers" and not scalar_value(bound, node.inputs[1], lowest, 1):
+            found.append(
+                Diagnostic(
+                    "reuse-before-write",
+                    "layer 0 reuses a set that no layer below it has made",
+                    node.line,
+                    node.column,
+                    found="a condition that does not hold where ctx.layer is 0",
+                    expected="a condition that holds in layer 0",
+                    hint="add the first layer: layers=(ctx.layer == 0) or ..., or ctx.layer % n == 0",
+                )
+            )
     return found
 
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vortexlab.dsl import limits
-from vortexlab.dsl.calls import MAX_PARTS
 from vortexlab.dsl.codes import CODES
 from vortexlab.dsl.ir import DTYPES, DYNAMIC_CTX, REDUCTIONS, STATIC_CTX
 from vortexlab.dsl.ops import OPS
+from vortexlab.dsl.methods import MAX_PARTS
 from vortexlab.dsl.outline import MAX_PAGE, SUMMARY_DTYPES
-from vortexlab.dsl.parser import MAX_PROGRAM_NODES
+from vortexlab.dsl.whole import MAX_PROGRAM_NODES
 
 _GROUPS = {
     "leaf": "Values",
@@ -24,11 +24,13 @@ _GROUPS = {
     "compare": "Comparisons",
     "logic": "Truth values",
     "shape": "Axes",
+    "order": "Along an axis",
     "reduce": "Reductions",
     "contract": "Contractions",
     "pages": "Over pages",
     "selector": "Selectors: sets of pages",
     "set": "Set algebra",
+    "output": "Attention output",
 }
 
 _CTX = {
@@ -40,6 +42,9 @@ _CTX = {
     "group": "query heads of one KV head",
     "head_dim": "channels of one head",
     "page": "tokens of a page",
+    "latent": "channels of the latent part of an MLA key, else 0",
+    "prefill": "whether this is a block of prefill, not a step of decode",
+    "position": "the query's position, length - 1",
     "scale": "the model's softmax scale, usually 1 / sqrt(head_dim)",
 }
 

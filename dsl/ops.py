@@ -13,8 +13,9 @@ from dataclasses import dataclass
 class OpSpec:
     """One operation of the IR.
 
-    `group` is one of: leaf, unary, binary, compare, logic, shape, reduce, contract, pages, selector, set.
-    `arity` counts node inputs; (low, high) when the last ones are optional.
+    `group` is one of: leaf, unary, binary, compare, logic, shape, order, reduce, contract, pages, selector,
+    set, output.
+    `arity` counts node inputs; (low, high) when the last ones are optional. `attrs` are all that a node may have.
     """
 
     name: str
@@ -42,6 +43,10 @@ _TABLE = [
     _op("v", "leaf", 0, "", "v", "values of one complete page: [token, channel]"),
     _op("q", "leaf", 0, "", "q", "query heads of one KV head, after norm and RoPE, unscaled: [head, channel]"),
     _op("field", "leaf", 0, "name", "s.lo", "a summary of every candidate page: [page, ...the summary's axes]"),
+    _op("param", "leaf", 0, "name", "gate", "a learned constant declared by `param` in the class body"),
+    _op("memory", "leaf", 0, "name", "m.mass", "what `remember` handed on, declared by `memory` in the class body"),
+    _op("index", "leaf", (0, 1), "axis", "index(page), x.index(axis)",
+        "int [axis]: 0, 1, 2, ... along an axis of the model, or along an axis of x; over page the page number"),
     # elementwise
     _op("neg", "unary", 1, "", "-x", "negation"),
     _op("abs", "unary", 1, "", "abs(x)", "absolute value"),
@@ -55,7 +60,7 @@ _TABLE = [
     _op("floor", "unary", 1, "", "floor(x)", "largest integer not above a scalar x; an int"),
     _op("ceil", "unary", 1, "", "ceil(x)", "smallest integer not below a scalar x; an int"),
     _op("float", "unary", 1, "", "float(x)", "an int or truth value as a float"),
-    _op("cast", "unary", 1, "dtype", 'x.to("bf16")', "rounds to fp32, bf16 or fp16; arithmetic afterwards is fp32"),
+    _op("cast", "unary", 1, "dtype", 'x.to("bf16")', "rounds to fp32, bf16, fp16, fp8_e4m3 or fp8_e5m2 (the fp8 ones saturate); arithmetic afterwards is fp32"),
     _op("add", "binary", 2, "", "a + b", "sum", True),
     _op("sub", "binary", 2, "", "a - b", "difference"),
     _op("mul", "binary", 2, "", "a * b", "product", True),
@@ -75,7 +80,21 @@ _TABLE = [
     # shape
     _op("split", "shape", 1, "axis name size", "x.split(token, part=4)",
         "cuts an axis into 4 equal runs, in order; a new axis counts them"),
+    _op("merge", "shape", 1, "first second name", "x.merge(part, token, into=tokens)",
+        "makes one axis of two, the first one slower: what split undoes"),
     _op("rename", "shape", 1, "old new", "x.rename(channel, other)", "gives an axis another name"),
+    _op("slice", "shape", 1, "axis start stop", "x.slice(channel, 0, 64), x.slice(channel, -64)",
+        "a run of an axis; below 0 counts from the end, no stop is the end; ctx.latent and ctx.head_dim are bounds too"),
+    _op("concat", "shape", 2, "axis", "concat(a, b, channel)", "b behind a along one axis"),
+    _op("window", "shape", 1, "axis name size fill", "x.window(page, near=3, fill=0.0)",
+        "a new axis of neighbours: out[i, j] = x[i + j - 3 // 2]; `fill` beyond the ends"),
+    _op("shift", "shape", 1, "axis by fill", "x.shift(page, 1, fill=0.0)", "out[i] = x[i - 1]; `fill` beyond the ends"),
+    _op("gather", "shape", 2, "axis fill", "x.take(channel, i, fill=0.0)",
+        "x at the int index i, which may have any axes; `fill` where i is outside"),
+    # along an axis
+    _op("scan", "order", 1, "how axis", "x.cumsum(axis), x.cummax(axis), x.cummin(axis)", "running sum, max, min"),
+    _op("sort", "order", 1, "axis how", 'x.sort(axis), x.sort(axis, "up")', "values in order, the largest first"),
+    _op("argmax", "order", 1, "axis", "x.argmax(axis)", "int: where the largest is, the first of equals"),
     # reductions and contractions
     _op("reduce", "reduce", 1, "how axis", 'x.sum(channel), x.reduce("max", head)',
         "sum, mean, max, min or norm (square root of the sum of squares) over one axis; over `page` it runs over "
@@ -85,6 +104,7 @@ _TABLE = [
     _op("softmax", "pages", 1, "", "softmax(x, page)", "softmax over the candidate pages"),
     _op("share", "pages", 1, "how", 'share(score, "max")',
         "one score list per request: sum, max or mean of a [page] score over the KV heads"),
+    _op("member", "pages", 1, "", "member(pages)", "bool [page], or [page, head]: which candidates a set holds"),
     # selectors
     _op("everything", "selector", 0, "", "everything()", "every page"),
     _op("first", "selector", 1, "", "first(n)", "the first n pages (attention sinks)"),
@@ -102,6 +122,14 @@ _TABLE = [
     _op("intersect", "set", 2, "", "a & b", "pages in both", True),
     _op("difference", "set", 2, "", "a - b", "pages in a and not in b"),
     _op("complement", "set", 1, "", "~a", "pages that are not in a"),
+    _op("reuse", "set", (1, 2), "every over", "reuse(a, every=8), reuse(a, layers=c)",
+        "the set of the request's last step that was due (position % every == 0), or of the nearest layer up to this "
+        "one where the compile-time c holds; candidates only"),
+    # output
+    _op("attention", "output", (1, 6), "parts",
+        "attention(pages, log_weight=w), attention(pages, keys=s.k, values=s.v, among=a, entry_log_weight=u)",
+        "softmax over tokens of the pages (logit scale * q . k + w[page]) and over entries made of summaries, times "
+        "values: [head, channel]"),
 ]  # fmt: skip
 
 OPS: dict[str, OpSpec] = {spec.name: spec for spec in _TABLE}

@@ -1,4 +1,4 @@
-"""The shape of a program file: one decorated class with knobs, constants and up to three methods."""
+"""The shape of a program file: one decorated class with declarations, constants and methods."""
 
 from __future__ import annotations
 
@@ -6,27 +6,40 @@ import ast
 from dataclasses import dataclass, field
 
 from vortexlab.dsl.declarations import check_each_once, is_knob_call, one_of, read_knob, whole_number
-from vortexlab.dsl.ir import Knob, KnobRef
+from vortexlab.dsl.ir import DTYPES, KV_DTYPES, Knob, KnobRef, Memory, Param
 from vortexlab.dsl.places import Findings, Place, place_of
+from vortexlab.dsl.sizes import settings
+from vortexlab.dsl.state import is_memory, is_param, read_memory, read_param
 from vortexlab.dsl.words import METHOD_PARAMETERS, PARAMETERS, RESERVED, refused, suggestion
 
 MAX_PAGE = 256
-SUMMARY_DTYPES = ("kv", "fp32", "bf16", "fp16")
+MAX_BLOCK = 4096
+SUMMARY_DTYPES = ("kv", *DTYPES)
+_OPTIONS = ("page", "block", "kv", "summaries", "seed")
 _EXAMPLE = "{0} = 4, or {0} = knob.int(1, 64, default=4)"
 
 
 @dataclass
 class Outline:
-    """What stands in a program file, its expressions not yet evaluated. `places` are those of knobs and constants."""
+    """What stands in a program file, its expressions not yet evaluated. `places` are those of its declarations.
+
+    `is_latent` is whether the program speaks of a latent part of keys.
+    """
 
     name: str
     doc: str
     place: Place
     page: int | KnobRef = 16
+    block: int | KnobRef | None = None
+    kv_dtype: str = "auto"
+    is_latent: bool = False
     seed: int = 0
     summary_dtype: str = "kv"
     knobs: dict[str, Knob] = field(default_factory=dict)
+    params: dict[str, Param] = field(default_factory=dict)
+    memories: dict[str, Memory] = field(default_factory=dict)
     constants: dict[str, ast.expr] = field(default_factory=dict)
+    options: dict[str, Place] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
     methods: dict[str, ast.FunctionDef] = field(default_factory=dict)
 
@@ -37,9 +50,12 @@ def read_outline(tree: ast.Module, findings: Findings) -> Outline | None:
     if body is None:
         return None
     outline = Outline(body.name, ast.get_docstring(body) or "", place_of(body))
+    outline.is_latent = any(isinstance(node, ast.Attribute) and node.attr == "latent" for node in ast.walk(body))
     findings.guard(lambda: _decorator(body, outline))
     for position, item in enumerate(body.body):
         findings.guard(lambda item=item, position=position: _member(item, position, outline))  # type: ignore[misc]
+    for step in (_axes_of_params, _blocks):
+        findings.guard(lambda step=step: step(outline))  # type: ignore[misc]
     if "select" not in outline.methods and not findings:
         findings.append(
             outline.place.error(
@@ -139,7 +155,11 @@ def _decorator(body: ast.ClassDef, outline: Outline) -> None:
     check_each_once("program", node)
     for keyword in node.keywords:
         if keyword.arg == "page":
-            _page(keyword.value, outline)
+            outline.page = _length("page", keyword.value, MAX_PAGE, outline)
+        elif keyword.arg == "block":
+            outline.block = _length("block", keyword.value, MAX_BLOCK, outline)
+        elif keyword.arg == "kv":
+            outline.kv_dtype = one_of(keyword.value, KV_DTYPES)
         elif keyword.arg == "summaries":
             outline.summary_dtype = one_of(keyword.value, SUMMARY_DTYPES)
         elif keyword.arg == "seed":
@@ -148,28 +168,77 @@ def _decorator(body: ast.ClassDef, outline: Outline) -> None:
             raise place_of(keyword.value).error(
                 "unknown-argument",
                 f"program has no option {keyword.arg}",
-                expected="page, summaries, seed",
-                hint=suggestion(str(keyword.arg), ["page", "summaries", "seed"]),
+                expected=", ".join(_OPTIONS),
+                hint=suggestion(str(keyword.arg), _OPTIONS),
                 found=f"{keyword.arg}=",
             )
 
 
-def _page(node: ast.expr, outline: Outline) -> None:
+def _length(name: str, node: ast.expr, most: int, outline: Outline) -> int | KnobRef:
+    """Tokens of a page or queries of a block: a number or a knob."""
+    outline.options[name] = place_of(node)
     if not is_knob_call(node):
-        outline.page = whole_number(node, 1, MAX_PAGE)
-        return
+        return whole_number(node, 1, most)
     assert isinstance(node, ast.Call)
-    knob = read_knob("page", node)
+    knob = read_knob(name, node)
     sizes = knob.choices if knob.kind == "choice" else (knob.low, knob.high)
-    if not all(type(size) is int and 1 <= size <= MAX_PAGE for size in sizes):
+    if not all(type(size) is int and 1 <= size <= most for size in sizes):
+        what, example = ("tokens", "8, 16, 32, 64") if name == "page" else ("queries", "64, 128")
         raise place_of(node).error(
-            "page-size",
-            "the page knob offers whole numbers of tokens",
+            "page-size" if name == "page" else "block-size",
+            f"the {name} knob offers whole numbers of {what}",
             found=", ".join(map(repr, sizes)),
-            expected=f"1 to {MAX_PAGE}",
-            hint="page=knob.choice(8, 16, 32, 64, default=16)",
+            expected=f"1 to {most}",
+            hint=f"{name}=knob.choice({example}, default={example.split(', ')[-1]})",
         )
-    outline.knobs["page"], outline.page, outline.places["page"] = knob, KnobRef("page"), place_of(node)
+    outline.knobs[name], outline.places[name] = knob, place_of(node)
+    return KnobRef(name)
+
+
+def _axes_of_params(outline: Outline) -> None:
+    for param in outline.params.values():
+        for axis in param.sizes:
+            if axis in outline.places or axis in PARAMETERS:
+                raise outline.places[param.name].error(
+                    "axis-taken",
+                    f"{axis} is the name of something else here",
+                    found=f"{param.name} with the axis {axis}",
+                    expected="a name of its own",
+                    hint="choose another name for the axis",
+                )
+
+
+def _blocks(outline: Outline) -> None:
+    """Prefill by blocks needs their length and what stands for one; blocks and pages meet at their ends."""
+    if "pool" in outline.methods and outline.block is None:
+        raise place_of(outline.methods["pool"]).error(
+            "pool-without-block",
+            "pool makes one query of a block, and the program has no blocks",
+            found="def pool",
+            expected="@program(page=16, block=64)",
+            hint="say how many queries of prefill stand in a block, or remove pool for dense prefill",
+        )
+    if outline.block is None:
+        return
+    if "pool" not in outline.methods:
+        raise outline.options["block"].error(
+            "block-without-pool",
+            "the program names a block of prefill queries and does not pool them",
+            found="block=",
+            expected="def pool(q, ctx): return q.mean(query)",
+            hint="write pool, or remove block= for dense prefill",
+        )
+    refs = {name: value for name, value in (("page", outline.page), ("block", outline.block))}
+    for is_default, setting in settings({v.name for v in refs.values() if isinstance(v, KnobRef)}, outline.knobs):
+        page, block = (int(setting[v.name] if isinstance(v, KnobRef) else v) for v in refs.values())  # type: ignore[arg-type]
+        if block % page and page % block:
+            raise outline.options["block"].error(
+                "block-size",
+                "blocks and pages do not meet at their ends",
+                found=f"a block of {block} queries and pages of {page} tokens",
+                expected="a multiple or a divisor of the page size",
+                hint="choose powers of two" + ("" if is_default else ", for every setting of the knobs"),
+            )
 
 
 def _member(item: ast.stmt, position: int, outline: Outline) -> None:
@@ -188,6 +257,12 @@ def _member(item: ast.stmt, position: int, outline: Outline) -> None:
         if is_knob_call(item.value):
             assert isinstance(item.value, ast.Call)
             outline.knobs[name] = read_knob(name, item.value)
+        elif is_param(item.value):
+            assert isinstance(item.value, ast.Call)
+            outline.params[name] = read_param(name, item.value)
+        elif is_memory(item.value):
+            assert isinstance(item.value, ast.Call)
+            outline.memories[name] = read_memory(name, item.value, outline.knobs)
         elif (
             isinstance(item.value, ast.Call) and isinstance(item.value.func, ast.Name) and item.value.func.id == "knob"
         ):
@@ -222,7 +297,7 @@ def _method(item: ast.FunctionDef, outline: Outline) -> None:
         raise place.error(
             "unknown-method",
             f"a program has no method {item.name}",
-            expected="summarize, score, select",
+            expected=", ".join(METHOD_PARAMETERS),
             hint=suggestion(item.name, list(METHOD_PARAMETERS)),
             found=f"def {item.name}",
         )

@@ -2,306 +2,117 @@
 
 from __future__ import annotations
 
-from vortexlab.dsl.graph import Nodes, Value
-from vortexlab.dsl.ir import BOOL, DTYPES, FLOAT, INT, SET, KnobRef, Type, ordered
+from collections.abc import Mapping
+
+from vortexlab.dsl.graph import Value
+from vortexlab.dsl.ir import FLOAT, SET, Memory, Param, Type
 from vortexlab.dsl.places import Named, Place
+from vortexlab.dsl.set_rules import SetRules
 from vortexlab.dsl.sizes import Size
 
+#: What an attention output may be made of, in the order of its inputs.
+ATTENTION_PARTS = ("pages", "keys", "values", "among", "log_weight", "entry_log_weight")
+_SHAPE = "attention(pages, keys=s.k, values=s.v, among=..., log_weight=..., entry_log_weight=...)"
 
-class Graph(Nodes):
+
+class Graph(SetRules):
     """Builds nodes; each method is the rule of one op or of one group of them. All raise `Finding`."""
 
-    # ---- elementwise
+    def param(self, attribute: str, declared: Param, place: Place) -> Value:
+        made = {axis: Size.of(size) for axis, size in declared.sizes.items()}
+        return self.add("param", Type(declared.kind, declared.axes), (), place, {**self.lengths, **made}, name=attribute)
 
-    def unary(self, op: str, x: Value, place: Place) -> Value:
-        self._not_set(op, x, place)
-        if op in ("floor", "ceil"):
-            if x.type.axes:
-                raise place.error(
-                    "count-not-scalar",
-                    f"{op} takes a scalar",
-                    found=str(x),
-                    hint="reduce it first, for example with .mean(page)",
-                    expected="a scalar",
-                )
-            return x if x.type.kind == INT else self.add(op, Type(INT), (x,), place)
-        if op == "float":
-            return x if x.type.kind == FLOAT else self.add(op, Type(FLOAT, x.type.axes), (x,), place)
-        if op == "not":
-            if x.type.kind != BOOL:
-                raise place.error(
-                    "not-a-truth-value",
-                    "`not` takes a truth value",
-                    found=str(x),
-                    hint="compare first",
-                    expected="bool",
-                )
-            return self.add(op, x.type, (x,), place)
-        self._numeric(op, x, place)
-        if op == "pos":
-            return x
-        kind = x.type.kind if op in ("neg", "abs", "relu") else FLOAT
-        return self.add(op, Type(kind, x.type.axes), (x,), place)
+    def memory(self, declared: Memory, place: Place) -> Value:
+        return self.add("memory", declared.type, (), place, self.lengths, name=declared.name)
 
-    def cast(self, x: Value, dtype: str, place: Place) -> Value:
-        if dtype not in DTYPES:
-            raise place.error(
-                "unknown-dtype",
-                f"unknown precision {dtype!r}",
-                expected=", ".join(DTYPES),
-                found=repr(dtype)[:40],
-                hint=f'x.to("{DTYPES[0]}")',
+    # ---- the attention output
+
+    def attention(self, parts: Mapping[str, Value], places: Mapping[str, Place], place: Place) -> Value:
+        """One softmax over the tokens of `pages`, the entries made of `keys` and `values`, or both."""
+        parts = {name: parts[name] for name in ATTENTION_PARTS if name in parts}
+        self._complete(parts, place)
+        for name in ("pages", "among"):
+            if name in parts:
+                self.page_set(parts[name], name, places[name])
+        made: dict[str, Value] = {
+            name: value if value.type.kind == SET else self._number_part(name, value, places[name])
+            for name, value in parts.items()
+        }
+        entry_axes: set[str] = set()
+        if "keys" in made:
+            entry_axes = self._entries(made["keys"], made["values"], places)
+        if "log_weight" in made:
+            more = set() if "pages" in made else entry_axes
+            made["log_weight"] = self._weight("log_weight", made["log_weight"], more, places)
+        if "entry_log_weight" in made:
+            made["entry_log_weight"] = self._weight(
+                "entry_log_weight", made["entry_log_weight"], entry_axes, places
             )
-        if x.type.kind != FLOAT:
-            raise place.error("cast-kind", "only floats are cast", found=str(x), hint="use float(x)", expected="float")
-        return self.add("cast", Type(FLOAT, x.type.axes, dtype), (x,), place, dtype=dtype)
+        sizes = {"head": self.lengths["head"], "channel": self.lengths["value"]}
+        inputs = tuple(made.values())
+        return self.add("attention", Type(FLOAT, ("head", "channel")), inputs, place, sizes, parts=" ".join(made))
 
-    def binary(self, op: str, a: Value, b: Value, place: Place) -> Value:
-        if SET in (a.type.kind, b.type.kind):
-            return self._set_algebra(op, a, b, place)
-        for value in (a, b):
-            self._numeric(op, value, place)
-        axes = ordered({*a.type.axes, *b.type.axes})
-        kind = INT if a.type.kind == b.type.kind == INT else FLOAT
-        if op in ("floordiv", "mod") and kind != INT:
-            raise place.error(
-                "integer-only",
-                f"`{'//' if op == 'floordiv' else '%'}` works on ints",
-                found=f"{a} and {b}",
-                hint="use floor(a / b)",
-                expected="int and int",
-            )
-        if op == "div":
-            kind = FLOAT
-        return self.add(op, Type(kind, axes), (a, b), place)
+    def _complete(self, parts: Mapping[str, Value], place: Place) -> None:
+        def missing(what: str, hint: str) -> None:
+            raise place.error("attention-parts", what, found=", ".join(parts) or "nothing", expected=_SHAPE, hint=hint)
 
-    def compare(self, op: str, a: Value, b: Value, place: Place) -> Value:
-        for value in (a, b):
-            self._numeric(op, value, place)
-        return self.add(op, Type(BOOL, ordered({*a.type.axes, *b.type.axes})), (a, b), place)
+        if ("keys" in parts) != ("values" in parts):
+            absent = "values" if "keys" in parts else "keys"
+            missing(f"attention lacks {absent}", f"entries have a key and a value each: add {absent}=s.name")
+        if "pages" not in parts and "keys" not in parts:
+            missing("attention has nothing to attend to", "write attention(pages), or attention(keys=s.k, values=s.v)")
+        if "among" in parts and "keys" not in parts:
+            missing("among= limits entries, and there are none", "attention(pages & other) attends to fewer tokens")
+        if "entry_log_weight" in parts and "keys" not in parts:
+            missing("entry_log_weight= weighs entries, and there are none", "use log_weight= for the tokens of pages")
+        if "entry_log_weight" in parts and "pages" not in parts:
+            missing("without pages the one weight is log_weight", "write log_weight= instead of entry_log_weight=")
 
-    def logic(self, op: str, a: Value, b: Value, place: Place) -> Value:
-        for value in (a, b):
-            if value.type.kind != BOOL:
-                hint = "between page sets use | and &" if value.type.kind == SET else "compare first, for example x > 0"
-                raise place.error(
-                    "not-a-truth-value",
-                    f"`{op}` takes truth values",
-                    found=str(value),
-                    hint=hint,
-                    expected="bool and bool",
-                )
-        return self.add(op, Type(BOOL, ordered({*a.type.axes, *b.type.axes})), (a, b), place)
-
-    def where(self, c: Value, a: Value, b: Value, place: Place) -> Value:
-        if c.type.kind != BOOL:
-            raise place.error(
-                "not-a-truth-value",
-                "where takes a truth value first",
-                found=str(c),
-                hint="compare first",
-                expected="bool",
-            )
-        if SET in (a.type.kind, b.type.kind):
-            if a.type.kind != b.type.kind:
-                raise place.error(
-                    "set-and-number",
-                    "where chooses between two sets or two numbers",
-                    found=f"{a} and {b}",
-                    expected="two sets or two numbers",
-                    hint="make a set of the number: first(n), topk(score, n), ...",
-                )
-            if c.type.axes:
-                raise place.error(
-                    "set-condition",
-                    "between sets the condition must be a scalar",
-                    found=str(c),
-                    hint="use above(score, threshold, max=n) to choose page by page",
-                    expected="bool",
-                )
-            return self.add("where", Type(SET, ordered({*a.type.axes, *b.type.axes})), (c, a, b), place)
-        axes = ordered({*c.type.axes, *a.type.axes, *b.type.axes})
-        kinds = {a.type.kind, b.type.kind}
-        if kinds == {BOOL}:
-            kind = BOOL
-        elif BOOL in kinds:
-            raise place.error(
-                "truth-and-number",
-                "where chooses between values of one kind",
-                found=f"{a} and {b}",
-                hint="use float(x) on the truth value",
-                expected="two numbers or two truth values",
-            )
-        else:
-            kind = INT if kinds == {INT} else FLOAT
-        made = self.add("where", Type(kind, axes), (c, a, b), place)
-        return self.unary("float", made, place) if kind == INT and axes else made
-
-    # ---- shape, reductions, contractions
-
-    def split(self, x: Value, axis: Named, name: str, size: int | KnobRef, place: Place) -> Value:
-        self._numeric("split", x, place)
-        self._has_axis("split", x, axis)
-        if axis.name not in ("token", "channel"):
-            raise axis.place.error(
-                "split-axis",
-                f"{axis.name} cannot be split",
-                expected="token or channel",
-                found=axis.name,
-                hint="only the tokens of a page and the channels of a head have runs",
-            )
-        self._fresh_axis(x, name, axis.place)
-        before = self.sizes[x.index]
-        sizes = {**before, axis.name: before[axis.name].split(size), name: Size(size)}
-        return self.add(
-            "split",
-            Type(x.type.kind, ordered({*x.type.axes, name}), x.type.dtype),
-            (x,),
-            place,
-            sizes,
-            axis=axis.name,
-            name=name,
-            size=size,
-        )
-
-    def rename(self, x: Value, old: Named, new: str, place: Place) -> Value:
-        self._numeric("rename", x, place)
-        self._has_axis("rename", x, old)
-        if old.name == "page":
-            raise old.place.error(
-                "rename-page",
-                "page cannot be renamed",
-                hint="scores keep their page axis",
-                found="page",
-                expected="another axis",
-            )
-        self._fresh_axis(x, new, old.place)
-        sizes = {new if axis == old.name else axis: size for axis, size in self.sizes[x.index].items()}
-        return self.add(
-            "rename",
-            Type(x.type.kind, ordered({*x.type.axes, new} - {old.name}), x.type.dtype),
-            (x,),
-            place,
-            sizes,
-            old=old.name,
-            new=new,
-        )
-
-    def reduce(self, x: Value, how: str | KnobRef, axis: Named, place: Place) -> Value:
-        self._numeric("a reduction", x, place)
-        self._has_axis("a reduction", x, axis)
-        axes = tuple(a for a in x.type.axes if a != axis.name)
-        return self.add("reduce", Type(FLOAT, axes), (x,), place, how=how, axis=axis.name)
-
-    def dot(self, a: Value, b: Value, axis: Named, place: Place) -> Value:
-        for value in (a, b):
-            self._numeric("dot", value, place)
-            self._has_axis("dot", value, axis)
-        if axis.name == "page":
-            raise axis.place.error(
-                "dot-page",
-                "dot does not run over page",
-                hint="write (a * b).sum(page)",
-                found="page",
-                expected="another axis",
-            )
-        axes = ordered({*a.type.axes, *b.type.axes} - {axis.name})
-        return self.add("dot", Type(FLOAT, axes), (a, b), place, axis=axis.name)
-
-    def softmax(self, x: Value, axis: Named, place: Place) -> Value:
-        self._numeric("softmax", x, place)
-        if axis.name != "page":
-            raise axis.place.error(
-                "softmax-axis", "softmax runs over page", found=axis.name, expected="page", hint="softmax(x, page)"
-            )
-        self._has_axis("softmax", x, axis)
-        return self.add("softmax", Type(FLOAT, x.type.axes), (x,), place)
-
-    def share(self, x: Value, how: str | KnobRef, place: Place) -> Value:
-        if x.type.kind != FLOAT or x.type.axes != ("page",):
-            raise place.error(
-                "share-axes",
-                "share takes a score with the axis page alone",
-                found=str(x),
-                hint="reduce the other axes first, for example with .max(head)",
-                expected="float[page]",
-            )
-        return self.add("share", x.type, (x,), place, how=how)
-
-    # ---- sets
-
-    def count(self, value: Value, what: str, place: Place) -> Value:
-        if value.type.kind != INT or value.type.axes:
-            hint = (
-                "use floor(x) or ceil(x)"
-                if value.type.kind == FLOAT and not value.type.axes
-                else "reduce it to a scalar"
-            )
-            raise place.error(
-                "count-not-int", f"{what} must be an int scalar", found=str(value), hint=hint, expected="int"
-            )
-        return value
-
-    def number(self, value: Value, what: str, place: Place, axes: tuple[str, ...] = ()) -> Value:
-        self._numeric(what, value, place)
-        if not set(value.type.axes) <= set(axes):
-            raise place.error(
-                "not-scalar",
-                f"{what} must be a scalar",
-                found=str(value),
-                hint="reduce it first, for example with .mean(page)",
-                expected=" or ".join(["float", *(f"float[{axis}]" for axis in axes)]),
-            )
+    def _number_part(self, name: str, value: Value, place: Place) -> Value:
+        self._numeric(name, value, place)
         return self.unary("float", value, place)
 
-    def score(self, op: str, x: Value, place: Place) -> Value:
-        self._numeric(op, x, place)
-        if x.type.axes not in (("page",), ("page", "head")):
-            extra = [axis for axis in x.type.axes if axis not in ("page", "head")]
-            hint = (
-                f"reduce {extra[0]}, for example with .max({extra[0]})" if extra else "a score has one value per page"
+    def _entries(self, keys: Value, values: Value, places: Mapping[str, Place]) -> set[str]:
+        """The axes that entries have beside page and channel."""
+        for name, value, width in (("keys", keys, "channel"), ("values", values, "value")):
+            axes = set(value.type.axes)
+            wrong = not {"page", "channel"} <= axes or axes & {"head", "query"}
+            if wrong or self.sizes[value.index]["channel"] != self.lengths[width]:
+                size = self.sizes[value.index].get("channel")
+                raise places[name].error(
+                    "attention-entries",
+                    f"{name} has one vector of {self.lengths[width]} per page",
+                    found=str(value) if wrong else f"{value} with {size}",
+                    expected="float[page, channel] or float[page, (axes of the program), channel]",
+                    hint="entries are made of summaries: keys=s.k, values=s.v with summaries k.mean(token), v.mean(token)",
+                )
+        if keys.type.axes != values.type.axes:
+            raise places["values"].error(
+                "attention-entries",
+                "keys and values have different axes",
+                found=f"{keys} and {values}",
+                expected="the same axes: each position is one entry",
+                hint="make both with the same splits and reductions",
             )
-            raise place.error(
-                "score-axes",
-                f"{op} takes one score per page, or per query head and page",
-                found=str(x),
-                expected="float[page] or float[page, head]",
-                hint=hint,
-            )
-        return self.unary("float", x, place)
+        self._merged((keys, values), places["values"], but="channel")
+        return set(keys.type.axes) - {"page", "channel"}
 
-    def scored(self, op: str, inputs: tuple[Value, ...], place: Place) -> Value:
-        """topk, topp or above: one list per query head where the score or `among` has one."""
-        axes = {axis for value in inputs for axis in value.type.axes if axis == "head"}
-        return self.add(op, Type(SET, ordered(axes)), inputs, place)
-
-    def page_set(self, value: Value, what: str, place: Place) -> Value:
-        if value.type.kind != SET:
-            raise place.error(
-                "not-a-set",
-                f"{what} must be a set of pages",
-                found=str(value),
-                hint="make one with topk(score, n), first(n), last(n), ...",
-                expected="set",
+    def _weight(self, name: str, weight: Value, more: set[str], places: Mapping[str, Place]) -> Value:
+        axes = set(weight.type.axes)
+        if axes - {"page", "head"} - more:
+            allowed = ["float[page]", "float[page, head]", *(f"float[page, {axis}]" for axis in sorted(more))]
+            extra = sorted(axes - {"page", "head"} - more)
+            raise places[name].error(
+                "log-weight-axes",
+                f"{name} is one number per page, or per page and query head",
+                found=str(weight),
+                expected=" or ".join(allowed),
+                hint=f"reduce {extra[0]} first, for example with .max({extra[0]})",
             )
-        return value
-
-    def _set_algebra(self, op: str, a: Value, b: Value, place: Place) -> Value:
-        names = {"or": "union", "and": "intersect", "sub": "difference"}
-        if a.type.kind != b.type.kind:
-            raise place.error(
-                "set-and-number",
-                "a set of pages is combined with sets only",
-                found=f"{a} and {b}",
-                expected="two sets or two numbers",
-                hint="sets combine with |, &, - and ~",
-            )
-        if op not in names:
-            raise place.error(
-                "set-operator",
-                "sets combine with |, &, - and ~",
-                found=op,
-                expected="|, &, - or ~",
-                hint="write a | b, a & b, a - b or ~a",
-            )
-        return self.add(names[op], Type(SET, ordered({*a.type.axes, *b.type.axes})), (a, b), place)
+        if "page" in axes:
+            return weight
+        # One weight for all pages is given to each of them, so that executors meet one form.
+        place = places[name]
+        number = self.index(Named("page", place), None, place)
+        nowhere = self.compare("lt", number, self.const(0, place), place)
+        return self.where(nowhere, self.const(0.0, place), weight, place)

@@ -1,64 +1,117 @@
 """How long each axis of a value is, as far as the text tells.
 
-The width of a head and the size of a group are known only when a program meets a model, and a page or a number of
-parts may be a knob. So a size is a symbol with divisors, and two sizes are equal when they are written alike.
+The widths of keys and values and the size of a group are known only when a program meets a model, and a page or a
+number of parts may be a knob. So a size is a sum of products of symbols, and two sizes are equal when they are equal
+whatever the symbols stand for.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
-from vortexlab.dsl.ir import Knob, KnobRef
+from vortexlab.dsl.ir import Attr, Knob, KnobRef
 
 _MANY = 64
+#: Lengths that belong to the model: query heads of a KV head, channels of a key, channels of a value.
+MODEL_SIZES = ("head", "channel", "value")
+
+#: Powers of symbols; a text is a length of the model.
+Product = tuple[tuple[str | KnobRef, int], ...]
 
 
 @dataclass(frozen=True)
 class Size:
-    """`base` divided by all of `parts`; a base that is a text belongs to the model: ``head`` or ``channel``."""
+    """A sum of products of symbols with factors; make one with `Size.of`."""
 
-    base: int | str | KnobRef
-    parts: tuple[int | KnobRef, ...] = ()
+    terms: tuple[tuple[Product, Fraction], ...]
+
+    @staticmethod
+    def of(base: int | str | KnobRef) -> Size:
+        """A number, a knob, or the name of a length of the model."""
+        return _sum([((), Fraction(base))]) if isinstance(base, int) else _sum([(((base, 1),), Fraction(1))])
+
+    def __add__(self, other: Size) -> Size:
+        return _sum([*self.terms, *other.terms])
+
+    def __sub__(self, other: Size) -> Size:
+        return _sum([*self.terms, *((product, -factor) for product, factor in other.terms)])
+
+    def __mul__(self, other: Size) -> Size:
+        return _sum([(_product(p, q), a * b) for p, a in self.terms for q, b in other.terms])
 
     def split(self, count: int | KnobRef) -> Size:
         """The length of one of `count` equal runs."""
-        if isinstance(self.base, int) and isinstance(count, int) and not self.parts and count and not self.base % count:
-            return Size(self.base // count)
-        return Size(self.base, tuple(sorted((*self.parts, count), key=_spelling)))
+        if isinstance(count, int):
+            return _sum([(product, factor / max(1, count)) for product, factor in self.terms])
+        return _sum([(_product(product, ((count, -1),)), factor) for product, factor in self.terms])
 
-    def misfits(self, knobs: Mapping[str, Knob]) -> Iterator[tuple[bool, str]]:
-        """For each setting of the knobs involved under which the parts do not divide the base: whether these are the
-        defaults, and the division in words. A base that belongs to the model is not judged."""
-        if isinstance(self.base, str):
-            return
-        involved = sorted({s.name for s in (self.base, *self.parts) if isinstance(s, KnobRef)})
-        for values in itertools.islice(itertools.product(*(_values(knobs[name]) for name in involved)), _MANY * _MANY):
-            setting = dict(zip(involved, values, strict=True))
-            base, *parts = (setting[s.name] if isinstance(s, KnobRef) else s for s in (self.base, *self.parts))
-            product = 1
-            for part in parts:
-                product *= part
-            if product < 1 or base % product:
-                is_default = all(value == knobs[name].default for name, value in setting.items())
-                yield is_default, f"{base} into {product}"
+    def knobs(self) -> set[str]:
+        return {symbol.name for product, _ in self.terms for symbol, _ in product if isinstance(symbol, KnobRef)}
+
+    def value(self, setting: Mapping[str, Attr]) -> Fraction | None:
+        """The length under a setting of the knobs; None where it belongs to the model."""
+        total = Fraction(0)
+        for product, factor in self.terms:
+            for symbol, power in product:
+                if not isinstance(symbol, KnobRef):
+                    return None
+                factor *= Fraction(setting[symbol.name]) ** power  # type: ignore[arg-type]
+            total += factor
+        return total
 
     def __str__(self) -> str:
-        return " / ".join(_spelling(s) for s in (self.base, *self.parts))
+        return " + ".join(_term(product, factor) for product, factor in self.terms).replace("+ -", "- ") or "0"
 
 
-def _spelling(size: int | str | KnobRef) -> str:
-    return size.name if isinstance(size, KnobRef) else str(size)
+def settings(names: Sequence[str] | set[str], knobs: Mapping[str, Knob]) -> Iterator[tuple[bool, dict[str, Attr]]]:
+    """The settings of some int knobs, those of wide ranges by their ends alone: whether all are defaults, and values."""
+    ordered = sorted(names)
+    for values in itertools.islice(itertools.product(*(_values(knobs[name]) for name in ordered)), _MANY * _MANY):
+        setting = dict(zip(ordered, values, strict=True))
+        yield all(value == knobs[name].default for name, value in setting.items()), setting
 
 
-def _values(knob: Knob) -> list[int]:
+def _values(knob: Knob) -> list[Attr]:
     """The default first; of a wide range only its ends beside it."""
+    values: list[Attr]
     if knob.kind == "choice":
-        values = [int(v) for v in knob.choices if isinstance(v, int)]
+        values = list(knob.choices)
     else:
         assert isinstance(knob.low, int) and isinstance(knob.high, int)
         every = range(knob.low, knob.high + 1, int(knob.step or 1))
         values = list(every) if len(every) <= _MANY else [knob.low, knob.high]
-    assert isinstance(knob.default, int)
     return [knob.default, *(v for v in values if v != knob.default)]
+
+
+def _sum(terms: Sequence[tuple[Product, Fraction]]) -> Size:
+    found: dict[Product, Fraction] = {}
+    for product, factor in terms:
+        found[product] = found.get(product, Fraction(0)) + factor
+    kept = [(product, factor) for product, factor in found.items() if factor]
+    return Size(tuple(sorted(kept, key=lambda term: ([(_spelling(s), p) for s, p in term[0]] or [("~", 0)]))))
+
+
+def _product(a: Product, b: Product) -> Product:
+    powers: dict[str | KnobRef, int] = {}
+    for symbol, power in (*a, *b):
+        powers[symbol] = powers.get(symbol, 0) + power
+    return tuple(sorted(((s, p) for s, p in powers.items() if p), key=lambda item: _spelling(item[0])))
+
+
+def _term(product: Product, factor: Fraction) -> str:
+    above = [_spelling(symbol) for symbol, power in product for _ in range(power)]
+    below = [_spelling(symbol) for symbol, power in product for _ in range(-power)]
+    if abs(factor.numerator) != 1 or not above:
+        above.insert(0, str(abs(factor.numerator)))
+    if factor.denominator != 1:
+        below.append(str(factor.denominator))
+    return ("-" if factor < 0 else "") + " / ".join([" * ".join(above), *below])
+
+
+def _spelling(symbol: str | KnobRef) -> str:
+    if isinstance(symbol, KnobRef):
+        return symbol.name
+    return {"channel": "channels of a key", "value": "channels of a value", "head": "heads"}.get(symbol, symbol)

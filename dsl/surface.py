@@ -51,15 +51,24 @@ def _word(name: str, doc: str = "") -> Any:
     return Word(name, doc)
 
 
-program = _word("program", '@program(page=16, summaries="kv", seed=0): decorates the one class of a program file')
+program = _word(
+    "program", '@program(page=16, block=64, kv="auto", summaries="kv", seed=0): decorates the one class of a program file'
+)
 knob = _word("knob", "knob.int, knob.float, knob.choice, knob.bool: a value that a search may vary")
+param = _word("param", 'param("tensor", head, channel, rank=64): a learned constant of a safetensors file')
+memory = _word("memory", "memory.step(page, init=0.0), memory.layer(pages): what `remember` hands on")
 
 page = _word("page", "axis: the candidate pages, all complete pages before the own page")
 head = _word("head", "axis: the query heads of one KV head")
+query = _word("query", "axis: the queries of one block of prefill, in `pool`")
 token = _word("token", "axis: the tokens of one page, in order")
 channel = _word("channel", "axis: the channels of one head")
 part = _word("part", "axis: the usual name for the runs that `split` cuts an axis into")
 other = _word("other", "axis: the usual name for an axis renamed to stand beside its twin")
+tokens = _word("tokens", "axis: the usual name for one that `merge` makes")
+near = _word("near", "axis: the usual name for the neighbours that `window` makes")
+rank = _word("rank", "axis: the usual name for the low rank of a learned projection")
+pages = _word("pages", "in memory.step(pages): a set of pages; in `attend` and `remember`: the selected set")
 
 exp, log, sqrt = _word("exp"), _word("log"), _word("sqrt")
 relu, sigmoid, silu, tanh = _word("relu"), _word("sigmoid"), _word("silu"), _word("tanh")
@@ -67,6 +76,8 @@ floor, ceil = _word("floor"), _word("ceil")
 maximum, minimum = _word("maximum"), _word("minimum")
 clamp = _word("clamp", "clamp(x, low, high): minimum(maximum(x, low), high)")
 where, dot, softmax, share = _word("where"), _word("dot"), _word("softmax"), _word("share")
+index, concat, member = _word("index"), _word("concat"), _word("member")
+reuse, attention = _word("reuse"), _word("attention")
 everything, first, last, stride = _word("everything"), _word("first"), _word("last"), _word("stride")
 random, topk, topp, above = _word("random"), _word("topk"), _word("topp"), _word("above")
 

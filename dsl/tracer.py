@@ -108,7 +108,7 @@ class Tracer(Expressions):
                 found=name,
                 expected="a name of its own",
             )
-        if name in self._fixed and name not in METHOD_PARAMETERS.get(self._method, ()):
+        if name in self._fixed and name not in METHOD_PARAMETERS.get(self.method, ()):
             raise place.error(
                 "name-taken",
                 f"{name} is declared in the class",

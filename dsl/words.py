@@ -15,12 +15,26 @@ from vortexlab.dsl.places import Finding, place_of
 UNARY = ("abs", "exp", "log", "sqrt", "relu", "sigmoid", "silu", "tanh", "floor", "ceil", "float")
 BINARY = {"maximum": "maximum", "minimum": "minimum", "max": "maximum", "min": "minimum"}
 SELECTORS = tuple(spec.name for spec in OPS.values() if spec.group == "selector")
-FUNCTIONS = (*UNARY, *BINARY, "where", "clamp", "dot", "softmax", "share", *SELECTORS, "dict")
-METHODS = (*REDUCTIONS, "reduce", "split", "rename", "to")
+FUNCTIONS = (
+    *UNARY, *BINARY, "where", "clamp", "dot", "softmax", "share", "member", "index", "concat", *SELECTORS, "reuse", "attention",
+    "dict",
+)  # fmt: skip
+SCANS = {"cumsum": "sum", "cummax": "max", "cummin": "min"}
+METHODS = (
+    *REDUCTIONS, "reduce", "split", "merge", "rename", "slice", "take", "shift", "window", *SCANS, "sort", "argmax",
+    "index", "to",
+)  # fmt: skip
 
-METHOD_PARAMETERS = {"summarize": ("k", "v", "ctx"), "score": ("q", "s", "ctx"), "select": ("score", "ctx")}
+METHOD_PARAMETERS = {
+    "summarize": ("k", "v", "ctx"),
+    "pool": ("q", "ctx"),
+    "score": ("q", "s", "m", "ctx"),
+    "select": ("score", "m", "ctx"),
+    "attend": ("q", "s", "score", "pages", "m", "ctx"),
+    "remember": ("q", "s", "score", "pages", "m", "ctx"),
+}
 PARAMETERS = frozenset(name for names in METHOD_PARAMETERS.values() for name in names)
-RESERVED = frozenset({*RESERVED_AXES, *FUNCTIONS, "ctx", "program", "knob"})
+RESERVED = frozenset({*RESERVED_AXES, *FUNCTIONS, "ctx", "program", "knob", "param", "memory"})
 
 _CHOICE, _REDUCE = "write where(condition, a, b)", "name the axis and reduce it"
 _SETS = "sets of pages are made by topk, first, last, ... and combine with |, & and -"

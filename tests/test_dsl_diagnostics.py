@@ -8,7 +8,7 @@ from dsl_programs import MARK, program, unmarked
 from vortexlab.dsl import check, limits, parse
 from vortexlab.dsl.codes import CODES, WARNING_CODES
 from vortexlab.dsl.errors import ProgramError
-from vortexlab.dsl.parser import MAX_PROGRAM_DEPTH
+from vortexlab.dsl.whole import MAX_PROGRAM_DEPTH
 
 C = "return dict(c=k.mean(token))"
 RAW = "return dot(q, s.c, channel)"
