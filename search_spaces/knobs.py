@@ -42,6 +42,8 @@ _TABLE = [
             "max", "mean", "sum"),
     _shared("sub", "choice", "knob.choice(2, 4, 8, default=4)", "parts that a page is cut into", 2, 4, 8),
     _shared("weight", "float", "knob.float(0.05, 4.0, log=True, default=0.5)", "weight of a second term of a score"),
+    _shared("every", "int", "knob.int(1, 4096, log=True, default=4)", "steps from one renewal to the next"),
+    _shared("decay", "float", "knob.float(0.0, 1.0, default=0.5)", "what a step keeps of the value before"),
     _shared("dense_layers", "int", "knob.int(0, 4, default=1)", "first layers that read every page"),
 ]  # fmt: skip
 

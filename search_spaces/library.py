@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 from vortexlab.dsl import parse
@@ -17,6 +18,27 @@ SEEDS = (
     "value_energy",
 )  # fmt: skip
 
+#: Every published program by what it is for: decode without learned constants, sparse prefill, latent attention, and
+#: programs that read learned parameters from a file.
+LIBRARY: Mapping[str, tuple[str, ...]] = {
+    "decode": (
+        *SEEDS, "block_topk", "block_softmax", "centered_block", "value_centroid", "masked_quest", "quest_heads",
+        "quest_shared", "lserve", "lserve_centroid", "running_average", "h2o_blocks", "gqa_h2o_blocks", "h2o_tokens",
+        "gqa_h2o_tokens", "snapkv", "tidal", "twilight", "arkvale", "rocketkv", "vattention", "retroinfer",
+    ),
+    "prefill": (
+        "a_shape", "local_global", "bigbird_prefill", "block_sparse", "vertical", "flexprefill", "sparge", "moba",
+        "infllm_v2",
+    ),
+    "mla": ("mla_block", "mla_subpage", "mla_rope_unaware", "mla_rope_unaware_subpage", "mla_rope_weighted"),
+    "learned": (
+        "double_sparsity", "loki", "seer_attention", "seer_decode", "streaming_heads", "nsa", "dsa", "mla_learned",
+    ),
+}  # fmt: skip
+
+#: All names, group by group.
+NAMES = tuple(name for group in LIBRARY.values() for name in group)
+
 
 def seeds() -> dict[str, str]:
     """The source text of every seed by name."""
@@ -24,14 +46,14 @@ def seeds() -> dict[str, str]:
 
 
 def source(name: str) -> str:
-    """The source text of one seed. Raises `VortexError` for an unknown name."""
-    if name not in SEEDS:
-        close = difflib.get_close_matches(name, SEEDS, 1)
-        hint = f"did you mean {close[0]}?" if close else f"the seeds are {', '.join(SEEDS)}"
-        raise VortexError(f"there is no seed program {name!r}; {hint}")
+    """The source text of one published program. Raises `VortexError` for an unknown name."""
+    if name not in NAMES:
+        close = difflib.get_close_matches(name, NAMES, 1)
+        hint = f"did you mean {close[0]}?" if close else f"the programs are {', '.join(NAMES)}"
+        raise VortexError(f"there is no published program {name!r}; {hint}")
     return (_FOLDER / f"{name}.py").read_text(encoding="utf-8")
 
 
 def load(name: str) -> Program:
-    """One seed as a program, its knobs unbound. Raises `VortexError` for an unknown name."""
+    """One published program, its knobs unbound. Raises `VortexError` for an unknown name."""
     return parse(source(name))

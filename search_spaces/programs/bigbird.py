@@ -6,8 +6,8 @@ class BigBird:
     """Global pages, a sliding window, and random pages between them.
 
     selected = {p < sink} + {the last `recent` pages} + `random_pages` random pages of the rest
-    Source: BigBird (Zaheer et al., Big Bird: Transformers for Longer Sequences, arXiv 2007.14062); the random pages
-    are drawn afresh for every layer, KV head and position.
+    Source: BigBird (Zaheer et al., Big Bird: Transformers for Longer Sequences, arXiv 2007.14062).
+    Deviations: whole pages; the random pages are drawn afresh for every layer, KV head and position.
     """
 
     sink = knob.int(0, 8, default=2)  # pages

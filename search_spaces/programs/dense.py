@@ -5,8 +5,8 @@ from vortexlab.dsl import *
 class Dense:
     """Every page is read: softmax(scale * q K^T) V over the whole context.
 
-    The baseline that every other program is measured against (Vaswani et al., Attention Is All You Need,
-    arXiv 1706.03762).
+    Source: Vaswani et al., Attention Is All You Need, arXiv 1706.03762; the baseline of every other program.
+    Deviations: none.
     """
 
     def select():

@@ -8,6 +8,7 @@ class GQAQuest:
     score(p) = reduce over heads of sum over channels of max(q * min(K_p), q * max(K_p))
     Source: Quest (Tang et al., arXiv 2406.10774) under grouped-query attention (Ainslie et al., arXiv 2305.13245);
     serving engines differ in the reduction: the maximum, the mean or the sum over the heads of a group.
+    Deviations: one list per KV head; the budget is a share of the pages; no dense layers.
     """
 
     reduce = knob.choice("max", "mean", "sum", default="max")

@@ -6,12 +6,11 @@ class SinkWindow:
     """The first pages as attention sinks and a window of the last ones; no score at all.
 
     selected = {p < sink} + {the last `recent` pages}
-    Source: StreamingLLM (Xiao et al., Efficient Streaming Language Models with Attention Sinks, arXiv 2309.17453),
-    with absolute positions instead of positions renumbered inside the cache.
+    Source: StreamingLLM (Xiao et al., Efficient Streaming Language Models with Attention Sinks, arXiv 2309.17453).
+    Deviations: whole pages; absolute positions instead of positions renumbered inside the cache.
     """
 
     sink = knob.int(0, 8, default=1)  # pages
     recent = knob.int(1, 512, log=True, default=32)  # pages
 
-    def select():
-        return first(sink) | last(recent)
+    def select(): return first(sink) | last(recent)

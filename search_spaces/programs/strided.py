@@ -7,7 +7,8 @@ class Strided:
 
     selected = {p : p mod stride = 0} + {the last `recent` pages}
     Source: the strided pattern of Sparse Transformers (Child et al., Generating Long Sequences with Sparse
-    Transformers, arXiv 1904.10509), on pages instead of tokens.
+    Transformers, arXiv 1904.10509).
+    Deviations: on pages instead of tokens, and from the first page on instead of relative to the query.
     """
 
     stride_pages = knob.int(2, 128, log=True, default=8)  # pages

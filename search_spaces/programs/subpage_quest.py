@@ -7,7 +7,8 @@ class SubpageQuest:
 
     score(p) = max over heads and parts j of sum over channels of max(q * min(K_pj), q * max(K_pj))
     Source: the hierarchical pages of LServe (Yang et al., Efficient Long-sequence LLM Serving with Unified Sparse
-    Attention, arXiv 2502.14866).
+    Attention, arXiv 2502.14866); `lserve_sparse_attention` of Vortex (arXiv 2606.06453).
+    Deviations: the number of parts is a knob; the selection is not reused over steps (lserve has that).
     """
 
     sub = knob.choice(2, 4, 8, default=4)

@@ -6,8 +6,8 @@ class TopP:
     """As many pages as it takes to gather a share of the estimated attention mass, so the budget follows the scores.
 
     score(p) = max over heads of q . mean(K_p); the fewest pages whose softmax(scale * score) reaches `mass`
-    Source: Twilight (Lin et al., Adaptive Attention Sparsity with Hierarchical Top-p Pruning, arXiv 2502.02770), on
-    pages scored by their mean key instead of tokens scored by quantised keys.
+    Source: Twilight (Lin et al., Adaptive Attention Sparsity with Hierarchical Top-p Pruning, arXiv 2502.02770).
+    Deviations: pages scored by their mean key instead of tokens scored by quantised keys; one list per KV head.
     """
 
     mass = knob.float(0.3, 0.99, default=0.9)

@@ -7,7 +7,8 @@ class ValueEnergy:
 
     score(p) = max over heads of softmax over pages(scale * q . mean(K_p)) * mean over tokens of |v|
     Source: the value-aware importance of VATP (Guo et al., Attention Score is not All You Need for Token Importance
-    Indicator in KV Cache Reduction, arXiv 2406.12335), on pages and with the 2-norm.
+    Indicator in KV Cache Reduction, arXiv 2406.12335).
+    Deviations: pages instead of tokens, estimated attention, the 2-norm instead of the 1-norm, and no eviction.
     """
 
     budget = knob.int(4, 512, log=True, default=64)  # pages
