@@ -151,6 +151,8 @@ class _Piece:
         op = node.op
         if op in ("q", "k", "v", "field", "memory", "attention"):
             return _ANYTHING
+        if op == "member":
+            return _TRUTH
         if op == "param":
             return self._learned(node)
         if op in ("index", "argmax"):

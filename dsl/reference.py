@@ -166,7 +166,7 @@ def select_one(
     layer, carried = memory or LayerMemory(), carry or Carry()
     result = Selection(lists=[])
     env: list[dict[int, object]] = [{} for _ in range(static.kv_heads)]
-    step = Step(program, static, q, k, v, length, cache_dtype or q.dtype, layer, carried, result, env)  # type: ignore[arg-type]
+    step = Step(program, static, k, v, length, cache_dtype or q.dtype, layer, carried, result, env)  # type: ignore[arg-type]
     own = range(step.own, step.own + 1)
     step.run(query_nodes(program), q, length, own)
     result.lists, result.output = step.lists(own), step.output()

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.ir import QUERY_STAGE, SET, Program, Static
 from vortexlab.dsl.reference import check_shapes
 from vortexlab.dsl.reference_attention import Lists, attend
 from vortexlab.dsl.reference_memory import Carry, LayerMemory, remember
-from vortexlab.dsl.reference_sets import PageList
-from vortexlab.dsl.reference_step import Selection, Step, query_nodes
+from vortexlab.dsl.reference_step import Found, Selection, Step, query_nodes
 
 
 @dataclass
@@ -128,12 +127,19 @@ def prefill_density(page: int, blocks: Sequence[Block]) -> float:
 
 
 def per_query(program: Program) -> list[int]:
-    """The live nodes that each query of a block evaluates by itself: attention, what reads its own query, and what
-    depends on either."""
+    """The nodes that each query of a block evaluates by itself: numbers that the attention output is made of and that
+    depend on the query. Sets are those of the block."""
+    nodes = program.nodes
+    needed: set[int] = set()
+    stack = [] if program.result is None else [program.result]
+    while stack:
+        index = stack.pop()
+        if index not in needed and nodes[index].type.kind != SET and nodes[index].stage == QUERY_STAGE:
+            needed.add(index)
+            stack.extend(nodes[index].inputs)
     found: set[int] = set()
-    for index in query_nodes(program):
-        node = program.nodes[index]
-        if node.op == "attention" or node.attrs.get("each") or any(i in found for i in node.inputs):
+    for index in sorted(needed):
+        if nodes[index].op in ("q", "attention") or any(i in found for i in nodes[index].inputs):
             found.add(index)
     return sorted(found)
 
@@ -151,42 +157,28 @@ def _block(
 ) -> tuple[Selection, Tensor]:
     """Rule 3 in prefill: candidates are the pages complete before the block; the pages that it touches are always read.
 
-    `q` [query_heads, queries, channel] are the block's queries, `k` and `v` end with the block. The block selects as a
-    step at its first token would, with its pooled query.
+    `q` [query_heads, queries, channel] are the block's queries, `k` and `v` end with the block. The block selects, and
+    remembers, as a step at its first token would with the pooled query; then every query attends by itself, with its
+    own numbers and the block's sets.
     """
     page, result = program.page_size, Selection(lists=[])
-    step = Step(
-        program, static, q[:, 0], k, v, start + 1, cache_dtype, *stores, result, [{} for _ in range(static.kv_heads)], q
-    )
-    step.q = step.pool()
+    env: list[dict[int, Found]] = [{} for _ in range(static.kv_heads)]
+    step = Step(program, static, k, v, start + 1, cache_dtype, *stores, result, env)
     touched = range(start // page, (k.shape[1] - 1) // page + 1)
-    alone = per_query(program)
-    shared = [index for index in query_nodes(program) if index not in set(alone)]
-    step.run(shared, step.q, start + 1, touched)
-    rows, lists = [], []
-    for number in range(q.shape[1]):
-        step.run(alone, q[:, number], start + number + 1, touched)
-        lists.append(step.lists(touched))
-        rows.append(step.output())
-    result.lists = [_union([of_query[kv] for of_query in lists]) for kv in range(static.kv_heads)]
+    step.run(query_nodes(program), step.pool(q), start + 1, touched)
+    result.lists = step.lists(touched)
     remember(program, step.written(), stores, start)
     if keep_values:
         step.keep_summaries()
         result.values = step.env
-    if program.result is not None:
-        return result, torch.stack(rows, 1)  # type: ignore[arg-type]
-    plain = []
+    rows = []
     for number in range(q.shape[1]):
-        seen = slice(0, start + number + 1)
-        plain.append(attend(page, static, q[None, :, number], [k[:, seen]], [v[:, seen]], [result.lists])[0])
-    return result, torch.stack(plain, 1)
-
-
-def _union(lists: list[Lists]) -> Lists:
-    """What the queries of a block read together, list by list."""
-    heads = max(len(of_query) for of_query in lists)
-    result: list[PageList] = []
-    for head in range(heads):
-        pages = {p for of_query in lists for p in of_query[0 if len(of_query) == 1 else head]}
-        result.append(tuple(sorted(pages)))
-    return result
+        seen = start + number + 1
+        if program.result is None:
+            lists = [result.lists]
+            rows.append(attend(page, static, q[None, :, number], [k[:, :seen]], [v[:, :seen]], lists)[0])
+        else:
+            alone = replace(step, env=[dict(found) for found in env])
+            alone.run(per_query(program), q[:, number], seen, touched)
+            rows.append(alone.output())  # type: ignore[arg-type]
+    return result, torch.stack(rows, 1)

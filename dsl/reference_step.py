@@ -61,15 +61,12 @@ class Selection:
 
 @dataclass
 class Step:
-    """What the nodes of one step see. `q` [query heads, channel] is the query that selects, `k` and `v` [KV heads,
-    tokens, channel] the tokens; `length` counts those up to and with the query's own, which decides the candidates.
-
-    `env[kv][node]` receives the results. `queries` are those of a block of prefill, [query heads, query, channel].
+    """What the nodes of one step see: the tokens `k`, `v` [KV heads, tokens, channel], and `length`, that of those up
+    to and with the query's own, which decides the candidates. `env[kv][node]` receives the results.
     """
 
     program: Program
     static: Static
-    q: Tensor
     k: Tensor
     v: Tensor
     length: int
@@ -78,12 +75,11 @@ class Step:
     carry: Carry
     result: Selection
     env: list[dict[int, Found]]
-    queries: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.sizes = self.program.axis_sizes(self.static)
         self.own = own_page(self.length, self.program.page_size)
-        self.dtype = self.q.dtype
+        self.dtype = self.k.dtype
 
     # --- pages
 
@@ -111,11 +107,10 @@ class Step:
 
     # --- nodes
 
-    def run(self, nodes: Iterable[int], each: Tensor, length: int, own: range) -> None:
-        """Evaluates `nodes` for every KV head.
+    def run(self, nodes: Iterable[int], q: Tensor, seen: int, own: range) -> None:
+        """Evaluates `nodes` for every KV head and the query `q` [query heads, channel].
 
-        `each` [query heads, channel] is the query that attends, `length` the tokens that it may see, `own` the pages
-        that it always reads.
+        Attention sees the first `seen` tokens and always reads the pages `own`.
         """
         fields = self.summarize()
         for index in nodes:
@@ -123,12 +118,12 @@ class Step:
             for kv in range(self.static.kv_heads):
                 inputs = [self.env[kv][i] for i in node.inputs]
                 if node.op == "attention":
-                    self.env[kv][index] = self.attend(node, inputs, kv, each, length, own)
+                    self.env[kv][index] = self.attend(node, inputs, kv, q, seen, own)
                 else:
-                    self.env[kv][index] = self.compute(index, node, inputs, kv, each, fields[kv])
+                    self.env[kv][index] = self.compute(index, node, inputs, kv, q, fields[kv])
 
     def compute(
-        self, index: int, node: Node, inputs: list[Found], kv: int, each: Tensor, fields: list[dict[str, Value]]
+        self, index: int, node: Node, inputs: list[Found], kv: int, q: Tensor, fields: list[dict[str, Value]]
     ) -> Found:
         program, group = self.program, self.static.group
         sizes = self.sizes[index]
@@ -148,8 +143,9 @@ class Step:
         if node.type.kind == SET:
             return _Sets(self, index, kv).pages(node, inputs)
         if node.op == "q":
-            query = each if node.attrs.get("each") else self.q
-            return Value(query[kv * group : (kv + 1) * group], ("head", "channel"))
+            return Value(q[kv * group : (kv + 1) * group], ("head", "channel"))
+        if node.op == "member":
+            return member(inputs[0], self.own, bool("head" in node.type.axes))  # type: ignore[arg-type]
         if node.op == "param":
             return learned(program, node, self.static, kv, self.dtype)
         if node.op == "field":
@@ -173,22 +169,22 @@ class Step:
             return on(0)
         return [on(page) for page in range(self.own)]
 
-    def attend(self, node: Node, inputs: list[Found], kv: int, each: Tensor, length: int, own: range) -> Value:
+    def attend(self, node: Node, inputs: list[Found], kv: int, q: Tensor, seen: int, own: range) -> Value:
         """The attention operation, one query head at a time."""
         given, group = Operands.of(node, inputs), self.static.group
         rows = [
             attention(
-                self.program.page_size, self.static, each[kv * group + head], self.k[kv, :length], self.v[kv, :length],
-                given, head, self.own, own,
+                self.program.page_size, self.static, q[kv * group + head], self.k[kv, :seen], self.v[kv, :seen], given,
+                head, self.own, own,
             )
             for head in range(group)
         ]  # fmt: skip
         return Value(torch.stack(rows), ("head", "channel"))
 
-    def pool(self) -> Tensor:
-        """The query that stands for the block's `queries`: [query heads, channel]."""
-        assert self.queries is not None and self.program.pooled is not None
-        group, live = self.static.group, self.queries.shape[1]
+    def pool(self, queries: Tensor) -> Tensor:
+        """The query that stands for a block of `queries` [query heads, query, channel]: [query heads, channel]."""
+        assert self.program.pooled is not None
+        group, live = self.static.group, queries.shape[1]
         rows = []
         for kv in range(self.static.kv_heads):
             env: dict[int, Result] = {}
@@ -200,7 +196,7 @@ class Step:
                 if is_exact(self.program, index):
                     env[index] = scalars(self.program, index, self.static, self.length)
                 elif node.op == "q":
-                    env[index] = Value(self.queries[kv * group : (kv + 1) * group], ("head", "query", "channel"))
+                    env[index] = Value(queries[kv * group : (kv + 1) * group], ("head", "query", "channel"))
                 elif node.op == "param":
                     env[index] = learned(self.program, node, self.static, kv, self.dtype)
                 else:
@@ -304,6 +300,12 @@ def share(node: Node, inputs: list[Found], dtype: torch.dtype) -> list[Value]:
     """Rule 2, lists: one score list per request, the sum, max or mean over the KV heads of the layer."""
     how = str(node.attrs["how"])
     return [ops.combine([ops.as_value(v, dtype) for v in page], how, dtype) for page in zip(*inputs, strict=True)]
+
+
+def member(chosen: PageSet, own: int, per_head: bool) -> list[Value]:
+    """Which candidate pages a set holds: a truth value, or one per query head."""
+    held = [torch.tensor([page in pages for pages in chosen]) for page in range(own)]
+    return [Value(of_page, ("head",)) if per_head else Value(of_page[0]) for of_page in held]
 
 
 def _of_list(chosen: object, head: int) -> frozenset[int]:
