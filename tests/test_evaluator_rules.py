@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vortexlab import search_spaces
+from vortexlab import deployment, search_spaces
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.evaluator import DENSE_FLOOR, SCREEN_FLOOR, TIE_SHARE, Evaluator
@@ -215,6 +215,12 @@ def test_the_compile_gate_can_be_left_out_and_names_its_targets() -> None:
     box = Scripted()
     evaluate(box, compile_for=())
     assert "compile" not in box.operations()
+
+
+def test_a_package_says_under_which_conditions_its_numbers_hold() -> None:
+    """All of a verdict's conditions, but for paths and what speaks of this machine's sandbox."""
+    measured = evaluate(Scripted()).conditions
+    assert set(measured) - set(deployment._CONDITIONS) == {"model", "left_out", "network"}
 
 
 def test_the_worker_is_told_no_answers() -> None:
