@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -37,6 +39,11 @@ def misbehave(how: str, descriptor: int, nonce: str) -> dict[str, object]:
         held = []
         while True:
             held.append(bytearray(b"x" * (16 << 20)))
+    if how == "shared memory":  # counts as nobody's data
+        shared = mmap.mmap(-1, 4 << 30)
+        while True:
+            shared.write(b"x" * (16 << 20))
+            time.sleep(0.01)
     if how == "processes":
         for _ in range(200):
             subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
@@ -76,6 +83,10 @@ def misbehave(how: str, descriptor: int, nonce: str) -> dict[str, object]:
         return {"refused": _refused()}
     if how == "secrets":
         return {"environment": sorted(os.environ), "folder": os.getcwd()}
+    if how == "limits":
+        names = ("RLIMIT_CORE", "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_DATA")
+        mask = os.umask(0)
+        return {"umask": mask, **{name: resource.getrlimit(getattr(resource, name)) for name in names}}
     if how == "disk":
         with open("filled", "wb") as file:
             while True:

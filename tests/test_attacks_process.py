@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ def _goes_on(box: Sandbox) -> None:
         ("hard exit", "crash"),
         ("abort", "crash"),
         ("memory", "memory"),
+        ("shared memory", "memory"),
         ("processes", "processes"),
         ("garbage", "garbage"),
         ("huge", "garbage"),
@@ -139,6 +141,59 @@ def test_last_words_are_one_printable_line(sandbox: Sandbox) -> None:
     with pytest.raises(WorkerLost) as lost:
         sandbox.request({"how": "hard exit"})
     assert str(lost.value).isprintable() and len(str(lost.value)) < 400
+
+
+def test_the_worker_can_write_little_open_little_and_leaves_no_core(sandbox: Sandbox) -> None:
+    found = sandbox.request({"how": "limits"})
+    size = sandbox.limits.memory_mb << 20
+    assert found["RLIMIT_CORE"] == [0, 0] and found["RLIMIT_NOFILE"] == [4096, 4096]
+    assert found["RLIMIT_FSIZE"] == [size, size] and found["RLIMIT_DATA"] == [2 * size, 2 * size]
+    assert found["umask"] == 0o077
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process ends within seconds; a zombie has ended."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_worker_dies_with_its_controller(tmp_path: Path) -> None:
+    """In the midst of a request: an idle worker would end by itself when its input does."""
+    code = (
+        "import os, signal, sys; from test_attacks_process import HostileSandbox, Limits, frames;"
+        "box = HostileSandbox(Limits(), threads=1, scratch_root=sys.argv[1]); box.request({'how': 'well'});"
+        "print(box._process.pid, flush=True);"
+        "loop = frames.encode({'nonce': 'n', 'how': 'deaf loop'}, frames.REQUEST_LIMIT);"
+        "os.write(box._process.stdin.fileno(), loop); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == -signal.SIGKILL
+    assert _gone(int(done.stdout))
+
+
+def test_a_compiling_process_dies_with_its_worker(tmp_path: Path) -> None:
+    """It has a session of its own and would go on, for as long as a compiler can."""
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
+    sleeper.chmod(0o700)
+    code = (
+        "import os, signal, subprocess, sys; from vortexlab.kernels.gpu import report;"
+        "subprocess.Popen.communicate = lambda self, *_, **__: (print(self.pid, flush=True),"
+        " os.kill(os.getpid(), signal.SIGKILL));"
+        "sys.executable = sys.argv[1]; report._run('{}', 60.0, 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(sleeper)], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == -signal.SIGKILL
+    assert _gone(int(done.stdout))
 
 
 def test_what_a_killed_controller_left_behind_is_cleared_away(tmp_path: Path) -> None:

@@ -155,6 +155,18 @@ def test_eval_prints_the_verdict_and_answers_by_its_status(
     assert rejected.status == 1 and "by gate fidelity: keeps 0.10 of the mass" in rejected.out
 
 
+def test_published_programs_go_by_name_unless_a_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[EvaluationConfig]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = vortex("eval", "quest", "--knob", "budget=8", "--json").json("eval")
+    assert found["verdict"]["program"] == "Quest" and found["verdict"]["knobs"]["budget"] == 8
+    checked = vortex("check", "quest", "--target", "none", "--json")
+    assert checked.status == 0 and checked.json("check")["published_as"] == "quest"
+    (tmp_path / "quest").write_text(PROGRAM)
+    assert vortex("eval", "quest", "--json").json("eval")["verdict"]["program"] == "Mine"
+
+
 def test_search_and_load_run_from_python(tmp_path: Path, made: list[EvaluationConfig]) -> None:
     phases: list[str] = []
     run = vortexlab.search(

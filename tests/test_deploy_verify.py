@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -225,6 +226,20 @@ def test_verify_says_no_to_a_package_that_runs_something_else(exported: tuple[Pa
     (changed / "__init__.py").write_text(code.replace("_Pattern(_package.program", f"_Pattern({swapped}"))
     done = vortex("verify", tmp_path)
     assert done.status == 1 and done.out.splitlines()[-1] == "NOT VERIFIED" and "NO:" in done.out
+
+
+def test_verify_says_no_to_numbers_that_were_not_measured(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    """Package and evaluator agree today, and what was recorded at export was something else."""
+    changed = tmp_path / "package"
+    shutil.copytree(exported[1], changed)
+    (file,) = changed.rglob("selftest.json")
+    tests = json.loads(file.read_text())
+    tests["cases"][0]["logits"][0]["values"][0] += tests["cases"][0]["logits"][0]["spread"]
+    file.write_text(json.dumps(tests))
+    done = vortex("verify", changed, "--json")
+    found = done.json("verify")
+    assert done.status == 1 and not found["ok"] and found["comparisons"]["engine"]["ok"]
+    assert not found["comparisons"]["recorded"]["ok"] and not found["comparisons"]["evaluator"]["ok"]
 
 
 def test_verify_on_another_model(exported: tuple[Path, Path], tiny: Path) -> None:

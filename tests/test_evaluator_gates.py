@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ from torch import Tensor
 from vortexlab import dsl, search_spaces
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.evaluator import compiling, fidelity, numerics, speed, timing
+from vortexlab.evaluator import compiling, fidelity, numerics
 from vortexlab.evaluator.config import REFERENCE_MODEL
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import EVERYTHING, ReversedTies
-from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import load_model
 from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
 from vortexlab.evaluator.tasks import make_samples
@@ -270,108 +268,6 @@ def test_a_recording_survives_its_file(recorded: Any) -> None:
     again = fidelity.Recording.load(folder / "recording.safetensors", torch.device("cpu"))
     assert again.forks == recording.forks
     assert _fidelity(EXAMPLE, (store, again, folder)) == _fidelity(EXAMPLE, recorded)
-
-
-# --- speed ---------------------------------------------------------------------------------------------------------
-
-GEOMETRY = Geometry("small", 4, 2, 2, 32)
-
-
-@pytest.fixture(scope="module")
-def workload() -> timing.Workload:
-    return timing.Workload.make(GEOMETRY, 256, 1024, "cpu", torch.float32, 0)
-
-
-def _measure(
-    program: Program, workload: timing.Workload, kind: type[Any] = TorchExecutor, **changes: Any
-) -> speed.Timing:
-    settings = {"layers": 2, "counts": [], "seed": 0, "pairs": 3, "most_pairs": 3} | changes
-    return speed.measure(program, kind, workload, **settings)
-
-
-def test_a_timing_says_what_was_read(workload: timing.Workload) -> None:
-    found = _measure(_program("    def select():\n        return first(1) | last(3)\n", 16), workload)
-    assert found.batch == 4 and len(found.ratios) == 3 and all(ratio > 0 for ratio in found.ratios)
-    assert found.density == pytest.approx((3 * 16 + 15) / 255)
-    assert found.baseline in found.baselines_ms and found.baselines_ms[found.baseline] == min(
-        found.baselines_ms.values()
-    )
-
-
-def test_live_counts_are_timed_where_budgets_depend_on_data(workload: timing.Workload) -> None:
-    program = search_spaces.load("top_p").bind({"page": 16})
-    found = _measure(program, workload, counts=[5, 5, 7])
-    assert (5 * 16 - 1) / 255 <= found.density <= (7 * 16 - 1) / 255
-    with pytest.raises(speed.SpeedError, match="no live counts"):
-        _measure(program, workload)
-
-
-def test_programs_that_differ_by_layer_are_timed_on_every_layer(workload: timing.Workload) -> None:
-    layered = _program("    def select(ctx):\n        return where(ctx.layer < 1, everything(), last(2))\n", 16)
-    found = _measure(layered, workload, layers=2, pairs=4, most_pairs=4)
-    assert found.density == pytest.approx((1 + 31 / 255) / 2)
-    assert len(found.ratios) == 2
-
-
-class _Shortcut(TorchExecutor):
-    """Returns the output of its first call again: a cached result."""
-
-    kept: Tensor | None = None
-
-    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
-        if self.kept is None:
-            self.kept = super().attend(q, cache, lists)
-        return self.kept
-
-
-class _SamePages(TorchExecutor):
-    """Selects once and for all."""
-
-    kept: PageLists | None = None
-
-    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
-        fresh = super().select(q, state, cache)
-        previous, self.kept = self.kept, fresh
-        return previous or fresh
-
-
-class _Uninitialised(TorchExecutor):
-    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
-        return super().attend(q, cache, lists) * float("nan")
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"), [(_Shortcut, "off by"), (_SamePages, "other pages"), (_Uninitialised, "not finite")]
-)
-def test_outputs_of_timed_calls_are_verified(fault: type[Any], words: str, workload: timing.Workload) -> None:
-    with pytest.raises(speed.SpeedError, match=words):
-        _measure(EXAMPLE, workload, fault)
-
-
-def test_timed_calls_get_fresh_inputs_and_alternate_with_dense(
-    workload: timing.Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events: list[str] = []
-    queries: list[float] = []
-
-    class Watched(TorchExecutor):
-        def decode(self, q: Tensor, state: Any, cache: PagedKV) -> tuple[Tensor, PageLists]:
-            events.append("sparse")
-            queries.append(float(q.sum() + cache.k.sum()))
-            return super().decode(q, state, cache)
-
-    def watched(dense: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*arguments: Any) -> Tensor:
-            events.append("dense")
-            return dense(*arguments)
-
-        return call
-
-    paths = {name: watched(path) for name, path in speed.DENSE_PATHS.items()}
-    monkeypatch.setattr(speed, "DENSE_PATHS", paths)
-    _measure(EXAMPLE, workload, Watched)
-    assert events[-7:] == ["dense", "sparse"] * 3 + ["dense"]
-    assert len(set(queries)) == len(queries) == 4
 
 
 # --- compile -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,9 +108,62 @@ def test_the_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE)
 
 
+def results(name: str) -> dict[str, Any]:
+    return dict(json.loads((README.parent / "benchmarks" / "results" / f"{name}.json").read_text()))
+
+
+def figures(header: str) -> list[list[str]]:
+    """The rows of the table with this header."""
+    _, after = README.read_text().split(header + "\n|", 1)
+    rows = after.split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def estimate(item: dict[str, float]) -> str:
+    return f"{item['value']:.2f} [{item['low']:.2f}, {item['high']:.2f}]"
+
+
+def test_the_figures_of_the_campaign_are_those_of_its_record() -> None:
+    entries = results("h200-campaign")["entries"]
+    recorded = {(f"{e['density']:.3f}", estimate(e["speedup"]), estimate(e["accuracy"]), e["name"]): e for e in entries}
+    rows = figures("| program | pages by score | density | speed-up | accuracy kept |")
+    assert len(rows) >= 5
+    for name, pages, *measured in rows:
+        knobs = recorded[(*measured, name.split(",")[0])]["knobs"]
+        if pages.isdecimal():
+            assert knobs["budget"] == int(pages)
+        elif pages.endswith("%"):
+            assert knobs["fraction"] == float(pages.split()[0]) / 100
+        else:
+            assert not {"budget", "fraction"} & set(knobs)
+    for entry in entries:
+        conditions = entry["conditions"]
+        assert (conditions["lengths"], conditions["batch"], conditions["seed"]) == ([4096], {"4096": 256}, 0)
+        assert (conditions["dtype"], conditions["geometry"]["name"]) == ("bfloat16", "qwen3-8b")
+        assert conditions["baseline"]["4096"].startswith("sdpa") and entry["knobs"].get("page", 16) == 16
+        assert (entry["answers"], entry["contexts"], len(conditions["dense_scores"])) == (156, 48, 8)
+        assert entry["speed"] == "measured" and not entry["new"]
+
+
+def test_the_times_of_a_step_are_those_of_their_records() -> None:
+    found = results("h200-decode")
+    rows = figures("| context | batch | dense | Quest | speed-up |")
+    assert len(rows) == 6
+    for context, batch, dense, quest, ratio in rows:
+        place = (int(context.replace(",", "")), int(batch))
+        cell = [row for row in found["table"] if (row["context"], row["batch"]) == place]
+        fastest = min(row["us"] for row in cell if row["what"].startswith("dense"))
+        (ours,) = (row for row in cell if row["what"] == "quest")
+        assert (dense, quest, ratio) == (f"{fastest:.1f}", f"{ours['us']:.1f}", f"{fastest / ours['us']:.2f}")
+        assert (ours["knobs"]["budget"], ours["heads"], ours["kv_heads"]) == (64, 16, 8)
+    cpu, text = results("cpu-attention"), " ".join(README.read_text().split())
+    sparse, dense_ms = (cpu["seconds"][name]["value"] * 1e3 for name in ("sparse", cpu["dense"]))
+    assert f"at density {cpu['density']:.3f} takes {sparse:.1f} ms a step" in text
+    assert f"dense path {dense_ms:.1f} ms: {estimate(cpu['speedup'])} times as fast" in text
+    assert f"would allow {cpu['ideal']:.2f}" in text
+
+
 def test_linked_documents_exist() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
         if "://" not in link:
             assert (README.parent / link).exists(), link
-
-

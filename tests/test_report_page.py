@@ -18,7 +18,7 @@ from face_fixtures import NAME, record, vortex
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.run import Run
-from vortexlab.report.page import render
+from vortexlab.report.page import _data, render
 from vortexlab.report.plot import pareto
 from vortexlab.report.summary import recommended, summary_lines
 
@@ -96,6 +96,12 @@ def test_text_of_programs_is_only_text(page: Page, run: Run) -> None:
     assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
     hovers = [text for trace in pareto(run.leaderboard())["data"] for text in trace.get("hovertext", [])]
     assert hovers and not any(re.search(r"<(?!br>)", text) for text in hovers)
+
+
+def test_data_of_figures_cannot_end_its_script() -> None:
+    plain = {"hover": "</script ><!-- <script> & ]]>"}
+    text = _data(plain)
+    assert not set("<>&") & set(text) and json.loads(text) == plain
 
 
 def test_every_program_is_on_the_page(page: Page, run: Run) -> None:

@@ -1,0 +1,104 @@
+"""`vortex check`, `bench` and `doctor`: status and output, with compilers and clocks that answer as the tests say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from face_fixtures import vortex
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator import speed
+from vortexlab.kernels.gpu import report
+from vortexlab.kernels.gpu.report import KernelReport
+
+KERNEL = KernelReport("attend_split", "sm_90", 96, 16, 49152, ("tensor core",))
+SMALL = ("--lengths", "256", "--batch", "2", "--geometry", "qwen3-1.7b", "--threads", "1", "--device", "cpu")
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Replaces the compiler; returns the targets that it was asked for."""
+    asked: list[tuple[str, ...]] = []
+
+    def compiled(program: Any, static: Any, targets: tuple[str, ...], *_: Any, **__: Any) -> list[KernelReport]:
+        asked.append(tuple(targets))
+        return [KERNEL]
+
+    monkeypatch.setattr(report, "compile_report", compiled)
+    return asked
+
+
+def refuse(*_: Any, **__: Any) -> list[KernelReport]:
+    raise VortexError("compiling its kernels took over 60 s; make it smaller")
+
+
+def test_check_prints_what_the_kernels_use(compiler: list[tuple[str, ...]]) -> None:
+    done = vortex("check", "quest", "--json", "--knob", "budget=8", "--lengths", "1k,4096", "--predict-for", "h200")
+    found = done.json("check")
+    assert done.status == 0 and found["ok"] and found["compile_failure"] == ""
+    assert compiler == [report.TARGETS]
+    assert [(item["registers"], item["spilled_bytes"], item["uses"]) for item in found["kernels"]] == [
+        (96, 16, ["tensor core"])
+    ]
+    assert found["page_bounds"] == {"1024": 11, "4096": 11}  # the budget, the sink, two recent ones
+    assert {item["name"]: item["value"] for item in found["knobs"]}["budget"] == 8
+    text = vortex("check", "quest", "--target", "sm_90", "--lengths", "4096")
+    assert text.status == 0 and "attend_split" in text.out and "PREDICTED" in text.out
+    assert compiler[-1] == ("sm_90",)
+    assert vortex("check", "quest", "--target", "none").status == 0 and len(compiler) == 2
+
+
+def test_a_program_that_does_not_compile_has_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "compile_report", refuse)
+    done = vortex("check", "quest", "--json")
+    found = done.json("check")
+    assert done.status == 1 and not found["ok"] and "took over 60 s" in found["compile_failure"]
+    text = vortex("check", "quest")
+    assert text.status == 1 and "does not compile: compiling its kernels took over 60 s" in text.out
+
+
+def test_bench_measures_and_says_under_which_conditions() -> None:
+    done = vortex("bench", "sink_window", *SMALL, "--seed", "3", "--json")
+    found = done.json("bench")
+    (row,) = found["rows"]
+    assert done.status == 0 and (row["context"], row["batch"], row["failure"]) == (256, 2, "")
+    assert row["speedup"]["low"] <= row["speedup"]["value"] <= row["speedup"]["high"]
+    assert row["baseline"] in row["baselines_ms"] and 0 < row["density"] <= 1
+    assert found["program"] == "SinkWindow" and found["conditions"]["seed"] == 3
+    assert found["conditions"]["geometry"]["name"] == "qwen3-1.7b" and found["conditions"]["device"]
+
+
+def test_a_timed_output_that_is_wrong_has_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any, **__: Any) -> speed.Timing:
+        raise speed.SpeedError("a timed output is off by 0.5 of its norm")
+
+    monkeypatch.setattr(speed, "measure", wrong)
+    done = vortex("bench", "sink_window", *SMALL, "--json")
+    assert done.status == 1
+    row = done.json("bench")["rows"][0]
+    assert row["speedup"] is None and "off by 0.5" in row["failure"]
+    text = vortex("bench", "sink_window", *SMALL)
+    assert text.status == 1 and "context 256: a timed output is off by 0.5" in text.out
+
+
+def test_doctor_names_what_is_missing_and_shows_no_key(
+    compiler: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    done = vortex("doctor", "--runs", tmp_path, "--json")
+    found = done.json("doctor")
+    assert done.status == 0 and "sk-secret" not in done.out
+    items = {(item["area"], item["name"]): item for item in found["items"]}
+    assert items["key", "OPENAI_API_KEY"]["ok"] and not items["key", "HF_TOKEN"]["ok"]
+    assert items["model", "reference model"]["ok"] and all(items["compiler", name]["ok"] for name in report.TARGETS)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setattr(report, "compile_report", refuse)
+    again = json.loads(vortex("doctor", "--runs", tmp_path, "--json").out)
+    assert any("set OPENAI_API_KEY" in line for line in again["missing"])
+    assert any("kernels do not compile for sm_90: compiling" in line for line in again["missing"])
+    text = vortex("doctor", "--runs", tmp_path).out
+    assert "reference model" in text and "kernels do not compile for gfx942" in text

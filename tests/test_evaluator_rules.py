@@ -1,0 +1,231 @@
+"""What the controller makes of the worker's answers, gate by gate, with answers that are written here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from vortexlab import deployment, search_spaces
+from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.evaluator.evaluator import DENSE_FLOOR, SCREEN_FLOOR, TIE_SHARE, Evaluator
+from vortexlab.evaluator.samples import make_suite
+from vortexlab.evaluator.sandbox import WorkerLost
+from vortexlab.evaluator.verdict import GATES, Verdict
+
+CONFIG = EvaluationConfig(
+    tasks=("needles", "keys"), lengths=(320,), contexts=4, screen_contexts=2, compile_for=("sm_90",), audit_share=0.0,
+    threads=1,
+)  # fmt: skip
+SUITE = make_suite(CONFIG)
+QUEST, TOP_P = search_spaces.seeds()["quest"], search_spaces.seeds()["top_p"]
+MODEL = {
+    "layers": 2, "kv_heads": 2, "group": 2, "head_dim": 16, "scale": 0.25, "vocabulary": 1024, "max_length": 4096,
+    "architecture": "fake",
+}  # fmt: skip
+NUMERICS = {"failure": "", "cases": 6, "steps": 20, "pages": 100, "open": 0}
+FIDELITY = {
+    "finite": True, "error_mean": 0.1, "error_p95": 0.2, "error_worst_head": 0.3, "mass": 0.9, "mass_of_best": 0.9,
+    "density": 0.2, "ties": 0.0, "steps": 2, "dense_limit": 1e-3,
+}  # fmt: skip
+TIMING = {
+    "ratios": [2.0, 4.0, 4.0, 4.0, 9.0], "dense_ms": 4.0, "sparse_ms": 1.0, "summary_ms": 0.1, "select_ms": 0.4,
+    "attend_ms": 0.5, "baseline": "sdpa", "baselines_ms": {"sdpa": 4.0}, "density": 0.2, "batch": 4, "worst_error": 0.0,
+}  # fmt: skip
+
+Right = Callable[[str, int, str], bool]  # (task, question, order) -> whether it is answered right
+
+
+def always(task: str, number: int, order: str) -> bool:
+    return True
+
+
+class Scripted:
+    """Stands for the sandbox: answers every request as `changes` say, and keeps what was asked."""
+
+    threads, running = 1, True
+
+    def __init__(self, right: Right = always, right_densely: Right = always, **changes: dict[str, Any]):
+        self.right, self.right_densely, self.changes = right, right_densely, changes
+        self.asked: list[dict[str, Any]] = []
+        self.stops = 0
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def close(self) -> None: ...
+
+    def request(self, message: dict[str, Any], *, seconds: float | None = None) -> dict[str, Any]:
+        self.asked.append(message)
+        operation = message["op"]
+        if "lost" in self.changes.get(operation, {}):
+            raise WorkerLost("crash", "the worker was killed by SIGSEGV")
+        plain = {
+            "hello": {"gpu": "", "network": "namespace", "threads": 1},
+            "open": {"model": MODEL},
+            "program": {},
+            "numerics": NUMERICS,
+            "compile": {"failure": "", "kernels": [], "cached": False},
+            "fidelity": FIDELITY,
+            "speed": {"timing": TIMING},
+        }
+        if operation in ("dense", "answers"):
+            order = message.get("order", "forward")
+            answered = [self._answer(pair, order, operation) for pair in message["forks"]]
+            plain["dense"] = {"answers": answered}
+            counts = {str(len(SUITE.samples[i].context)): [3, 1000] for i, _ in message["forks"]}
+            density = 0.25 if order == "forward" else 0.5
+            plain["answers"] = {
+                "answers": answered, "density": density * len(answered), "reads": len(answered), "counts": counts,
+            }  # fmt: skip
+        return {"ok": {**plain[operation], **self.changes.get(operation, {})}}
+
+    def _answer(self, pair: list[int], order: str, operation: str) -> list[int]:
+        i, turn = pair
+        sample = SUITE.samples[i]
+        rule = self.right_densely if operation == "dense" else self.right
+        answer = list(sample.turns[turn].answer)
+        return answer if rule(sample.task, 4 * sample.index + turn, order) else [0] * len(answer)
+
+    def operations(self) -> list[str]:
+        return [message["op"] for message in self.asked][3:]
+
+
+def evaluate(box: Scripted, source: str = QUEST, **changes: Any) -> Verdict:
+    evaluator = Evaluator(replace(CONFIG, **changes), suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    return evaluator.evaluate(source)
+
+
+def test_the_gates_come_in_the_order_of_their_cost() -> None:
+    box = Scripted()
+    verdict = evaluate(box)
+    assert verdict.accepted
+    assert tuple(gate.name for gate in verdict.gates) == GATES
+    assert box.operations() == ["program", "numerics", "compile", "fidelity", "answers", "speed", "answers"]
+    # What a program reads may depend on data: then accuracy comes before speed, which it gives its page counts.
+    box = Scripted()
+    verdict = evaluate(box, TOP_P)
+    assert [gate.name for gate in verdict.gates][-2:] == ["accuracy", "speed"]
+    assert box.operations()[-3:] == ["answers", "answers", "speed"]
+    most = -(-320 // 16)
+    assert sorted(set(box.asked[-1]["counts"])) == [3, most], "counts beyond the timed length are cut"
+
+
+@pytest.mark.parametrize(
+    ("operation", "change", "status", "reason"),
+    [
+        ("numerics", {"failure": "reads pages 3, 4"}, "rejected", "reads pages 3, 4"),
+        ("compile", {"failure": "spills 9000 bytes"}, "rejected", "spills 9000 bytes"),
+        ("fidelity", {"finite": False}, "rejected", "not finite"),
+        ("fidelity", {"density": 1.0, "error_mean": 2e-3}, "rejected", "every page is read, yet"),
+        ("speed", {"timing": None, "failure": "a timed output is off"}, "rejected", "a timed output is off"),
+        ("speed", {"timing": None}, "rejected", "no timing"),
+        ("speed", {"timing": {**TIMING, "density": 1.5}}, "error", "agreed form"),
+        ("speed", {"timing": {**TIMING, "ratios": [0.0]}}, "error", "agreed form"),
+        ("numerics", {"lost": True}, "error", "SIGSEGV"),
+        ("speed", {"lost": True}, "error", "SIGSEGV"),
+        ("answers", {"answers": [[1]]}, "error", "other lengths than asked"),
+        ("answers", {"counts": {"77": [1]}}, "error", "contexts of other lengths"),
+        ("answers", {"reads": 0}, "error", "agreed form"),
+    ],
+)
+def test_each_gate_says_no_and_nothing_comes_after_it(
+    operation: str, change: dict[str, Any], status: str, reason: str
+) -> None:
+    box = Scripted(**{operation: change})
+    verdict = evaluate(box)
+    gate = "screen" if operation == "answers" else operation
+    assert (verdict.status, verdict.gate) == (status, gate)
+    assert reason in verdict.reason and "\n" not in verdict.reason
+    assert box.operations()[-1] == operation
+    assert [item.passed for item in verdict.gates] == [True] * (len(verdict.gates) - 1) + [False]
+    assert verdict.speedup is None
+    assert (box.stops > 0) is (status == "error"), "a worker that cannot be believed is ended"
+
+
+def test_reading_everything_may_err_by_rounding_and_no_more() -> None:
+    assert evaluate(Scripted(fidelity={"density": 1.0, "error_mean": 0.9e-3})).accepted
+    assert evaluate(Scripted(fidelity={"density": 0.9, "error_mean": 0.5})).accepted
+
+
+def test_the_screen_rejects_only_what_surely_keeps_too_little() -> None:
+    nothing = evaluate(Scripted(lambda *_: False))
+    assert (nothing.gate, nothing.answers) == ("screen", 16)
+    upper = nothing.gates[-1].details["kept_upper"]
+    assert 0 < upper < SCREEN_FLOOR == 0.2
+    one = evaluate(Scripted(lambda task, number, order: number == 0))
+    assert one.accepted and one.gate_result("screen").details["kept_upper"] > SCREEN_FLOOR  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("ties", "orders"), [(TIE_SHARE, ["forward"]), (0.02, ["forward", "reversed"])])
+def test_where_ties_decide_the_worse_order_counts(ties: float, orders: list[str]) -> None:
+    """The reversed order answers half of the questions and reads twice as much."""
+    box = Scripted(lambda task, number, order: order == "forward" or number % 2 == 0, fidelity={"ties": ties})
+    verdict = evaluate(box)
+    asked = [message["order"] for message in box.asked if message["op"] == "answers"]
+    assert asked == orders * 2 and TIE_SHARE == 0.01
+    assert verdict.accuracy is not None
+    worse = len(orders) == 2
+    assert verdict.accuracy.value == pytest.approx(0.5 if worse else 1.0)
+    assert verdict.density == pytest.approx(0.5 if worse else 0.25)
+
+
+def test_a_task_that_dense_attention_seldom_solves_does_not_count() -> None:
+    def some(task: str, number: int, order: str) -> bool:
+        return task == "keys" or number % 4 == 0
+
+    verdict = evaluate(Scripted(right_densely=some))
+    assert set(verdict.per_task) == {"keys"} and verdict.contexts == 4
+    assert verdict.conditions["left_out"] == ["needles"] and verdict.conditions["dense_scores"]["needles"] == 0.25
+    half = evaluate(Scripted(right_densely=lambda task, number, order: task == "keys" or number % 2 == 0))
+    assert set(half.per_task) == {"keys", "needles"} and DENSE_FLOOR == 0.5
+    with pytest.raises(VortexError, match="nothing tells programs apart"):
+        evaluate(Scripted(right_densely=lambda *_: False))
+
+
+def test_dense_answers_of_other_lengths_are_refused() -> None:
+    with pytest.raises(VortexError, match="other lengths than asked"):
+        evaluate(Scripted(dense={"answers": [[1]]}))
+
+
+def test_measured_speed_is_that_of_the_paired_ratios_and_predicted_speed_is_the_models() -> None:
+    measured = evaluate(Scripted())
+    assert measured.speedup is not None and measured.speedup.value == pytest.approx(4.0)
+    assert measured.speedup.low < 4.0 <= measured.speedup.high
+    assert measured.conditions["speed"] == "measured" and "predicted" not in measured.conditions["device"]
+    assert measured.stages["measured_ms"]["320"]["dense_ms"] == 4.0
+    box = Scripted()
+    predicted = evaluate(box, speed="predicted")
+    assert predicted.speedup is not None and "speed" not in box.operations()
+    assert predicted.speedup.value == predicted.predicted_speedup and not predicted.speed_samples
+    assert predicted.conditions["device"] == "h200 (predicted)"
+    assert [gate.name for gate in predicted.gates][-2:] == ["accuracy", "speed"]
+
+
+def test_the_compile_gate_can_be_left_out_and_names_its_targets() -> None:
+    box = Scripted()
+    evaluate(box)
+    asked = next(message for message in box.asked if message["op"] == "compile")
+    assert asked["targets"] == ["sm_90"] and asked["geometry"]["name"] == CONFIG.geometry
+    box = Scripted()
+    evaluate(box, compile_for=())
+    assert "compile" not in box.operations()
+
+
+def test_a_package_says_under_which_conditions_its_numbers_hold() -> None:
+    """All of a verdict's conditions, but for paths and what speaks of this machine's sandbox."""
+    measured = evaluate(Scripted()).conditions
+    assert set(measured) - set(deployment._CONDITIONS) == {"model", "left_out", "network"}
+
+
+def test_the_worker_is_told_no_answers() -> None:
+    box = Scripted()
+    evaluate(box)
+    opened = next(message for message in box.asked if message["op"] == "open")
+    assert all(set(turn) == {"question", "answer"} for item in opened["contexts"] for turn in item["turns"])
+    assert all(isinstance(turn["answer"], int) for item in opened["contexts"] for turn in item["turns"])
