@@ -13,7 +13,17 @@ from vortexlab.dsl.items import Axis, Deferred, Item, Poisoned, Record, Text
 from vortexlab.dsl.methods import call_method
 from vortexlab.dsl.places import Findings, Place, place_of
 from vortexlab.dsl.rules import Graph
-from vortexlab.dsl.words import FUNCTIONS, METHOD_PARAMETERS, METHODS, function_hint, refused, suggestion
+from vortexlab.dsl.words import (
+    FUNCTIONS,
+    METHOD_PARAMETERS,
+    METHODS,
+    PARAMETERS,
+    function_hint,
+    method_hint,
+    owners,
+    refused,
+    suggestion,
+)
 
 _BINARY: dict[type[ast.operator], str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.FloorDiv: "floordiv", ast.Mod: "mod",
@@ -135,11 +145,20 @@ class Expressions:
             return Axis(name)
         if name == "everything":
             return self.graph.add("everything", Type(SET), (), place)
-        owners = [method for method, names in METHOD_PARAMETERS.items() if name in names]
-        if self.method in owners:
+        if name == "m" and self.method in ("summarize", "pool"):
+            raise place.error(
+                "memory-in-summary",
+                f"{self.method} may not read what a request remembers",
+                found="m",
+                expected=", ".join(METHOD_PARAMETERS[self.method]),
+                hint=f"m is given to {owners('m')}; there it meets summaries and the pooled query",
+            )
+        if name in METHOD_PARAMETERS.get(self.method, ()):
             hint = f"add it to the parameters: def {self.method}({', '.join(METHOD_PARAMETERS[self.method])})"
-        elif owners and self.method:
-            hint = f"{name} is given to {' and '.join(owners)} only"
+        elif name in PARAMETERS and self.method:
+            hint = f"{name} is given to {owners(name)} only"
+            if self.method == "select" and name in ("q", "s"):
+                hint += "; let score return what select needs: dict(a=..., b=...)"
         elif name in FUNCTIONS:
             hint = f"{name} is a function: write {name}(...)"
         else:
@@ -151,7 +170,7 @@ class Expressions:
     def _attribute(self, node: ast.Attribute, place: Place) -> Item:
         owner = self.item(node.value)
         if not isinstance(owner, Record):
-            hint = f"write x.{node.attr}(axis)" if node.attr in METHODS else suggestion(node.attr, METHODS)
+            hint = f"write x.{node.attr}(axis)" if node.attr in METHODS else method_hint(node.attr)
             raise place.error(
                 "unknown-attribute",
                 f"there is no attribute {node.attr} here",
@@ -166,7 +185,9 @@ class Expressions:
                 "unknown-member",
                 f"{owner.what} has no {node.attr}",
                 found=f"{owner.what}.{node.attr}",
-                hint=suggestion(node.attr, owner.members),
+                hint=f"declare it in the class body: {node.attr} = memory.step(page)"
+                if owner.what == "m" and not owner.members
+                else suggestion(node.attr, owner.members),
                 expected="one of its members",
             )
         self.used.add(f"{owner.what}.{node.attr}")
@@ -236,12 +257,11 @@ class Expressions:
                     hint=f"values have the methods {', '.join(METHODS)}",
                 )
             if method not in METHODS:
-                hint = f"write {method}(x)" if method in FUNCTIONS else suggestion(method, METHODS)
                 raise place.error(
                     "unknown-function",
                     f"a value has no method {method}",
                     found=f".{method}()",
-                    hint=hint,
+                    hint=method_hint(method),
                     expected="a method of a value",
                 )
             return call_method(self, owner, node, place)

@@ -26,6 +26,14 @@ from vortexlab.dsl.sizes import Size
 
 RESERVED_AXES = ("page", "head", "query", "token", "channel")
 
+#: Why a value of a stage lacks an axis.
+_ABSENT = {
+    (PAGE_STAGE, "page"): "a summary sees one page; what looks at several stands in score",
+    (PAGE_STAGE, "head"): "a summary knows no queries",
+    (QUERY_STAGE, "query"): "the queries of a block become one in pool",
+    (QUERY_STAGE, "token"): "keep token in a summary to have it here",
+}
+
 
 @dataclass(frozen=True)
 class Value:
@@ -143,14 +151,15 @@ class Nodes:
 
     def _has_axis(self, op: str, x: Value, axis: Named) -> None:
         if axis.name not in x.type.axes:
+            hint = f"it has the axes {', '.join(x.type.axes)}" if x.type.axes else "it is a scalar: leave the axis out"
+            if (self.stage, axis.name) in _ABSENT:
+                hint += "; " + _ABSENT[self.stage, axis.name]
             raise axis.place.error(
                 "axis-missing",
                 f"{op} over {axis.name}, but the value has no axis {axis.name}",
                 found=str(x),
                 expected=f"one of {', '.join(x.type.axes) or 'none (it is a scalar)'}",
-                hint=f"it has the axes {', '.join(x.type.axes)}"
-                if x.type.axes
-                else "it is a scalar: leave the reduction out",
+                hint=hint,
             )
 
     def _fresh_axis(self, x: Value, name: str, place: Place) -> None:

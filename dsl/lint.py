@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vortexlab.dsl.errors import Diagnostic
-from vortexlab.dsl.ir import KnobRef, Program, Static
+from vortexlab.dsl.ir import FP8, KnobRef, Program, Static
 from vortexlab.dsl.outline import Outline
 from vortexlab.dsl.places import Place
 from vortexlab.dsl.scalars import scalar_value
@@ -14,6 +15,11 @@ from vortexlab.dsl.scalars import scalar_value
 _STATIC = ("first", "last", "stride", "everything")
 #: Selectors that choose among candidates, with their number of inputs before `among`.
 _CHOOSING = {"topk": 2, "topp": 4, "above": 3, "random": 1}
+_LARGEST = {"fp16": 65504.0, "fp8_e4m3": 448.0, "fp8_e5m2": 57344.0}
+#: Ops whose result is one of their inputs, up to sign.
+_PASSING = (
+    "where", "maximum", "minimum", "neg", "abs", "float", "cast", "split", "merge", "rename", "slice", "concat", "sort",
+)  # fmt: skip
 
 
 def unused_names(
@@ -111,6 +117,72 @@ def spent_on_forced(program: Program) -> list[Diagnostic]:
     return found
 
 
+def out_of_range(program: Program) -> list[Diagnostic]:
+    """Numbers that pass unchanged into a cast, or into a stored summary, that cannot hold them."""
+    casts = [(i, str(node.attrs["dtype"])) for i, node in program if node.op == "cast"]
+    casts += [(i, program.summary_dtype) for i in program.live_fields().values()]
+    found = []
+    for index, dtype in casts:
+        largest = _LARGEST.get(dtype, math.inf)
+        for i in _passed_on(program, index):
+            node = program.nodes[i]
+            value = abs(node.attrs["value"])  # type: ignore[arg-type]
+            if value > largest:
+                becomes = f"saturates at {largest:g}" if dtype in FP8 else "becomes infinite"
+                found.append(
+                    Diagnostic(
+                        "dtype-overflow",
+                        f"{value:g} {becomes} in {dtype}",
+                        node.line,
+                        node.column,
+                        found=f"{value:g}",
+                        expected=f"at most {largest:g} in size",
+                        hint="choose a smaller number, or bf16 or fp32",
+                        severity="warning",
+                    )
+                )
+    return found
+
+
+def _passed_on(program: Program, index: int) -> set[int]:
+    """The constants that a value may be equal to, up to sign."""
+    found, seen, stack = set(), set(), [index]
+    while stack:
+        i = stack.pop()
+        node = program.nodes[i]
+        if i in seen:
+            continue
+        seen.add(i)
+        if node.op == "const" and not isinstance(node.attrs["value"], bool):
+            found.add(i)
+        elif node.op in _PASSING:
+            stack.extend(node.inputs[1:] if node.op == "where" else node.inputs)
+    return found
+
+
+def whole_budgets(program: Program) -> list[Diagnostic]:
+    """topk and random with a budget of all pages: a choice that leaves nothing out."""
+    found = []
+    for _, node in program:
+        if node.op not in ("topk", "random"):
+            continue
+        count = program.nodes[node.inputs[_CHOOSING[node.op] - 1]]
+        if count.op == "ctx" and count.attrs["name"] in ("pages", "length", "position"):
+            found.append(
+                Diagnostic(
+                    "whole-budget",
+                    f"{node.op} may choose every page",
+                    node.line,
+                    node.column,
+                    found=f"a budget of ctx.{count.attrs['name']}",
+                    expected="a budget below the number of pages",
+                    hint="write a share of them, floor(0.1 * ctx.pages), or everything() for a dense layer",
+                    severity="warning",
+                )
+            )
+    return found
+
+
 def _unions(program: Program) -> list[set[int]]:
     """The members of every largest union."""
     inner = {i for node in program.nodes if node.op == "union" for i in node.inputs if program.nodes[i].op == "union"}
@@ -123,6 +195,8 @@ def _members(program: Program, index: int) -> set[int]:
         i = stack.pop()
         if program.nodes[i].op == "union":
             stack.extend(program.nodes[i].inputs)
+        elif program.nodes[i].op == "reuse":
+            stack.append(program.nodes[i].inputs[0])
         else:
             found.add(i)
     return found

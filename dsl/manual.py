@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from vortexlab.dsl import limits
 from vortexlab.dsl.codes import CODES
 from vortexlab.dsl.ir import DTYPES, DYNAMIC_CTX, REDUCTIONS, STATIC_CTX
-from vortexlab.dsl.ops import OPS
 from vortexlab.dsl.methods import MAX_PARTS
+from vortexlab.dsl.ops import OPS
 from vortexlab.dsl.outline import MAX_PAGE, SUMMARY_DTYPES
 from vortexlab.dsl.whole import MAX_PROGRAM_NODES
 

@@ -10,7 +10,7 @@ from vortexlab.dsl.ir import DTYPES, KV_DTYPES, Knob, KnobRef, Memory, Param
 from vortexlab.dsl.places import Findings, Place, place_of
 from vortexlab.dsl.sizes import settings
 from vortexlab.dsl.state import is_memory, is_param, read_memory, read_param
-from vortexlab.dsl.words import METHOD_PARAMETERS, PARAMETERS, RESERVED, refused, suggestion
+from vortexlab.dsl.words import METHOD_PARAMETERS, PARAMETERS, RESERVED, owners, refused, suggestion
 
 MAX_PAGE = 256
 MAX_BLOCK = 4096
@@ -210,7 +210,7 @@ def _axes_of_params(outline: Outline) -> None:
 
 def _blocks(outline: Outline) -> None:
     """Prefill by blocks needs their length and what stands for one; blocks and pages meet at their ends."""
-    if "pool" in outline.methods and outline.block is None:
+    if "pool" in outline.methods and "block" not in outline.options:
         raise place_of(outline.methods["pool"]).error(
             "pool-without-block",
             "pool makes one query of a block, and the program has no blocks",
@@ -335,6 +335,10 @@ def _method(item: ast.FunctionDef, outline: Outline) -> None:
     for argument in arguments.args:
         if argument.arg not in allowed:
             hint = "methods have no self" if argument.arg == "self" else suggestion(argument.arg, list(allowed))
+            if argument.arg in PARAMETERS:
+                hint = f"{argument.arg} is given to {owners(argument.arg)}"
+                if item.name == "select" and argument.arg in ("q", "s"):
+                    hint += "; let score return what select needs: dict(a=..., b=...)"
             raise place_of(argument).error(
                 "unknown-parameter",
                 f"{item.name} has no parameter {argument.arg}",

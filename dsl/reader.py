@@ -20,7 +20,7 @@ from vortexlab.dsl.ir import (
     Type,
 )  # fmt: skip
 from vortexlab.dsl.items import Deferred, Item, Poisoned, Record, Returned, Text, knob_item
-from vortexlab.dsl.lint import early_reuse, spent_on_forced, unused_names
+from vortexlab.dsl.lint import early_reuse, out_of_range, spent_on_forced, unused_names, whole_budgets
 from vortexlab.dsl.outline import Outline
 from vortexlab.dsl.places import Findings, Place, place_of
 from vortexlab.dsl.returns import check_memory, check_output, check_pool, check_selection, check_summary
@@ -70,7 +70,8 @@ class Reader:
         if self._has_error():
             return None
         self.findings += unused_names(program, self.outline, self.returned, self.used, self.unused)
-        self.findings += spent_on_forced(program)
+        for look in (spent_on_forced, out_of_range, whole_budgets):
+            self.findings += look(program)
         return program
 
     def _has_error(self) -> bool:
@@ -227,7 +228,9 @@ class Reader:
         if "attend" not in self.outline.methods:
             return None
         made = self._run("attend", handed)
-        return None if made is None else self.findings.guard(lambda: check_output(self.graph, made, self._end("attend")))
+        if made is None:
+            return None
+        return self.findings.guard(lambda: check_output(self.graph, made, self._end("attend")))
 
     def _writes(self, handed: Mapping[str, Item | Deferred | None]) -> dict[str, Value] | None:
         """What every memory takes on; None where that could not be made."""

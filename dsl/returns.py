@@ -51,16 +51,21 @@ def _reads_page(graph: Graph, index: int) -> bool:
     return False
 
 
+def _is_per_head(graph: Graph, value: Value, width: str) -> bool:
+    """Whether a value is a vector of the given width for every query head."""
+    shape = (value.type.kind, value.type.axes)
+    return shape == (FLOAT, ("head", "channel")) and graph.sizes[value.index]["channel"] == graph.lengths[width]
+
+
 def check_pool(graph: Graph, made: Returned, end: Place) -> Value:
     """One query in place of those of a block."""
-    if isinstance(made, Value) and made.type.kind == FLOAT and made.type.axes == ("head", "channel"):
-        if graph.sizes[made.index]["channel"] == graph.lengths["channel"]:
-            return made
+    if isinstance(made, Value) and _is_per_head(graph, made, "channel"):
+        return made
     axes = made.type.axes if isinstance(made, Value) else ()
     if "query" in axes:
         hint = "reduce query, for example with q.mean(query), or q.slice(query, -8).mean(query) for its last queries"
     elif isinstance(made, Value) and axes == ("head", "channel"):
-        hint = f"it has {graph.sizes[made.index]['channel']} channels; score expects those of a key"
+        hint = f"its width is {graph.sizes[made.index]['channel']}; score expects that of a key"
     else:
         hint = "the same score runs in decode and prefill, so it takes a query of one shape"
     raise end.error(
@@ -86,9 +91,8 @@ def check_selection(made: Returned, end: Place) -> Value:
 
 def check_output(graph: Graph, made: Returned, end: Place) -> Value:
     """The attention output."""
-    if isinstance(made, Value) and made.type.kind == FLOAT and made.type.axes == ("head", "channel"):
-        if graph.sizes[made.index]["channel"] == graph.lengths["value"]:
-            return made
+    if isinstance(made, Value) and _is_per_head(graph, made, "value"):
+        return made
     axes = made.type.axes if isinstance(made, Value) else ()
     extra = [axis for axis in axes if axis not in ("head", "channel")]
     if isinstance(made, Value) and made.type.kind == SET:
@@ -96,7 +100,7 @@ def check_output(graph: Graph, made: Returned, end: Place) -> Value:
     elif extra:
         hint = f"reduce {extra[0]}"
     elif isinstance(made, Value) and axes == ("head", "channel"):
-        hint = f"it has {graph.sizes[made.index]['channel']}; attention(...) gives the channels of a value"
+        hint = f"its width is {graph.sizes[made.index]['channel']}; attention(...) has the width of a value"
     else:
         hint = "return attention(pages), or a sum of attention(...) with gates [head]"
     raise end.error(
@@ -178,10 +182,15 @@ def _taken_on(graph: Graph, memories: Mapping[str, Memory], name: str, value: Va
     lacks = [axis for axis in type_.axes if axis not in value.type.axes]
     if value.type.kind != type_.kind:
         hint = "numbers go to memory.step(page), sets to memory.step(pages)"
+        if value.type.kind == SET:
+            hint += "; float(member(pages)) is 1 for the pages of a set"
+    elif extra and type_.kind == SET:
+        hint = f"declare {name} = memory.{memories[name].scope}(pages, head) for one set per query head"
     elif extra:
-        hint = f"reduce {extra[0]}, or declare it: {name} = memory.step({', '.join((*type_.axes, extra[0]))})"
+        axes = ", ".join((*type_.axes, extra[0]))
+        hint = f"reduce {extra[0]}, or declare it: {name} = memory.{memories[name].scope}({axes})"
     else:
-        hint = f"it lacks {lacks[0]}: declare the memory without it, or add what has it"
+        hint = f"it lacks {lacks[0]}: a value that is the same along {lacks[0]} is written x + 0.0 * m.{name}"
     raise place.error(
         "memory-type",
         f"the memory {name} holds {type_} and is given something else",

@@ -20,7 +20,8 @@ class Graph(SetRules):
 
     def param(self, attribute: str, declared: Param, place: Place) -> Value:
         made = {axis: Size.of(size) for axis, size in declared.sizes.items()}
-        return self.add("param", Type(declared.kind, declared.axes), (), place, {**self.lengths, **made}, name=attribute)
+        type_ = Type(declared.kind, declared.axes)
+        return self.add("param", type_, (), place, {**self.lengths, **made}, name=attribute)
 
     def memory(self, declared: Memory, place: Place) -> Value:
         return self.add("memory", declared.type, (), place, self.lengths, name=declared.name)
@@ -81,10 +82,10 @@ class Graph(SetRules):
                 size = self.sizes[value.index].get("channel")
                 raise places[name].error(
                     "attention-entries",
-                    f"{name} has one vector of {self.lengths[width]} per page",
-                    found=str(value) if wrong else f"{value} with {size}",
+                    f"{name} holds a vector per page, as wide as a {name[:-1]}",
+                    found=str(value) if wrong else f"{value}, its width {size}",
                     expected="float[page, channel] or float[page, (axes of the program), channel]",
-                    hint="entries are made of summaries: keys=s.k, values=s.v with summaries k.mean(token), v.mean(token)",
+                    hint="entries are made of summaries, such as s.k of k.mean(token) and s.v of v.mean(token)",
                 )
         if keys.type.axes != values.type.axes:
             raise places["values"].error(

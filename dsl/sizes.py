@@ -67,7 +67,7 @@ class Size:
 
 
 def settings(names: Sequence[str] | set[str], knobs: Mapping[str, Knob]) -> Iterator[tuple[bool, dict[str, Attr]]]:
-    """The settings of some int knobs, those of wide ranges by their ends alone: whether all are defaults, and values."""
+    """The settings of int knobs, those of wide ranges by their ends alone: whether all are defaults, and values."""
     ordered = sorted(names)
     for values in itertools.islice(itertools.product(*(_values(knobs[name]) for name in ordered)), _MANY * _MANY):
         setting = dict(zip(ordered, values, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from vortexlab.dsl.declarations import check_each_once, literal, one_of, shown, whole_number
+from vortexlab.dsl.declarations import check_each_once, literal, shown, whole_number
 from vortexlab.dsl.graph import RESERVED_AXES
 from vortexlab.dsl.ir import FLOAT, INT, MEMORY_SCOPES, SET, Knob, KnobRef, Memory, Param, Type, ordered
 from vortexlab.dsl.places import place_of
@@ -163,7 +163,7 @@ def read_memory(name: str, node: ast.Call, knobs: Mapping[str, Knob]) -> Memory:
             allowed = [*(["init"] if type_.kind == FLOAT else []), *(["every"] if scope == "step" else [])]
             raise place_of(keyword.value).error(
                 "unknown-argument",
-                f"a memory {'of pages' if type_.kind == SET else ''} over {scope}s has no option {keyword.arg}",
+                f"memory.{scope}{' of a set' if type_.kind == SET else ''} has no option {keyword.arg}",
                 found=f"{keyword.arg}=",
                 expected=_MEMORY[scope],
                 hint=suggestion(str(keyword.arg), allowed) if allowed else "a set begins empty",

@@ -52,7 +52,7 @@ def _word(name: str, doc: str = "") -> Any:
 
 
 program = _word(
-    "program", '@program(page=16, block=64, kv="auto", summaries="kv", seed=0): decorates the one class of a program file'
+    "program", '@program(page=16, block=64, kv="auto", summaries="kv", seed=0): decorates the class of a program file'
 )
 knob = _word("knob", "knob.int, knob.float, knob.choice, knob.bool: a value that a search may vary")
 param = _word("param", 'param("tensor", head, channel, rank=64): a learned constant of a safetensors file')

@@ -169,6 +169,15 @@ class Tracer(Expressions):
         else:
             return None
         names = [key for key, _ in pairs]
+        twice = next((key for n, key in enumerate(names) if key in names[:n]), None)
+        if twice is not None and self.method == "remember":
+            raise place_of(pairs[names.index(twice, names.index(twice) + 1)][1]).error(
+                "memory-written-twice",
+                f"remember writes {twice} twice",
+                found=f"{twice}=",
+                expected="each memory once",
+                hint="keep one of them; m still holds the earlier step's value while remember runs",
+            )
         if not names or len(set(names)) != len(names) or not all(n.isascii() and not n.startswith("__") for n in names):
             raise place_of(node).error(
                 "mapping",

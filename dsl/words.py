@@ -16,8 +16,8 @@ UNARY = ("abs", "exp", "log", "sqrt", "relu", "sigmoid", "silu", "tanh", "floor"
 BINARY = {"maximum": "maximum", "minimum": "minimum", "max": "maximum", "min": "minimum"}
 SELECTORS = tuple(spec.name for spec in OPS.values() if spec.group == "selector")
 FUNCTIONS = (
-    *UNARY, *BINARY, "where", "clamp", "dot", "softmax", "share", "member", "index", "concat", *SELECTORS, "reuse", "attention",
-    "dict",
+    *UNARY, *BINARY, "where", "clamp", "dot", "softmax", "share", "member", "index", "concat", *SELECTORS, "reuse",
+    "attention", "dict",
 )  # fmt: skip
 SCANS = {"cumsum": "sum", "cummax": "max", "cummin": "min"}
 METHODS = (
@@ -54,7 +54,7 @@ _HINTS = {
     "Lambda": "write the expression where it is used",
     "NamedExpr": "assign on a line of its own",
     "Pass": "remove it",
-    "Subscript": "axes have names: use split, rename or a reduction",
+    "Subscript": "axes have names: write x.slice(axis, start, stop), x.take(axis, i) or a reduction",
     "Tuple": "return one value, or dict(a=..., b=...)",
     "FunctionDef": "a method has no inner functions",
     "ClassDef": "a program has no inner classes",
@@ -77,14 +77,40 @@ _FUNCTION_HINTS = {
     "len": "use ctx.pages",
     "range": _REDUCE,
     **dict.fromkeys(("matmul", "einsum"), "write dot(a, b, axis)"),
-    **{name: f"write x.{name}(axis)" for name in ("sum", "mean", "norm")},
-    "window": "write last(n)",
+    **{name: f"write x.{name}(axis)" for name in (*REDUCTIONS, *SCANS, "sort", "argmax") if name not in BINARY},
+    **{name: f"write x.{name}(...)" for name in ("reduce", "split", "rename", "merge", "slice", "shift")},
+    "window": "a sliding window is last(n); neighbours along an axis are x.window(page, near=3)",
     **dict.fromkeys(("sink", "sinks"), "write first(n)"),
     "union": "write a | b",
     "intersect": "write a & b",
     "difference": "write a - b",
     "complement": "write ~a",
+    **dict.fromkeys(("isin", "contains", "mask", "is_selected", "selected"), "write member(pages)"),
+    "param": "declare it in the class body: gate = param(head, channel)",
+    "memory": "declare it in the class body: mass = memory.step(page)",
+    "logsumexp": "write x.max(axis) + log(exp(x - x.max(axis)).sum(axis))",
+    "argsort": "pages are chosen by topk(score, n); positions by x.argmax(axis)",
 }
+#: What torch and numpy call the functions and methods of the language.
+_ELSEWHERE = {
+    **dict.fromkeys(("take", "gather", "index_select", "take_along_dim"), "write x.take(axis, i)"),
+    **dict.fromkeys(("cat", "stack", "concatenate", "hstack"), "write concat(a, b, axis)"),
+    **dict.fromkeys(("arange", "iota", "position", "positions"), "write index(axis), or x.index(axis)"),
+    "roll": "write x.shift(axis, n)",
+    **dict.fromkeys(("clip", "clamp_min", "clamp_max"), "write clamp(x, low, high)"),
+    **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "chunk"), "write x.split(axis, part=n) or "
+                    "x.merge(part, token, into=tokens)"),
+    **dict.fromkeys(("squeeze", "unsqueeze", "expand", "transpose", "permute", "t", "T", "contiguous"),
+                    "axes are matched by name, in any order: leave it out"),
+    **dict.fromkeys(("amax", "amin"), "write x.max(axis) or x.min(axis)"),
+    **dict.fromkeys(("std", "var"), "write sqrt((x * x).mean(axis) - x.mean(axis) * x.mean(axis))"),
+    **dict.fromkeys(("rms", "square", "pow"), "write x * x, and x.norm(axis) for a root of a sum of squares"),
+    **dict.fromkeys(("narrow", "chop"), "write x.slice(axis, start, stop)"),
+    **dict.fromkeys(("unfold", "conv1d", "avg_pool1d", "max_pool1d"), "write x.window(axis, near=3) and reduce near"),
+    **dict.fromkeys(("bfloat16", "half", "type", "astype", "cast"), 'write x.to("bf16")'),
+    **dict.fromkeys(("masked_fill", "where_", "select"), "write where(condition, a, b)"),
+    **dict.fromkeys(("item", "detach", "clone", "cpu", "numpy"), "leave it out"),
+}  # fmt: skip
 
 _SYMBOLS = {
     "Pow": "**", "MatMult": "@", "BitXor": "^", "LShift": "<<", "RShift": ">>", "Is": "is", "IsNot": "is not",
@@ -100,7 +126,20 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def function_hint(name: str) -> str:
-    return _FUNCTION_HINTS.get(name) or suggestion(name, FUNCTIONS)
+    return _FUNCTION_HINTS.get(name) or _ELSEWHERE.get(name) or suggestion(name, FUNCTIONS)
+
+
+def method_hint(name: str) -> str:
+    """What to write instead of a method that values do not have."""
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
+    return f"write {name}(x)" if name in FUNCTIONS else suggestion(name, METHODS)
+
+
+def owners(parameter: str) -> str:
+    """The methods that a parameter is given to, in words."""
+    names = [method for method, parameters in METHOD_PARAMETERS.items() if parameter in parameters]
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def refused(node: ast.AST, at: ast.AST | None = None) -> Finding:

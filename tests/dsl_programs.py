@@ -13,14 +13,21 @@ def program(
     body: str = "",
     options: str = "page=16",
     heads: str = "",
+    pool: str = "",
+    attend: str = "",
+    remember: str = "",
 ) -> str:
-    """A program from method bodies; lines are separated by newlines. `heads` replaces `score, ctx` of select."""
+    """A program from method bodies; lines are separated by newlines. `heads` replaces `score, m, ctx` of select."""
     lines = [f"@program({options})", "class P:"]
     lines += [f"    {line}" for line in body.split("\n") if line]
+    given = ("score, " if score else "") + ("m, " if "memory." in body else "")
     methods = (
         ("summarize", "k, v, ctx", summarize),
-        ("score", "q, s, ctx", score),
-        ("select", heads or ("score, ctx" if score else "ctx"), select),
+        ("pool", "q, ctx", pool),
+        ("score", "q, s, m, ctx" if "memory." in body else "q, s, ctx", score),
+        ("select", heads or f"{given}ctx", select),
+        ("attend", f"q, s, {given}pages, ctx", attend),
+        ("remember", f"q, s, {given}pages, ctx", remember),
     )
     for name, parameters, text in methods:
         if text:

@@ -12,6 +12,28 @@ from vortexlab.dsl.whole import MAX_PROGRAM_DEPTH
 
 C = "return dict(c=k.mean(token))"
 RAW = "return dot(q, s.c, channel)"
+MASS, KEPT = "mass = memory.step(page)", "kept = memory.step(pages)"
+BLOCK = "page=16, block=64"
+KV = "return dict(c=k.mean(token), e=v.mean(token))"
+
+
+def summary(expression: str, **more: str) -> str:
+    return program(summarize=f"return dict(c={expression})", **more)
+
+
+def pooled(expression: str, **more: str) -> str:
+    return program(pool=f"return {expression}", options=BLOCK, **more)
+
+
+def remembered(expression: str, declared: str = MASS, **more: str) -> str:
+    """A program that chooses by what it remembers."""
+    select = "return m.kept | first(1)" if declared == KEPT else "return topk(m.mass, 4)"
+    return program(**{"select": select, "body": declared, "remember": f"return {expression}", **more})
+
+
+def attended(expression: str, summarize: str = "", **more: str) -> str:
+    return program(attend=f"return {expression}", summarize=summarize, **more)
+
 
 CASES = [
     # the text
@@ -118,7 +140,7 @@ CASES = [
     ("unknown-name", program(summarize="return dict(c=k.mean(‹tokens))")),
     ("unknown-function", program("return ‹fist(1)")),
     ("unknown-function", program("return first(‹int(1.5))")),
-    ("unknown-function", program(summarize="return dict(c=‹k.argmax(token))")),
+    ("unknown-function", program(summarize="return dict(c=‹k.argmin(token))")),
     ("unknown-attribute", program(summarize="return dict(c=‹k.shape)")),
     ("unknown-member", program("return first(‹ctx.layr)")),
     ("unknown-member", program(summarize=C, score="return ‹s.d")),
@@ -181,7 +203,160 @@ CASES = [
     ("summary-kind", program(summarize="return dict(c=‹k > 0)")),
     ("summary-kind", program(summarize="return dict(c=‹1.0)")),
     ("summary-mapping", program(summarize="‹return k.mean(token)")),
+    # axes
+    ("page-axis", program(summarize=C, score="return s.c.slice(‹page, 0, 2)")),
+    ("page-axis", program(summarize=C, score="return concat(s.c, s.c, ‹page)")),
+    ("page-axis", program(summarize=C, score="return s.c.merge(‹page, channel, into=other)")),
+    ("index-axis", summary("k.max(token) * index(‹page)")),
+    ("index-axis", summary("k.split(token, part=2) * index(‹part)")),
+    ("index-axis", program("return topk(float(index(‹query)), 4)")),
+    ("index-not-int", program(summarize=C, score="return ‹s.c.take(page, s.c.max(channel))")),
+    ("axis-missing", program(summarize=C, score="return s.c.shift(‹token, 1)")),
+    ("axis-missing", summary("k.cumsum(‹page)")),
+    ("axis-missing", summary("k.window(‹page, near=3)")),
+    ("axis-taken", summary("k.window(‹token, channel=3)")),
+    ("axis-taken", summary("k.merge(token, ‹token, into=other)")),
+    ("axis-taken", summary("k.split(token, part=2).merge(part, token, into=‹channel)")),
+    ("axis-expected", summary("k.split(token, part=2).merge(part, token, into=‹'tokens')")),
+    ("axis-expected", summary("k.merge(‹0, token, into=tokens)")),
+    ("axis-size", summary("‹k.slice(channel, 0, 8) * k.slice(channel, 0, 4)")),
+    ("axis-size", summary("‹k.slice(channel, ctx.latent) * v")),
+    ("axis-size", summary("‹concat(k, k, channel) * k")),
+    ("axis-size", summary("‹k.merge(token, channel, into=channel) * k.mean(token)")),
+    ("axis-size", summary("‹k.take(token, k.split(channel, part=2).argmax(token))")),
+    ("slice-range", summary("k.slice(token, ‹0, 17)")),
+    ("slice-range", summary("k.slice(token, ‹-17)")),
+    ("slice-range", summary("k.slice(token, ‹16)")),
+    ("slice-range", summary("k.slice(channel, ‹4, 4)")),
+    ("slice-range", summary("k.slice(channel, ‹-4, -8)")),
+    ("slice-range", summary("k.slice(token, ‹0, a)", body="a = knob.int(1, 32, default=24)")),
+    ("slice-bound", summary("k.slice(channel, ‹0.5)")),
+    ("slice-bound", summary("k.slice(channel, ‹ctx.page)")),
+    ("slice-bound", summary("k.slice(channel, ‹a)", body="a = knob.int(-1, 32, default=24)")),
+    ("fill-value", program(summarize=C, score="return s.c.shift(page, 1, fill=‹ctx.scale)")),
+    ("fill-value", program(summarize=C, score="return s.c.window(page, near=3, fill=‹True)")),
+    ("whole-number", program(summarize=C, score="return s.c.shift(page, ‹0.5)")),
+    ("whole-number", program(summarize=C, score="return s.c.window(page, near=‹ctx.page)")),
+    ("whole-number", program(summarize=C, score="return s.c.window(page, near=‹65)")),
+    ("argument-count", program(summarize=C, score="return ‹s.c.window(page)")),
+    ("argument-count", program(summarize=C, score="return ‹s.c.take(page)")),
+    ("argument-count", program(summarize=C, score="return s.c.cumsum(page, ‹channel)")),
+    ("argument-count", summary("‹k.split(token, part=2).merge(part, token)")),
+    ("unknown-argument", program(summarize=C, score="return s.c.shift(page, 1, filling=‹1.0)")),
+    ("unknown-reduction", program(summarize=C, score='return s.c.sort(page, ‹"ascending")')),
+    ("unknown-function", program(summarize=C, score="return ‹s.c.roll(page, 1)")),
+    ("unknown-function", program(summarize=C, score="return ‹cumsum(s.c, page)")),
+    ("unknown-function", program(summarize=C, score="return ‹gather(s.c, 1)")),
+    ("unknown-dtype", summary('k.to(‹"fp8")')),
+    ("unknown-dtype", program(options='kv=‹"fp8_e3m4"')),
+    ("cast-kind", program(summarize=C, score='return index(page).to(‹"fp8_e4m3")')),
+    ("not-a-set", program("return topk(float(member(‹3)), 4)")),
+    # learned constants
+    ("param-axes", program(body="a = ‹param()")),
+    ("param-axes", program(body='a = ‹param("weight")')),
+    ("param-axes", program(body="a = param(‹page)")),
+    ("param-axes", program(body="a = param(‹rank)")),
+    ("param-axes", program(body="a = param(‹3)")),
+    ("param-axes", program(body="a = param(channel=‹64)")),
+    ("param-axes", program(body="a = param(query=‹64)")),
+    ("param-axes", program(body="a = ‹param(head, head)")),
+    ("param-option", program(body="a = param(head, per_layer=‹1)")),
+    ("param-option", program(body='a = param(head, kind=‹"bool")')),
+    ("param-tensor", program(body='a = param(‹"", head)')),
+    ("whole-number", program(body="a = param(head, rank=‹0)")),
+    ("axis-taken", program(body="rank = knob.int(1, 4, default=2)\n‹a = param(head, rank=4)")),
+    ("name-taken", program(body="‹memory = param(head)")),
+    ("unknown-function", program("return first(‹param(head))")),
+    # memory
+    ("memory-kind", program(body="a = ‹memory.steps(page)")),
+    ("memory-kind", program(body="a = ‹memory(page)")),
+    ("memory-axes", program(body="a = ‹memory.step(head)")),
+    ("memory-axes", program(body="a = memory.step(page, ‹token)")),
+    ("memory-axes", program(body="a = memory.step(pages, ‹page)")),
+    ("memory-axes", program(body="a = ‹memory.step(page, head, head)")),
+    ("memory-option", program(body="a = memory.step(page, init=‹True)")),
+    ("unknown-argument", program(body="a = memory.layer(page, every=‹4)")),
+    ("unknown-argument", program(body="a = memory.step(pages, init=‹4)")),
+    ("whole-number", program(body="a = memory.step(page, every=‹0)")),
+    ("whole-number", program(body="n = knob.float(1.0, 2.0, default=1.0)\na = memory.step(page, every=‹n)")),
+    ("memory-in-summary", summary("k.mean(token) * ‹m.mass", body=MASS)),
+    ("memory-in-summary", pooled("q.mean(query) * ‹m.mass")),
+    ("unknown-parameter", program().replace("def select(ctx)", "def select(‹q, ctx)")),
+    ("memory-as-value", program("return topk(‹mass, 4)", body=MASS, remember="return dict(mass=m.mass)")),
+    ("record-as-value", program("return topk(‹m, 4)", body=MASS, remember="return dict(mass=m.mass)")),
+    ("memory-mapping", remembered("m.mass").replace("return m", "‹return m")),
+    ("memory-type", remembered("dict(mass=‹q.max(channel))")),
+    ("memory-type", remembered("dict(mass=‹pages)")),
+    ("memory-type", remembered("dict(mass=‹0.0)")),
+    ("memory-type", remembered("dict(kept=‹m.kept)", KEPT).replace("dict(kept=‹m.kept)", "dict(kept=‹ctx.length)")),
+    ("memory-type", remembered("dict(kept=‹topk(dot(q, s.c, channel), 4))", KEPT, summarize=C)),
+    ("memory-not-written", program("return topk(m.mass, 4)", body="‹" + MASS)),
+    ("memory-not-written", remembered("dict(mass=m.mass)", f"{MASS}\n{KEPT}").replace("return dict", "‹return dict")),
+    ("memory-written-twice", remembered("dict(mass=m.mass, mass=‹m.mass)")),
+    ("unknown-memory", remembered("dict(mass=m.mass, mas=‹m.mass)")),
+    ("unknown-memory", program(remember="return dict(mass=‹ctx.scale)")),
+    ("unknown-member", program("return topk(‹m.mass, 4)", heads="m")),
+    ("unused-memory", program(body="‹" + MASS, remember="return dict(mass=0.5 * m.mass)")),
+    ("unused-param", program(body="‹gate = param(head)")),
+    # reuse
+    ("reuse-kind", program("return ‹reuse(first(4))")),
+    ("reuse-kind", program("return ‹reuse(first(4), every=4, layers=True)")),
+    ("not-a-set", program("return reuse(‹3, every=4)")),
+    ("whole-number", program("return reuse(first(4), every=‹ctx.layer)")),
+    ("reuse-condition", program("return reuse(first(4), layers=‹ctx.length > 100)")),
+    ("reuse-condition", program("return reuse(first(4), layers=‹ctx.layer)")),
+    ("reuse-before-write", program("return ‹reuse(first(4), layers=ctx.layer > 2)")),
+    ("reuse-before-write", program("return ‹reuse(first(4), layers=ctx.layer % n == 1)",
+                                   body="n = knob.int(2, 8, default=4)")),
+    ("selector-in-summary", summary("‹reuse(k, every=2)")),
+    # the output
+    ("attention-place", program("return ‹attention(first(1))")),
+    ("attention-parts", attended("‹attention()")),
+    ("attention-parts", attended("‹attention(pages, keys=s.c)", C)),
+    ("attention-parts", attended("‹attention(values=s.c)", C)),
+    ("attention-parts", attended("‹attention(pages, among=first(3))")),
+    ("attention-parts", attended("‹attention(pages, entry_log_weight=index(page))")),
+    ("attention-parts", attended("‹attention(keys=s.c, values=s.e, entry_log_weight=index(page))", KV)),
+    ("attention-entries", attended("attention(keys=‹q, values=s.e)", KV)),
+    ("attention-entries", attended("attention(keys=s.c, values=‹q * s.e)", KV)),
+    ("attention-entries", attended("attention(keys=s.c, values=‹s.e)",
+                                   "return dict(c=k.split(token, part=2).mean(token), e=v.mean(token))")),
+    ("attention-entries", attended("attention(keys=‹s.c.slice(channel, 4), values=s.e)", KV)),
+    ("axis-size", attended("attention(keys=s.c, values=‹s.e)", "return dict(c=k.split(token, part=2).mean(token), "
+                           "e=v.split(token, part=4).mean(token))")),
+    ("log-weight-axes", attended("attention(pages, log_weight=‹s.c)", C)),
+    ("log-weight-axes", attended("attention(keys=s.c, values=s.e, log_weight=‹s.c)", KV)),
+    ("not-a-set", attended("attention(‹q)")),
+    ("argument-count", attended("attention(pages, ‹q)")),
+    ("attend-shape", program(attend="‹return pages")),
+    ("attend-shape", program(attend="‹return q.max(channel)")),
+    ("attend-shape", program(attend="‹return q * index(page)")),
+    ("attend-shape", program(attend="‹return q.slice(channel, 4)")),
+    ("attend-shape", program(attend="‹return dict(a=q)")),
+    # prefill
+    ("pool-without-block", program() + "    ‹def pool(q):\n        return q.mean(query)\n"),
+    ("block-without-pool", program(options="page=16, block=‹64")),
+    ("block-size", program(options="page=16, block=‹24", pool="return q.mean(query)")),
+    ("block-size", program(options="page=16, block=‹knob.int(0, 64, default=16)", pool="return q.mean(query)")),
+    ("block-size", program(options="page=knob.choice(16, 24, default=16), block=‹64", pool="return q.mean(query)")),
+    ("whole-number", program(options="block=‹0", pool="return q.mean(query)")),
+    ("pool-shape", program(options=BLOCK, pool="‹return q")),
+    ("pool-shape", program(options=BLOCK, pool="‹return q.mean(query).max(head)")),
+    ("pool-shape", program(options=BLOCK, pool="‹return q.mean(query).slice(channel, 4)")),
+    ("pool-shape", program(options=BLOCK, pool="‹return dict(a=q.mean(query))")),
+    ("selector-in-pool", pooled("q.mean(query) + ‹first(1)")),
+    ("unknown-name", pooled("q.mean(query) + ‹s.c", summarize=C)),
+    ("axis-missing", program(summarize=C, score="return q.mean(‹query)")),
+    ("summary-not-pure", summary("where(‹ctx.prefill, k, v)")),
+    ("summary-not-pure", summary("k * ‹ctx.position")),
     # warnings
+    ("dtype-overflow", summary('where(k > 0, k, ‹1e6).to("fp16").mean(token)', score="return s.c.max(channel)",
+                               select="return topk(score, 4)")),
+    ("dtype-overflow", summary("maximum(k, ‹500.0)", score="return s.c.max(token, channel)",
+                               select="return topk(score, 4)", options='summaries="fp8_e4m3"')),
+    ("whole-budget", program("return ‹topk(score.max(head), ctx.pages)", summarize=C, score=RAW)),
+    ("budget-on-forced", program("return first(1) | reuse(‹topk(score.max(head), 4), every=4)", summarize=C,
+                                 score=RAW)),
     ("unused-summary", program(summarize="return dict(c=‹k.mean(token))", select="return first(1)")),
     ("unused-score", program(summarize=C, score="return dict(a=s.c.max(channel), b=‹s.c.min(channel))",
                              select="return topk(score.a, 4)")),

@@ -14,19 +14,22 @@ from vortexlab.dsl.graph import RESERVED_AXES
 from vortexlab.dsl.ir import (
     DYNAMIC_CTX,
     FLOAT,
+    INT,
     PAGE_STAGE,
     QUERY_STAGE,
     SET,
     STATIC_CTX,
     Knob,
     KnobRef,
+    Memory,
+    Param,
     Program,
     Static,
     Type,
 )
 from vortexlab.dsl.items import Record, knob_item
 from vortexlab.dsl.ops import OPS
-from vortexlab.dsl.places import Place
+from vortexlab.dsl.places import Finding, Place
 from vortexlab.dsl.rules import Graph
 from vortexlab.dsl.sizes import Size
 
@@ -41,10 +44,17 @@ KNOBS = {
 }
 
 
+GATE = Param("gate", FLOAT, ("head", "rank", "channel"), {"rank": 8}, "gate")
+PLACES = Param("places", INT, ("rank",), {"rank": 8}, "places")
+MASS = Memory("mass", "step", Type(FLOAT, ("page", "head")))
+KEPT = Memory("kept", "step", Type(SET))
+
+
 def evaluated(expression: str) -> tuple[Graph, Type]:
-    """An expression over k and v of a page of 16, q, the summaries s.c and s.e, a score p, knobs and ctx."""
+    """An expression over k and v of a page of 16, q, the summaries s.c, s.d (of v) and s.e, learned constants, memories,
+    knobs and ctx."""
     graph = Graph()
-    sizes = {"token": Size.of(16), "channel": Size.of("channel"), "head": Size.of("head")}
+    sizes = graph.lengths
 
     def leaf(op: str, *axes: str, **attrs: str):  # type: ignore[no-untyped-def]
         return graph.add(op, Type(FLOAT, axes), (), HERE, sizes, **attrs)
@@ -54,12 +64,17 @@ def evaluated(expression: str) -> tuple[Graph, Type]:
         "v": leaf("v", "token", "channel"),
         "q": leaf("q", "head", "channel"),
         "s": Record("s", {"c": lambda place: leaf("field", "page", "channel", name="c"),
+                          "d": lambda place: leaf("field", "page", "channel", name="d"),
                           "e": lambda place: leaf("field", "page", name="e")}),
+        "m": Record("m", {"mass": lambda place: graph.memory(MASS, place),
+                          "kept": lambda place: graph.memory(KEPT, place)}),
+        "gate": graph.param("gate", GATE, HERE),
+        "places": graph.param("places", PLACES, HERE),
         "ctx": Record("ctx", {name: (lambda place, name=name: graph.ctx(name, place))  # type: ignore[misc]
                               for name in (*STATIC_CTX, *DYNAMIC_CTX)}),
         **{name: knob_item(graph, knob, HERE) for name, knob in KNOBS.items()},
     }  # fmt: skip
-    tracer = Expressions(graph, scope, set(RESERVED_AXES), KNOBS)
+    tracer = Expressions(graph, scope, {*RESERVED_AXES, "rank"}, KNOBS, "attend")
     return graph, tracer.value(ast.parse(expression, mode="eval").body).type
 
 
@@ -88,6 +103,38 @@ TYPES = {
     # pages
     "softmax(s.e, page)": "float[page]", "softmax(dot(q, s.c, channel), page)": "float[page, head]",
     'share(s.e, "sum")': "float[page]", "share(s.e, how)": "float[page]",
+    # positions, runs, neighbours, orders
+    "index(page)": "int[page]", "index(head)": "int[head]", "k.index(token)": "int[token]",
+    "k.split(token, part=4).index(part)": "int[part]", "index(page) // 4": "int[page]",
+    "k.slice(channel, 0, 8)": "float[token, channel]", "k.slice(token, -n)": None, "k.slice(channel, n)": "float[token, channel]",
+    "concat(k, v, token)": "float[token, channel]", "concat(s.e.window(page, near=3), s.c, page)": None,
+    "concat(k, k.index(token), token)": "float[token, channel]",
+    "k.split(token, part=4).merge(part, token, into=tokens)": "float[tokens, channel]",
+    "k.split(token, part=4).merge(part, token, into=token)": "float[token, channel]",
+    "k.merge(token, channel, into=channel)": "float[channel]",
+    "k.take(token, 3)": "float[channel]", "k.take(token, n)": "float[channel]", "q.take(channel, places)":
+    "float[head, rank]", "s.c.take(page, index(page) - 1)": "float[page, channel]",
+    "s.e.take(page, s.e.argmax(page))": "float", "s.c.take(channel, s.c.argmax(channel))": "float[page]",
+    "index(page).take(page, 3)": "int", "index(page).take(page, 3, fill=0.5)": "float",
+    "s.c.shift(page, 1)": "float[page, channel]", "s.e.shift(page, -n, fill=x)": None,
+    "s.e.shift(page, n, fill=x)": "float[page]", "index(page).shift(page, 1)": "int[page]",
+    "s.e.window(page, near=3, fill=-1.0)": "float[page, near]", "k.window(token, near=n)": "float[near, token, channel]",
+    "s.e.cumsum(page)": "float[page]", "k.cummax(token)": "float[token, channel]", "index(page).cummin(page)":
+    "float[page]",
+    "s.e.sort(page)": "float[page]", 'k.sort(token, "up")': "float[token, channel]", "index(page).sort(page)":
+    "int[page]", "s.c.argmax(channel)": "int[page]", "s.e.argmax(page)": "int",
+    # learned constants and memories
+    "gate": "float[head, rank, channel]", "dot(q, gate, channel)": "float[head, rank]", "places + 1": "int[rank]",
+    "m.mass": "float[page, head]", "m.kept | first(1)": "set", "0.5 * m.mass + s.e": "float[page, head]",
+    # sets as values, and sets kept
+    "member(first(3))": "bool[page]", "member(topk(m.mass, 4))": "bool[page, head]",
+    "reuse(first(n), every=8)": "set", "reuse(topk(m.mass, n), layers=ctx.layer % n == 0)": "set[head]",
+    "reuse(first(1), every=n)": "set", "reuse(first(1), layers=not ctx.prefill or flag)": "set",
+    # the output
+    "attention(first(1))": "float[head, channel]", "attention(pages=topk(m.mass, 4), log_weight=s.e)":
+    "float[head, channel]", "attention(keys=s.c, values=s.d)": "float[head, channel]",
+    "attention(first(1), keys=s.c, values=s.d, among=~first(1), log_weight=m.mass, entry_log_weight=s.e)":
+    "float[head, channel]", "attention(keys=s.c, values=s.d, log_weight=x)": "float[head, channel]",
     # precision: a cast is visible in the type, arithmetic is fp32 again
     'k.to("bf16")': "float[token, channel]",
     # sets
@@ -100,9 +147,18 @@ TYPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("expression", "expected"), TYPES.items(), ids=list(TYPES))
+TYPED = {expression: type_ for expression, type_ in TYPES.items() if type_}
+
+
+@pytest.mark.parametrize(("expression", "expected"), TYPED.items(), ids=list(TYPED))
 def test_type_of_expression(expression: str, expected: str) -> None:
     assert str(evaluated(expression)[1]) == expected
+
+
+@pytest.mark.parametrize("expression", [expression for expression, type_ in TYPES.items() if type_ is None])
+def test_expression_without_a_type(expression: str) -> None:
+    with pytest.raises(Finding):
+        evaluated(expression)
 
 
 def test_a_cast_is_visible_and_arithmetic_is_fp32_again() -> None:
@@ -116,11 +172,12 @@ def test_every_op_can_be_written(spec) -> None:  # type: ignore[no-untyped-def]
     """The expressions of the table above use every op of the op table with the inputs and attributes it declares."""
     extra = ["-q", "exp(q)", "log(q)", "relu(q)", "sigmoid(q)", "silu(q)", "tanh(q)", "q - 1", "q == 1", "q != 1",
              "flag or flag", "q.min(head)", "first(1) & last(2)", "first(1) - last(2)", "q <= 1"]  # fmt: skip
-    nodes = [node for text in (*TYPES, *extra) for node in evaluated(text)[0].nodes if node.op == spec.name]
+    nodes = [node for text in (*TYPED, *extra) for node in evaluated(text)[0].nodes if node.op == spec.name]
     assert nodes
     for node in nodes:
         assert spec.arity[0] <= len(node.inputs) <= spec.arity[1]
-        assert set(node.attrs) == set(spec.attrs)
+        assert set(node.attrs) <= set(spec.attrs)
+        assert set(node.attrs) == set(spec.attrs) or spec.name == "reuse"
 
 
 def test_larger_comparisons_are_written_with_smaller_ones() -> None:
