@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from vortexlab.dsl.ir import Program, digest
-from vortexlab.dsl.normal import NormalForm, normal_form
+from vortexlab.dsl.normal import Mark, NormalForm, normal_form
 
 _DEPTH = 3
 _Vertex = tuple[str, str]
@@ -25,14 +25,20 @@ def canonical_hash(program: Program) -> str:
         below = [hashes[i] for i in term.inputs]
         marks = [[role, _spec(form, kind, name), rank[kind, name]] for role, kind, name in term.marks]
         hashes.append(digest([list(term.label), below if term.is_ordered else sorted(below), marks]))
-    page = form.page if isinstance(form.page, str) else [_spec(form, *form.page[1:]), rank[form.page[1], form.page[2]]]
+
+    def size(value: str | Mark | None) -> object:
+        return value if not isinstance(value, tuple) else [_spec(form, *value[1:]), rank[value[1], value[2]]]
+
     return digest(
         {
-            "version": 1,
-            "page": page,
+            "version": 2,
+            "page": size(form.page),
+            "block": size(form.block),
             "output": hashes[form.output],
             "seed": program.seed if form.has_random else None,
             "summaries": program.summary_dtype if form.has_summaries else None,
+            "kv": program.kv_dtype,
+            "parameters": program.parameters.digest if form.has_params and program.parameters else None,
         }
     )
 
@@ -51,9 +57,10 @@ def structure_hash(program: Program) -> str:
         hashes.append(digest([list(term.label), below if term.is_ordered else sorted(below), marks]))
     return digest(
         {
-            "version": 1,
+            "version": 2,
             "output": hashes[form.output],
             "summaries": program.summary_dtype if form.has_summaries else None,
+            "kv": program.kv_dtype,
         }
     )
 
@@ -91,14 +98,14 @@ def _spec(form: NormalForm, kind: str, name: str) -> list[object]:
 
 
 def _ranks(form: NormalForm) -> dict[_Vertex, int]:
-    """A number for every knob and axis that does not depend on names or order.
+    """A number for every knob, axis and memory that does not depend on names or order.
 
-    Colour refinement on the graph of terms, knobs and axes: a vertex is told from another by what it is, what it
-    reads and what reads it. Vertices that stay alike are interchangeable, so that any of them may come first.
+    Colour refinement on the graph of terms, knobs, axes and memories: a vertex is told from another by what it is, what
+    it reads and what reads it. Vertices that stay alike are interchangeable, so that any of them may come first.
     """
     names = sorted(
         {(kind, name) for t in form.terms for _, kind, name in t.marks}
-        | ({(form.page[1], form.page[2])} if not isinstance(form.page, str) else set())
+        | {(kind, name) for _, kind, name in form.sizes}
     )
     if not names:
         return {}
@@ -127,9 +134,11 @@ def _refined(form: NormalForm, names: list[_Vertex], initial: dict[_Vertex, str]
             users[source].append((position if term.is_ordered else -1, index))
         for role, kind, name in term.marks:
             holders[kind, name].append((role, index))
-    page = None if isinstance(form.page, str) else (form.page[1], form.page[2])
+    sizes = {(kind, name): role for role, kind, name in form.sizes}
+    if len(sizes) < len(form.sizes):
+        sizes = dict.fromkeys(sizes, "page and block")
     term_colour = _compact([(term.label, index == form.output) for index, term in enumerate(terms)])
-    name_colour = dict(zip(names, _compact([(initial[n], n == page) for n in names]), strict=True))
+    name_colour = dict(zip(names, _compact([(initial[n], sizes.get(n, "")) for n in names]), strict=True))
     count = 0
     while True:
         signatures = []
