@@ -3,8 +3,7 @@ from vortexlab.dsl import *
 
 @program(page=knob.choice(64, 128, 256, default=256), block=knob.choice(1, 16, 64, default=16))
 class MoBA:
-    """Mixture of block attention: every query head reads the blocks whose mean key it is closest to, in prefill and
-    decode.
+    """Mixture of block attention: every query head reads the blocks whose mean key it is closest to.
 
     score(p, h) = q_h . mean(K_p), one list per query head; the current block is always read
     Source: MoBA (Lu et al., Mixture of Block Attention for Long-Context LLMs, arXiv 2502.13189), 3 to 12 blocks of 512

@@ -3,8 +3,7 @@ from vortexlab.dsl import *
 
 @program(page=64, block=64)
 class Vertical:
-    """Prefill in which the last queries of a block look at all keys, and the block reads the pages that drew their
-    attention.
+    """Prefill in which the last queries of a block look at all keys, and the block reads what draws them most.
 
     score(p, h) = log of the sum over the page's tokens of exp(scale * q' . k), q' = mean of the block's last queries
     Source: the vertical lines of the vertical-slash pattern of MInference (Jiang et al., Accelerating Pre-filling for
