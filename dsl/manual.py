@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from vortexlab.dsl import limits
 from vortexlab.dsl.codes import CODES
-from vortexlab.dsl.ir import DTYPES, DYNAMIC_CTX, REDUCTIONS, STATIC_CTX
+from vortexlab.dsl.ir import DYNAMIC_CTX, STATIC_CTX
 from vortexlab.dsl.methods import MAX_PARTS
 from vortexlab.dsl.ops import OPS
-from vortexlab.dsl.outline import MAX_PAGE, SUMMARY_DTYPES
+from vortexlab.dsl.outline import MAX_BLOCK, MAX_PAGE, SUMMARY_DTYPES
 from vortexlab.dsl.whole import MAX_PROGRAM_NODES
 
 _GROUPS = {
@@ -123,38 +123,43 @@ MISTAKES = (
     Mistake("summarize", "return k.mean(token)", "summary-mapping", "return dict(c=k.mean(token))"),
     Mistake("summarize", "return dict(c=k.mean(token) / ctx.length)", "summary-not-pure",
             "return dict(c=k.mean(token) / ctx.page)"),
-    Mistake("score", "return (q.mean(head) * (s.c > 0)).sum(channel)", "truth-and-number",
-            "return where(s.c > 0, q.mean(head), 0.0).sum(channel)"),
-    Mistake("score", "return (q ** 2).sum(channel).max(head) + s.c.max(channel)", "not-in-language",
-            "return (q * q).sum(channel).max(head) + s.c.max(channel)"),
+    Mistake("score", "return (s.c * (s.c > 0)).sum(channel)", "truth-and-number",
+            "return where(s.c > 0, s.c, 0.0).sum(channel)"),
+    Mistake("score", "return (s.c ** 2).sum(channel)", "not-in-language", "return (s.c * s.c).sum(channel)"),
+    Mistake("score", "return s.c[0]", "not-in-language", "return s.c.take(channel, 0)"),
+    Mistake("score", "return s.c.take(channel, 0.5)", "index-not-int", "return s.c.take(channel, 5)"),
+    Mistake("select", "return reuse(topk(score.page, 64), layers=ctx.layer > 0)", "reuse-before-write",
+            "return reuse(topk(score.page, 64), layers=ctx.layer % 2 == 0)"),
+    Mistake("select", "return attention(topk(score.page, 64))", "attention-place", "return topk(score.page, 64)"),
     Mistake("class", "budget = knob.int(0, 512, log=True, default=64)", "knob-range",
             "budget = knob.int(1, 512, log=True, default=64)"),
 )  # fmt: skip
 
 _SHAPE = f"""\
-A file holds one class under `@program(page=16, summaries="kv", seed=0)`; all three options have these defaults.
+A file holds one class under `@program(page=16, kv="auto", summaries="kv", seed=0)`, which are the defaults.
 `page` is the tokens of a page (1 to {MAX_PAGE}), a number or `knob.choice(...)`. `summaries` is the precision
-that summaries are stored in: {", ".join(f'`"{name}"`' for name in SUMMARY_DTYPES)} (`kv`: that of the cache).
-`seed` feeds `random`. The class holds a docstring, knobs, constants (`sink = 1`) and methods without `self`,
-whose parameters are known by name:
+that summaries are stored in: {", ".join(f'`"{name}"`' for name in SUMMARY_DTYPES)}
+(`kv`: that of the cache); `kv` that which the program asks of its cache. `seed` feeds `random`. The class holds a
+docstring, knobs, constants (`sink = 1`), learned constants, memories and methods without `self`, whose parameters
+are known by name:
 
-- `summarize(k, v, ctx)` runs once when a page is complete and returns `dict(name=value, ...)`: what to remember
-  of the page.
-- `score(q, s, ctx)` runs at every decode step and returns a value or `dict(name=value, ...)`. `s.name` is a
+- `summarize(k, v, ctx)` runs once when a page is complete and returns `dict(name=value, ...)`: what to keep of it.
+- `score(q, s, m, ctx)` runs at every decode step and returns a value or `dict(name=value, ...)`. `s.name` is a
   summary of every candidate page.
-- `select(score, ctx)` returns the set of pages to read. A dict of scores is read as `score.name`.
+- `select(score, m, ctx)` returns the set of pages to read. A dict of scores is read as `score.name`.
+- `attend`, `remember`, `pool`: see Beyond selection.
 
-`summarize` and `score` may be missing, and so may any parameter. A body is `name = expression` lines and one
-`return` at the end. There are no loops, `if`s, lambdas, comprehensions, indexing, lists, tuples, attributes or
-imports beyond these."""
+Only `select` must be there; any parameter may be left out. A body is `name = expression` lines and one `return`
+at the end. There are no loops, `if`s, lambdas, comprehensions, subscripts, lists, tuples, attributes or imports
+beyond these."""
 
 _AXES = """\
-Axes have names: `page` (candidates), `head` (query heads of one KV head), `token`, `channel`, and those made by
-`split` and `rename`. Operands are matched by name: the result has every axis of either. Nothing is positional,
-nothing is indexed. `x.sum(axis)`, `.mean`, `.max`, `.min`, `.norm` remove an axis (several in turn:
-`x.sum(token, channel)`). Scalars have no axis. Kinds are float, int, bool and set; `/` gives floats, counts
-must be ints (`floor`, `ceil`), truth values come from comparisons and combine with `and`, `or`, `not`, sets
-with `|`, `&`, `-`, `~`."""
+Axes have names: `page` (candidates), `head` (query heads of one KV head), `token`, `channel`, in `pool` `query`, and
+those that a program makes (`split`, `merge`, `window`, `rename`, `param`). Operands are matched by name: the result
+has every axis of either. Nothing is positional; positions are read by `slice` and `take`. `x.sum(axis)`, `.mean`,
+`.max`, `.min`, `.norm` remove an axis (several in turn: `x.sum(token, channel)`). Scalars have no axis. Kinds are
+float, int, bool and set; `/` gives floats, counts must be ints (`floor`, `ceil`), truth values come from comparisons
+and combine with `and`, `or`, `not`, sets with `|`, `&`, `-`, `~`."""
 
 _RULES = """\
 1. *Axes.* `q` is [head, channel], `k` and `v` are [token, channel], after norm and RoPE and unscaled;
@@ -173,14 +178,66 @@ _RULES = """\
 5. *Order* is by score, then the smaller page; -0 equals 0; -inf is never chosen; NaN fails the program.
 6. *Random* pages depend on seed, salt, layer, KV head and position alone.
 7. *One at a time.* Every token of a question and an answer selects for itself.
-8. *State.* A summary is a function of its page's tokens alone.
-9. *Specialisation.* Layer, precision and page size are fixed when a program is compiled; length and scores are
-   not.
+8. *State.* A summary is a function of its page's tokens alone; only `memory` and `reuse` carry anything on.
+9. *Specialisation.* Layer, phase, precision and page size are fixed when a program is compiled; length and scores
+   are not.
+10. *fp8* casts saturate at 448 (e4m3) and 57344 (e5m2); fp8 summaries have one scale per page, KV head and summary.
 
-Over an empty page axis (a short context) sum, mean and norm give 0, max gives -inf and min gives inf.
-Arithmetic on numbers, knobs and `ctx` is exact, so budgets agree everywhere. Pages read are paid for, and so
-are the bytes of summaries: a summary [channel] costs 1/page of the keys, one that keeps [token, channel] as
-much as the keys themselves."""
+Over an empty page axis (a short context) sum, mean and norm give 0, max gives -inf, min gives inf and argmax 0.
+Arithmetic on numbers, knobs and `ctx` is exact. Pages read are paid for, and so are the bytes of summaries: a
+summary [channel] costs 1/page of the keys, one that keeps [token, channel] as much as the keys."""
+
+_WHOLE = '''
+@program(page=16, block=64, kv="fp8_e4m3")
+class Whole:
+    """Remembered mass, a selection kept for some steps, a gated branch over summaries, sparse prefill."""
+    gate = param(head, channel)
+    mass = memory.step(page)
+    budget = knob.int(8, 256, log=True, default=64)
+
+    def summarize(k, v):
+        return dict(key=k.mean(token), value=v.mean(token))
+
+    def pool(q):                                            # q: [head, query, channel]
+        return q.slice(query, -16).mean(query)              # [head, channel]: the block's last 16 queries
+
+    def score(q, s, m, ctx):
+        logit = ctx.scale * dot(q, s.key, channel).max(head)
+        return softmax(logit.window(page, near=3, fill=-30.0).max(near), page) + m.mass
+
+    def select(score):
+        forced = first(1) | last(4)
+        return forced | reuse(topk(score, budget, among=~forced), every=4)
+
+    def attend(q, s, pages):
+        g = sigmoid(dot(q, gate, channel))                  # [head]
+        return g * attention(pages) + (1 - g) * attention(keys=s.key, values=s.value)
+
+    def remember(score):
+        return dict(mass=0.5 * score)
+'''
+
+_BEYOND = f"""\
+- *Learned constants.* `gate = param("name", head, channel, rank=64)` is a tensor of a safetensors file (named like
+  the attribute where no name is given) with axes of the model (`head`, `token`, `channel`) and of its own, with
+  sizes. It is a value in every method. In the file the axes stand in the order layer (unless `per_layer=False`), KV
+  head (with `per_kv_head=True`), head, own axes by name, token, channel. `kind="int"` holds positions for `take`.
+- *Memory.* `mass = memory.step(page, init=0.0)` ([page], or with head or channel too) and `kept =
+  memory.step(pages)` (a set) are read as `m.mass` and hold what `remember(q, s, score, pages, m, ctx)` returned
+  at the same layer's last step: `dict(mass=..., kept=...)`, every memory once. Pages that are new since have
+  `init`, a set begins empty. With `every=n` it is rewritten only where position % n == 0. `memory.layer(...)`
+  holds what the layer below wrote in this step. `pages` is the selected set.
+- *Reuse.* `reuse(a, every=n)` keeps a set for n steps, `reuse(a, layers=ctx.layer % 4 == 0)` takes it from the
+  nearest layer where the condition holds; it must hold in layer 0. Both keep candidates; add last(n) outside.
+- *Output.* `attend(q, s, score, pages, m, ctx)` returns [head, channel], without it `attention(pages)`. `log_weight`
+  [page], [page, head] is added to the logits of a page's tokens (0 on the own page). `keys=`, `values=` make each
+  page, or each position of their axes, one entry of the softmax with weight `entry_log_weight` (`log_weight` without
+  pages), among the candidates in `among=`. Gates [head] weigh outputs.
+- *Prefill* is dense unless `block=` (to {MAX_BLOCK}; a multiple or a divisor of the page) and `pool(q, ctx)` are
+  there. `pool` makes one query of a block's; score and select run with it once per block, candidates are pages complete
+  before the block, and every query attends the chosen pages and, causally, the block's own. `ctx.prefill` tells.
+- *MLA.* Keys are [latent | rotary], values their latent part: `x.slice(channel, 0, ctx.latent)` of q and k leaves the
+  rotary part out; `ctx.latent` is 0 elsewhere."""
 
 _KNOBS = """\
 A knob is a number or a choice that a search may vary; a program always has its defaults.
@@ -188,17 +245,18 @@ A knob is a number or a choice that a search may vary; a program always has its 
 - `knob.int(low, high, default=n)`, `knob.float(low, high, default=x)`; with `log=True` the range is logarithmic
   (low above 0), with `step=s` it has steps.
 - `knob.choice("max", "mean", default="max")` of texts names a reduction: `x.reduce(how, axis)`, `share(score,
-  how)`. Of numbers it is a scalar.
+  how)`, or an order. Of numbers it is a scalar.
 - `knob.bool(default=True)` is a truth value: `where(flag, a, b)`.
 
-Knobs are scalars in all methods, may size a `split`, and do not change while a model runs."""
+Knobs are scalars in all methods, may be the number of `split`, `window`, `shift`, `slice`, `fill=` and `every=`, and
+do not change while a model runs."""
 
 
 _NOTES = (
     "`maximum` and `minimum` may be written `max` and `min`; `clamp(x, low, high)` is "
-    f"`minimum(maximum(x, low), high)`. Reductions: {', '.join(REDUCTIONS)}. Precisions: {', '.join(DTYPES)}. `max` of "
-    "`topp` and `above` is all pages where it is left out. `salt` is a number written out. A split has at most "
-    f"{MAX_PARTS} parts."
+    f"`minimum(maximum(x, low), high)`. `max` of "
+    "`topp` and `above` is all pages where it is left out. `salt` is a number written out. A split or window has at "
+    f"most {MAX_PARTS} parts. Over `page` the neighbours of a page are candidates, never the own page."
 )
 
 
@@ -219,6 +277,9 @@ def manual(compact: bool = False, examples: Mapping[str, str] | None = None) -> 
         _AXES,
         "## Rules of meaning",
         _RULES,
+        "## Beyond selection",
+        f"```python\n{_WHOLE.strip()}\n```",
+        _BEYOND,
         "## Knobs",
         _KNOBS,
         "## Context",

@@ -38,15 +38,15 @@ _TABLE = [
     # leaves
     _op("const", "leaf", 0, "value", "3, 0.5, True", "a number or truth value"),
     _op("knob", "leaf", 0, "name", "budget", "a knob declared in the class body; a constant once bound"),
-    _op("ctx", "leaf", 0, "name", "ctx.length", "a fact about the step: length, pages, layer, layers, scale, ..."),
+    _op("ctx", "leaf", 0, "name", "ctx.length", "a fact about the step or the model"),
     _op("k", "leaf", 0, "", "k", "keys of one complete page, after norm and RoPE: [token, channel]"),
     _op("v", "leaf", 0, "", "v", "values of one complete page: [token, channel]"),
     _op("q", "leaf", 0, "", "q", "query heads of one KV head, after norm and RoPE, unscaled: [head, channel]"),
     _op("field", "leaf", 0, "name", "s.lo", "a summary of every candidate page: [page, ...the summary's axes]"),
-    _op("param", "leaf", 0, "name", "gate", "a learned constant declared by `param` in the class body"),
-    _op("memory", "leaf", 0, "name", "m.mass", "what `remember` handed on, declared by `memory` in the class body"),
+    _op("param", "leaf", 0, "name", "gate", "a learned constant"),
+    _op("memory", "leaf", 0, "name", "m.mass", "what `remember` handed on"),
     _op("index", "leaf", (0, 1), "axis", "index(page), x.index(axis)",
-        "int [axis]: 0, 1, 2, ... along an axis of the model, or along an axis of x; over page the page number"),
+        "int [axis]: 0, 1, 2, ... along an axis of the model or of x; over page the page number"),
     # elementwise
     _op("neg", "unary", 1, "", "-x", "negation"),
     _op("abs", "unary", 1, "", "abs(x)", "absolute value"),
@@ -60,7 +60,7 @@ _TABLE = [
     _op("floor", "unary", 1, "", "floor(x)", "largest integer not above a scalar x; an int"),
     _op("ceil", "unary", 1, "", "ceil(x)", "smallest integer not below a scalar x; an int"),
     _op("float", "unary", 1, "", "float(x)", "an int or truth value as a float"),
-    _op("cast", "unary", 1, "dtype", 'x.to("bf16")', 
+    _op("cast", "unary", 1, "dtype", 'x.to("bf16")',
         "rounds to fp32, bf16, fp16, fp8_e4m3 or fp8_e5m2 (these saturate); arithmetic afterwards is fp32"),
     _op("add", "binary", 2, "", "a + b", "sum", True),
     _op("sub", "binary", 2, "", "a - b", "difference"),
@@ -85,7 +85,7 @@ _TABLE = [
         "makes one axis of two, the first one slower: what split undoes"),
     _op("rename", "shape", 1, "old new", "x.rename(channel, other)", "gives an axis another name"),
     _op("slice", "shape", 1, "axis start stop", "x.slice(channel, 0, 64), x.slice(channel, -64)",
-        "a run of an axis; below 0 counts from the end; bounds are whole numbers, int knobs, ctx.latent, ctx.head_dim"),
+        "a run of an axis; below 0 counts from the end; bounds: whole numbers, int knobs, ctx.latent, ctx.head_dim"),
     _op("concat", "shape", 2, "axis", "concat(a, b, channel)", "b behind a along one axis"),
     _op("window", "shape", 1, "axis name size fill", "x.window(page, near=3, fill=0.0)",
         "a new axis of neighbours: out[i, j] = x[i + j - 3 // 2]; `fill` beyond the ends"),
@@ -124,13 +124,12 @@ _TABLE = [
     _op("difference", "set", 2, "", "a - b", "pages in a and not in b"),
     _op("complement", "set", 1, "", "~a", "pages that are not in a"),
     _op("reuse", "set", (1, 2), "every over", "reuse(a, every=8), reuse(a, layers=c)",
-        "the set of the request's last step that was due (position % every == 0), or of the nearest layer up to this "
-        "one where the compile-time c holds; candidates only"),
+        "the set of the request's last due step (position % every == 0), or of the nearest layer up to this one "
+        "where the compile-time c holds"),
     # output
     _op("attention", "output", (1, 6), "parts",
         "attention(pages, log_weight=w), attention(pages, keys=s.k, values=s.v, among=a, entry_log_weight=u)",
-        "softmax over tokens of the pages (logit scale * q . k + w[page]) and over entries made of summaries, times "
-        "values: [head, channel]"),
+        "softmax over the pages' tokens (logit scale * q . k + w[page]) and entries made of summaries, times values"),
 ]  # fmt: skip
 
 OPS: dict[str, OpSpec] = {spec.name: spec for spec in _TABLE}

@@ -24,10 +24,39 @@ def test_the_written_reference_is_current(repo_root: Path) -> None:
 
 
 def test_snippets_are_programs_without_warnings() -> None:
-    assert len(SNIPPETS) >= 2
+    assert len(SNIPPETS) >= 3
     for text in SNIPPETS:
         found, findings = check(text)
         assert found is not None and findings == []
+
+
+def test_snippets_show_every_construct_beyond_selection() -> None:
+    programs = [program for program, _ in map(check, SNIPPETS) if program is not None]
+    whole = next(program for program in programs if program.result is not None)
+    assert whole.params and whole.memories and whole.pooled is not None and whole.kv_dtype != "auto"
+    assert {"reuse", "attention", "window", "slice", "param", "memory"} <= {node.op for node in whole.nodes}
+
+
+INLINE = {
+    "gate": ("class", 'gate = param("name", head, channel, rank=64)'),
+    "kept": ("class", "kept = memory.step(pages)"),
+    "mass": ("class", "mass = memory.step(page, init=0.0)"),
+    ".slice(channel, 0, ctx.latent)": (
+        "score",
+        "return dot(q.slice(channel, 0, ctx.latent), s.c.slice(channel, 0, ctx.latent), channel).max(head)",
+    ),
+    "reuse(a, layers=ctx.layer % 4 == 0)": ("select", "return reuse(first(4), layers=ctx.layer % 4 == 0)"),
+}
+
+
+@pytest.mark.parametrize("shown", INLINE)
+def test_what_the_text_shows_is_read(shown: str) -> None:
+    """Each piece stands in the reference as it is written here, and gives no error."""
+    place, line = INLINE[shown]
+    piece = line if place == "class" else shown
+    assert re.sub(r"\s+", " ", piece) in re.sub(r"\s+", " ", manual(compact=True))
+    findings = check(_written(Mistake(place, line, "", line), line))[1]
+    assert {f.code for f in findings if f.severity == "error"} <= {"memory-not-written"}
 
 
 def test_the_reference_names_every_op_word_fact_and_finding() -> None:

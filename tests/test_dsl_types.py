@@ -31,7 +31,6 @@ from vortexlab.dsl.items import Record, knob_item
 from vortexlab.dsl.ops import OPS
 from vortexlab.dsl.places import Finding, Place
 from vortexlab.dsl.rules import Graph
-from vortexlab.dsl.sizes import Size
 
 HERE = Place(1, 1)
 KNOBS = {
@@ -51,8 +50,7 @@ KEPT = Memory("kept", "step", Type(SET))
 
 
 def evaluated(expression: str) -> tuple[Graph, Type]:
-    """An expression over k and v of a page of 16, q, the summaries s.c, s.d (of v) and s.e, learned constants, memories,
-    knobs and ctx."""
+    """An expression over k and v of a page of 16, q, summaries s.c, s.d (of v) and s.e, parameters, memories and knobs."""
     graph = Graph()
     sizes = graph.lengths
 
@@ -106,7 +104,8 @@ TYPES = {
     # positions, runs, neighbours, orders
     "index(page)": "int[page]", "index(head)": "int[head]", "k.index(token)": "int[token]",
     "k.split(token, part=4).index(part)": "int[part]", "index(page) // 4": "int[page]",
-    "k.slice(channel, 0, 8)": "float[token, channel]", "k.slice(token, -n)": None, "k.slice(channel, n)": "float[token, channel]",
+    "k.slice(channel, 0, 8)": "float[token, channel]", "k.slice(token, -n)": None,
+    "k.slice(channel, n)": "float[token, channel]",
     "concat(k, v, token)": "float[token, channel]", "concat(s.e.window(page, near=3), s.c, page)": None,
     "concat(k, k.index(token), token)": "float[token, channel]",
     "k.split(token, part=4).merge(part, token, into=tokens)": "float[tokens, channel]",
@@ -118,7 +117,8 @@ TYPES = {
     "index(page).take(page, 3)": "int", "index(page).take(page, 3, fill=0.5)": "float",
     "s.c.shift(page, 1)": "float[page, channel]", "s.e.shift(page, -n, fill=x)": None,
     "s.e.shift(page, n, fill=x)": "float[page]", "index(page).shift(page, 1)": "int[page]",
-    "s.e.window(page, near=3, fill=-1.0)": "float[page, near]", "k.window(token, near=n)": "float[near, token, channel]",
+    "s.e.window(page, near=3, fill=-1.0)": "float[page, near]",
+    "k.window(token, near=n)": "float[near, token, channel]",
     "s.e.cumsum(page)": "float[page]", "k.cummax(token)": "float[token, channel]", "index(page).cummin(page)":
     "float[page]",
     "s.e.sort(page)": "float[page]", 'k.sort(token, "up")': "float[token, channel]", "index(page).sort(page)":
