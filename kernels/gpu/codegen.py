@@ -16,6 +16,7 @@ import torch
 
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.kernels.gpu.choose import write_choose
+from vortexlab.kernels.gpu.coverage import check_coverage
 from vortexlab.kernels.gpu.emit import PAGE_DIM, Coords, Dim, Value, coords
 from vortexlab.kernels.gpu.graph import Graph, MapKernel, Schedule, lower, schedule
 from vortexlab.kernels.gpu.values import Dtypes, KernelText
@@ -66,8 +67,9 @@ class Kernels:
 def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> Kernels:
     """Writes the kernels of a bound program. `kv_dtype`, `q_dtype`: bf16, fp16 or fp32.
 
-    Raises `VortexError` when a value is too large for a tile.
+    Raises `VortexError` when a value is too large for a tile, `NotCovered` for what has no kernels.
     """
+    check_coverage(program, static)
     with _deep_recursion():
         graph = lower(contract(program, static), static)
         plan = schedule(graph)
