@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from vortexlab.dsl.errors import VortexError
+from vortexlab.kernels.precision import cast
 
 
 @dataclass
 class PagedKV:
     """Keys and values of one attention layer, in blocks.
 
-    `k`, `v`: [blocks, kv_heads, block, channel], views with any strides whose channel stride is 1.
+    `k`, `v`: [blocks, kv_heads, block, channel], views with any strides whose channel stride is 1. They may be in any
+    floating-point precision, fp8 included. In MLA `v` has fewer channels and may be a view of k's first ones.
     `table`: int32 [batch, max_blocks], the physical block of each logical block; entries that name no block are -1.
     `lengths`: int32 [batch], tokens in the cache, the query's own included.
     `block`: tokens of one block. Rows share a prefix by naming the same blocks.
@@ -35,10 +37,15 @@ class PagedKV:
     block: int
 
     def __post_init__(self) -> None:
-        if self.k.dim() != 4 or self.k.shape != self.v.shape or self.k.shape[2] != self.block:
+        if self.k.dim() != 4 or self.k.shape[:3] != self.v.shape[:3] or self.k.shape[2] != self.block:
             raise VortexError(
                 f"a KV cache needs k and v of shape [blocks, kv_heads, {self.block}, channel]; found "
                 f"{list(self.k.shape)} and {list(self.v.shape)}"
+            )
+        if self.v.shape[3] > self.k.shape[3] or self.k.dtype != self.v.dtype:
+            raise VortexError(
+                f"a KV cache needs values of at most the keys' width and in their precision; found {self.k.shape[3]} "
+                f"channels of {self.k.dtype} and {self.v.shape[3]} of {self.v.dtype}"
             )
         if self.k.stride(3) != 1 or self.v.stride(3) != 1:
             raise VortexError("a KV cache needs keys and values whose channels lie next to each other (stride 1)")
@@ -59,6 +66,16 @@ class PagedKV:
     @property
     def head_dim(self) -> int:
         return self.k.shape[3]
+
+    @property
+    def value_dim(self) -> int:
+        """Channels of a value: fewer than a key's in MLA."""
+        return self.v.shape[3]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the values are the keys' first channels in the same memory."""
+        return self.v.data_ptr() == self.k.data_ptr() and self.v.stride() == self.k.stride()
 
     @property
     def capacity(self) -> int:
@@ -100,7 +117,8 @@ class PagedKV:
     def append(self, k_new: Tensor, v_new: Tensor) -> None:
         """Writes one token per request ([batch, kv_heads, channel]) and lengthens every row by one.
 
-        Raises `VortexError` when a row's table is full.
+        Where values are a part of the keys, `v_new` must be that part of `k_new`. Raises `VortexError` when a row's
+        table is full.
         """
         position = self.lengths.long()
         if int(position.max()) >= self.capacity:
@@ -108,8 +126,9 @@ class PagedKV:
         blocks = self.table.long().gather(1, (position // self.block)[:, None])[:, 0]
         if int(blocks.min()) < 0:
             raise VortexError("a row of the KV cache has no block left for its next token; allocate more blocks")
-        self.k[blocks, :, position % self.block] = k_new.to(self.k.dtype)
-        self.v[blocks, :, position % self.block] = v_new.to(self.v.dtype)
+        self.k[blocks, :, position % self.block] = cast(k_new, self.k.dtype)
+        if not self.is_shared:
+            self.v[blocks, :, position % self.block] = cast(v_new, self.v.dtype)
         self.lengths += 1
 
     def dense(self, row: int) -> tuple[Tensor, Tensor]:
@@ -162,7 +181,8 @@ class PagedKV:
     ) -> PagedKV:
         """A cache holding `k[i]`, `v[i]` ([kv_heads, tokens, channel]) for each request i, ragged lengths allowed.
 
-        The pool keeps each KV head's tokens next to each other. Blocks are numbered in order, or permuted by
+        A `v[i]` of fewer channels that is a view of k's first ones (MLA) becomes such a view of the pool. The pool
+        keeps each KV head's tokens next to each other. Blocks are numbered in order, or permuted by
         `shuffle_seed`. Every row has room for `spare` further tokens; `free_blocks` more belong to no row.
         """
         if len(k) != len(v) or not len(k):
@@ -172,26 +192,31 @@ class PagedKV:
         lengths = [item.shape[1] for item in k]
         counts = [max(1, -(-(length + spare) // block)) for length in lengths]
         total = sum(counts) + free_blocks
-        heads, _, channel = k[0].shape
+        heads = k[0].shape[0]
+        part = all(a.data_ptr() == b.data_ptr() and a.shape[2] > b.shape[2] for a, b in zip(k, v, strict=True))
         order = torch.arange(total)
         if shuffle_seed is not None:
             order = torch.randperm(total, generator=torch.Generator().manual_seed(shuffle_seed))
         table = torch.full((len(k), max(counts)), -1, dtype=torch.int32)
-        pools = [torch.zeros(heads, total * block, channel, dtype=x[0].dtype, device=x[0].device) for x in (k, v)]
-        views = [pool.view(heads, total, block, channel).transpose(0, 1) for pool in pools]
+        sources = (k,) if part else (k, v)
+        pools = [
+            torch.zeros(heads, total * block, x[0].shape[2], dtype=x[0].dtype, device=x[0].device) for x in sources
+        ]
+        views = [pool.view(heads, total, block, -1).transpose(0, 1) for pool in pools]
         start = 0
         for i, count in enumerate(counts):
             ids = order[start : start + count]
             start += count
             table[i, :count] = ids
-            for view, item in zip(views, (k[i], v[i]), strict=True):
-                padded = item.new_zeros(heads, count * block, channel)
+            for view, source in zip(views, sources, strict=True):
+                item = source[i]
+                padded = item.new_zeros(heads, count * block, item.shape[2])
                 padded[:, : lengths[i]] = item
-                view[ids] = padded.view(heads, count, block, channel).transpose(0, 1)
+                view[ids] = padded.view(heads, count, block, -1).transpose(0, 1)
         device = pools[0].device
-        return PagedKV(
-            views[0], views[1], table.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), block
-        )
+        pool_v = views[0][..., : v[0].shape[2]] if part else views[1]
+        lengths_ = torch.tensor(lengths, dtype=torch.int32, device=device)
+        return PagedKV(views[0], pool_v, table.to(device), lengths_, block)
 
     @staticmethod
     def from_contiguous(k: Tensor, v: Tensor, starts: Sequence[int], lengths: Sequence[int], block: int) -> PagedKV:

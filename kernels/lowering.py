@@ -26,6 +26,8 @@ _NO_GROWTH = {
     "minimum",
     "split",
     "rename",
+    "merge",
+    "slice",
     "where",
     "float",
     "sigmoid",
@@ -44,18 +46,20 @@ class _Split:
     lower: int
 
 
-def contract(program: Program, static: Static) -> Program:
+def contract(program: Program, static: Static, own_scales: bool = False) -> Program:
     """The same program, its sums of products written as contractions; dead nodes are dropped.
 
-    The result computes the same values up to the order of fp32 sums, and exactly the same ones where every product and
-    sum is exact.
+    `own_scales` tells that every summary is stored with a scale of its own, so that storage does not keep the order of
+    two summaries. A `reuse` node receives the number that it had (`key`), which is the same in all layers. The result
+    computes the same values up to the order of fp32 sums, and exactly the same ones where every product and sum is
+    exact.
     """
-    return _Rewriter(program, static).run()
+    return _Rewriter(program, static, own_scales).run()
 
 
 class _Rewriter:
-    def __init__(self, program: Program, static: Static):
-        self.program = program
+    def __init__(self, program: Program, static: Static, own_scales: bool):
+        self.program, self.own_scales = program, own_scales
         self.sizes = program.axis_sizes(static)
         self.nodes: list[Node] = []
         self.seen: dict[object, int] = {}
@@ -64,11 +68,12 @@ class _Rewriter:
     def run(self) -> Program:
         for index in self.program.live():
             node = self.program.nodes[index]
+            if node.op == "reuse":
+                node = replace(node, attrs={**node.attrs, "key": index})
             found = self._contraction(index, node) if node.op == "reduce" and node.stage == QUERY_STAGE else None
             self.new[index] = self._copy(node) if found is None else found
         fields = {name: self.new[index] for name, index in self.program.live_fields().items()}
-        made = replace(self.program, nodes=tuple(self.nodes), fields=fields, output=self.new[self.program.output])
-        return _without_dead(made)
+        return _without_dead(_renumbered(self.program, self.nodes, fields, self.new))
 
     def _copy(self, node: Node) -> int:
         inputs = tuple(self.new[i] for i in node.inputs)
@@ -103,6 +108,8 @@ class _Rewriter:
         a, b = self._definition(low), self._definition(high)
         if low == high:
             return True
+        if self.own_scales and "field" in (self.nodes[low].op, self.nodes[high].op):
+            return False
         if a.op != "reduce" or b.op != "reduce" or (a.attrs["how"], b.attrs["how"]) != ("min", "max"):
             return False
         return a.inputs == b.inputs and a.attrs["axis"] == b.attrs["axis"]
@@ -211,7 +218,7 @@ class _Rewriter:
     def _finite(self, index: int, growth: bool) -> bool:
         """Whether an old node is finite whenever keys, values and queries are of ordinary size."""
         node = self.program.nodes[index]
-        if node.op in ("q", "k", "v", "ctx"):
+        if node.op in ("q", "k", "v", "ctx", "param"):
             return True
         if node.op == "const":
             return abs(float(node.attrs["value"])) < 1e30  # type: ignore[arg-type]
@@ -244,6 +251,19 @@ def _without_dead(program: Program) -> Program:
     """Only the live nodes, in order."""
     live = program.live()
     place = {old: new for new, old in enumerate(live)}
-    nodes = tuple(replace(program.nodes[i], inputs=tuple(place[j] for j in program.nodes[i].inputs)) for i in live)
+    nodes = [replace(program.nodes[i], inputs=tuple(place[j] for j in program.nodes[i].inputs)) for i in live]
     fields = {name: place[index] for name, index in program.live_fields().items()}
-    return replace(program, nodes=nodes, fields=fields, output=place[program.output])
+    return _renumbered(program, nodes, fields, place)
+
+
+def _renumbered(program: Program, nodes: list[Node], fields: dict[str, int], new: dict[int, int]) -> Program:
+    """The program over other nodes; `new` is where its nodes are now."""
+    return replace(
+        program,
+        nodes=tuple(nodes),
+        fields=fields,
+        output=new[program.output],
+        result=None if program.result is None else new[program.result],
+        pooled=None if program.pooled is None else new[program.pooled],
+        writes={name: new[index] for name, index in program.live_memories().items()},
+    )

@@ -40,20 +40,47 @@ def attend(
 ) -> Tensor:
     """softmax(scale * q.k) v over the tokens before each length on the listed pages, accumulated in fp32.
 
-    `q`: [batch, query_heads, channel]; returns the same shape and dtype. Where query heads have lists of their own,
-    the union is read once and each head sees only its pages.
+    `q`: [batch, query_heads, channel]; returns [batch, query_heads, value channel] in q's dtype. Where query heads have
+    lists of their own, the union is read once and each head sees only its pages.
+    """
+    hidden = None
+    if lists.pages.shape[2] > 1:
+        hidden = ~lists.to_mask(int(lists.pages.max()) + 1)
+    query = q.reshape(cache.batch, cache.kv_heads, -1, q.shape[-1]).float()
+    out, _ = attend_rows(query, cache, lists.union(), page, scale, hidden=hidden, workspace=workspace)
+    return out.reshape(cache.batch, q.shape[1], -1).to(q.dtype)
+
+
+def attend_rows(
+    query: Tensor,
+    cache: PagedKV,
+    union: PageLists,
+    page: int,
+    scale: float,
+    *,
+    hidden: Tensor | None = None,
+    log_weight: Tensor | None = None,
+    last: Tensor | None = None,
+    mass: bool = False,
+    workspace: Workspace | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of several queries of every row and KV head over the pages that these list together.
+
+    `query`: fp32 [rows, kv_heads, queries, channel]; `union`: one list per row and KV head. `hidden`: bool [rows,
+    kv_heads, queries, pages], logical pages that a query does not see. `log_weight`: fp32 [rows, kv_heads, queries or
+    1, pages], added to the logits of a page's tokens; -inf hides it. `last`: int64 [rows, queries], the position of the
+    last token that a query sees; by default all before the row's length. Returns [rows, kv_heads, queries, value
+    channel] and, if `mass` is asked for, the logarithms of the sums of exponentials. A query that sees nothing gets 0.
     """
     workspace = workspace or Workspace()
-    batch, heads = cache.batch, cache.kv_heads
-    group = q.shape[1] // heads
-    rows_k, rows_v = Rows(cache.k, page), Rows(cache.v, page)
+    batch, heads, queries = query.shape[:3]
+    rows_k, rows_v = Rows(cache.k, page), Rows(cache.k if cache.is_shared else cache.v, page)
     atom = min(rows_k.atom, rows_v.atom)
     if rows_k.atom != rows_v.atom:
         rows_k, rows_v = Rows(cache.k, atom), Rows(cache.v, atom)
-    union = lists.union()
     lengths = cache.lengths.long()
     tokens = union.tokens(cache.lengths, page).flatten()
-    device = q.device
+    device = query.device
 
     # Memory rows of every listed page, in token order: [batch * kv_heads, rows].
     per_page, per_block = page // atom, cache.block // atom
@@ -63,18 +90,22 @@ def attend(
     blocks = cache.table.long().gather(1, (atoms // per_block).flatten(1)).view(atoms.shape)
     head = torch.arange(heads, device=device)[None, :, None]
     index_k = rows_k.index(blocks, head, atoms % per_block).flatten(0, 1)
-    index_v = rows_v.index(blocks, head, atoms % per_block).flatten(0, 1)
+    index_v = index_k if cache.is_shared else rows_v.index(blocks, head, atoms % per_block).flatten(0, 1)
 
-    hidden = None
-    if lists.pages.shape[2] > 1:
-        member = lists.to_mask(int(lists.pages.max()) + 1)
-        listed = pages[:, :, None].expand(-1, -1, group, -1)
-        hidden = ~member.expand(-1, -1, group, -1).gather(3, listed).flatten(0, 1)
+    def listed(of_pages: Tensor) -> Tensor:
+        """[rows, kv_heads or 1, queries or 1, pages] at the listed pages: [rows * kv_heads, queries or 1, listed]."""
+        of_pages = of_pages.expand(batch, heads, *of_pages.shape[2:])
+        return of_pages.gather(3, pages[:, :, None].expand(-1, -1, of_pages.shape[2], -1)).flatten(0, 1)
 
-    query = q.reshape(batch * heads, group, -1).float()
-    out = torch.empty_like(query)
+    unseen = None if hidden is None else listed(hidden.expand(-1, -1, queries, -1))
+    bias = None if log_weight is None else listed(log_weight)
+    seen = None if last is None else last[:, None].expand(-1, heads, -1).flatten(0, 1)
+    flat = query.flatten(0, 1)
+    out = flat.new_empty(batch * heads, queries, cache.value_dim)
+    log_mass = flat.new_empty(batch * heads, queries) if mass else None
     sizes = tokens.tolist()
-    runs_k, runs_v = rows_k.runs(index_k, tokens), rows_v.runs(index_v, tokens)
+    runs_k = rows_k.runs(index_k, tokens)
+    runs_v = runs_k if cache.is_shared else rows_v.runs(index_v, tokens)
     in_place = [min(runs_k[at : at + heads] + runs_v[at : at + heads]) >= 0 for at in range(0, batch * heads, heads)]
 
     def attend_tile(part: slice) -> None:
@@ -84,27 +115,47 @@ def attend(
         keys = rows_k.view(runs_k[part], most) if late is None else None
         if keys is None:
             keys = _gather(rows_k, index_k[part, :span], "k", workspace)[:, :most]
-            weight = torch.bmm(query[part], keys.transpose(1, 2))
+            weight = torch.bmm(flat[part], keys.transpose(1, 2))
         else:
             # Keys first: the order in which CPU libraries stream a long operand from memory fastest.
-            weight = torch.bmm(keys.float(), query[part].transpose(1, 2)).transpose(1, 2).contiguous()
+            weight = torch.bmm(keys.float(), flat[part].transpose(1, 2)).transpose(1, 2).contiguous()
         weight.mul_(scale)
+        if bias is not None:
+            weight.add_(bias[part].repeat_interleave(page, 2)[..., :most])
         if late is not None:
             weight[:, :, least:].masked_fill_(late[:, None], float("-inf"))
-        if hidden is not None:
-            weight.masked_fill_(hidden[part].repeat_interleave(page, 2)[..., :most], float("-inf"))
-        weight = torch.softmax(weight, -1)
-        values = rows_v.view(runs_v[part], most) if late is None else None
-        if values is None:
-            values = _gather(rows_v, index_v[part, :span], "v", workspace)[:, :most]
+        if unseen is not None:
+            weight.masked_fill_(unseen[part].repeat_interleave(page, 2)[..., :most], float("-inf"))
+        if seen is not None:
+            # Only the newest tokens, at the end of the list, may lie after a query.
+            start = max(0, least - page - int((seen[part].amax(1) - seen[part].amin(1)).max()))
+            place = pages.flatten(0, 1)[part, :, None] * page + torch.arange(page, device=device)
+            place = place.flatten(1)[:, start:most]
+            weight[:, :, start:].masked_fill_(place[:, None] > seen[part, :, None], float("-inf"))
+        if bias is not None or log_mass is not None:
+            total = weight.logsumexp(-1)
+            if log_mass is not None:
+                log_mass[part] = total
+            weight = torch.softmax(weight, -1).masked_fill_((total == float("-inf"))[..., None], 0.0)
+        else:
+            weight = torch.softmax(weight, -1)
+        if cache.is_shared:
+            values: Tensor | None = keys[..., : cache.value_dim]
+        else:
+            values = rows_v.view(runs_v[part], most) if late is None else None
+            if values is None:
+                values = _gather(rows_v, index_v[part, :span], "v", workspace)[:, :most]
+        assert values is not None
         if late is not None:
             # Memory past the length may hold anything, NaN too, which a weight of 0 does not undo.
             values[:, least:].masked_fill_(late[:, :, None], 0.0)
         torch.bmm(weight, values.float(), out=out[part])
 
+    each = 4 * max(cache.head_dim, queries)
     with lanes(device) as open_lanes:
-        open_lanes.run(attend_tile, _tiles([size * cache.head_dim * 4 for size in sizes], in_place, heads, open_lanes))
-    return out.view(batch, heads * group, -1).to(q.dtype)
+        open_lanes.run(attend_tile, _tiles([size * each for size in sizes], in_place, heads, open_lanes))
+    shape = (batch, heads, queries)
+    return out.view(*shape, -1), None if log_mass is None else log_mass.view(shape)
 
 
 def _tiles(sizes: list[int], in_place: list[bool], heads: int, open_lanes: Lanes) -> list[slice]:

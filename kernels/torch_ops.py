@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vortexlab.dsl.ir import BOOL, FLOAT, INT, Node, Program
+from vortexlab.dsl.ir import BOOL, FLOAT, INT, Node, Program, Static
+from vortexlab.kernels.precision import TORCH_DTYPES, cast
+from vortexlab.kernels.torch_shapes import Kernel, Value, mover, shape_kernel
 
-Value = Tensor | int | float | bool
-Kernel = Callable[[Sequence[Value]], Tensor]
-
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Integers computed from tensors saturate here, far beyond any count of pages or tokens.
 INT_LIMIT = 2**30
 
@@ -127,7 +125,7 @@ def contraction(a: tuple[str, ...], b: tuple[str, ...], axis: str, out: tuple[st
     if (shared and not (left and right)) or not (left or right):
         union = (*out, axis)
         order_a, order_b = [[x for x in union if x in side] for side in (a, b)]
-        move_a, move_b = _mover(a, order_a), _mover(b, order_b)
+        move_a, move_b = mover(a, order_a), mover(b, order_b)
         fit_a, fit_b = aligner(tuple(order_a), union), aligner(tuple(order_b), union)
 
         def plain(inputs: Sequence[Value]) -> Tensor:
@@ -135,9 +133,9 @@ def contraction(a: tuple[str, ...], b: tuple[str, ...], axis: str, out: tuple[st
 
         return plain
 
-    move_a, move_b = _mover(a, [*shared, *left, axis]), _mover(b, [*shared, *right, axis])
-    finish = _mover((*shared, *left, *right), list(out))
-    finish_swapped = _mover((*shared, *right, *left), list(out))
+    move_a, move_b = mover(a, [*shared, *left, axis]), mover(b, [*shared, *right, axis])
+    finish = mover((*shared, *left, *right), list(out))
+    finish_swapped = mover((*shared, *right, *left), list(out))
     lead = 2 + len(shared)
 
     def product(inputs: Sequence[Value]) -> Tensor:
@@ -155,35 +153,23 @@ def contraction(a: tuple[str, ...], b: tuple[str, ...], axis: str, out: tuple[st
     return product
 
 
-def _mover(have: tuple[str, ...], want: list[str]) -> Callable[[Value], Tensor]:
-    order = [0, 1, *(2 + have.index(axis) for axis in want)]
-    if order == list(range(len(order))):
-        return lambda x: x  # type: ignore[return-value]
-    return lambda x: x.permute(order)  # type: ignore[union-attr]
-
-
-def make_kernel(program: Program, index: int, sizes: Sequence[dict[str, int]]) -> Kernel:
+def make_kernel(program: Program, index: int, sizes: Sequence[dict[str, int]], static: Static) -> Kernel:
     """The function that computes one elementwise, shape, reduction or contraction node from its inputs' values."""
     node = program.nodes[index]
+    moved = shape_kernel(program, index, sizes, static)
+    if moved is not None:
+        return moved
     axes = [program.nodes[i].type.axes for i in node.inputs]
     if node.op == "cast":
         dtype = TORCH_DTYPES[str(node.attrs["dtype"])]
-        return lambda inputs: inputs[0].to(dtype).float()  # type: ignore[union-attr]
+        return lambda inputs: cast(inputs[0], dtype).float()  # type: ignore[arg-type]
     if node.op == "reduce":
         reduce = reduction(str(node.attrs["how"]), 2 + axes[0].index(str(node.attrs["axis"])))
+        if node.type.kind == FLOAT and program.nodes[node.inputs[0]].type.kind != FLOAT:
+            return lambda inputs: reduce(inputs[0].float())  # type: ignore[union-attr]
         return lambda inputs: reduce(inputs[0])  # type: ignore[arg-type]
     if node.op == "dot":
         return contraction(axes[0], axes[1], str(node.attrs["axis"]), node.type.axes)
-    if node.op == "split":
-        axis, name = str(node.attrs["axis"]), str(node.attrs["name"])
-        dim, parts = 2 + axes[0].index(axis), (sizes[index][name], sizes[index][axis])
-        expanded = tuple(y for x in axes[0] for y in ((name, axis) if x == axis else (x,)))
-        move = _mover(expanded, list(node.type.axes))
-        return lambda inputs: move(inputs[0].unflatten(dim, parts))  # type: ignore[union-attr]
-    if node.op == "rename":
-        old, new = str(node.attrs["old"]), str(node.attrs["new"])
-        move = _mover(tuple(new if x == old else x for x in axes[0]), list(node.type.axes))
-        return lambda inputs: move(inputs[0])
     if node.op in _UNARY:
         unary = _UNARY[node.op]
         return lambda inputs: unary(inputs[0])  # type: ignore[arg-type]

@@ -1,13 +1,15 @@
-"""One decode step's selection: a plan evaluated on a whole batch.
+"""One step's selection and output: a plan evaluated on a whole batch.
 
-Values are laid out as `vortexlab.kernels.torch_ops` says, with requests and KV heads in front; the page axis of every
-value runs over the candidates of the longest request, and columns past a row's own candidates hold anything.
+Values are laid out as `vortexlab.kernels.torch_ops` says, with rows and KV heads in front; the page axis of every value
+runs over the candidates of the longest row, and columns past a row's own candidates hold anything. A row is a request
+in a decode step, and a block of queries, or one query of it, in prefill.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +20,9 @@ from vortexlab.dsl.ir import BOOL, FLOAT, SET, Node, Program, Static
 from vortexlab.kernels import torch_select
 from vortexlab.kernels.lanes import Lanes
 from vortexlab.kernels.plan import Plan, Sweep, over_pages
-from vortexlab.kernels.torch_ops import Kernel, Value, as_kind, operand_kind
+from vortexlab.kernels.torch_ops import as_kind, operand_kind
+from vortexlab.kernels.torch_pages import across_pages
+from vortexlab.kernels.torch_shapes import Kernel, Value
 
 #: Bytes of the largest intermediate while sweeping: about a CPU core's second-level cache, plenty for a GPU.
 SWEEP_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
@@ -26,12 +30,23 @@ SWEEP_BYTES = {"cpu": 1 << 20, "cuda": 64 << 20}
 Exact = int | float | bool
 
 
-class Step:
-    """Evaluates the query stage of a program for one token of every request.
+@dataclass(frozen=True)
+class Summaries:
+    """What is stored of the pages: `fields` by name, [kv_heads, physical pages, *axes]; those in fp8 have `scales`,
+    [kv_heads, physical pages]."""
 
-    `q`: fp32 [batch, kv_heads, group, channel]; `fields`: name -> [kv_heads, physical pages, *axes]; `table`: the
-    physical page of each logical page; `lengths`: int64 [batch]; `exact`: the values of exact scalars by request;
-    `lanes`: where pieces of the work run.
+    fields: Mapping[str, Tensor]
+    scales: Mapping[str, Tensor]
+
+
+class Step:
+    """Evaluates the query stage of a program for one query of every row.
+
+    `q`: fp32 [rows, kv_heads, group, channel]; `table`: the physical page of each logical page; `lengths`: int64
+    [rows]; `exact`: the values of exact scalars by row; `lanes`: where pieces of the work run; `given`: the values of
+    nodes that are known before; `kept`: by `reuse` node, the rows for which the set is found afresh (None: all) and
+    what the others keep. `attention` is what computes an attention node, if there is one. With `whole` the step goes
+    through all nodes even if no row has a candidate page.
     """
 
     def __init__(
@@ -43,17 +58,22 @@ class Step:
         widths: Sequence[int],
         *,
         q: Tensor,
-        fields: Mapping[str, Tensor],
+        summaries: Summaries,
         table: Tensor,
         lengths: Tensor,
         exact: Sequence[Mapping[int, Exact]],
         lanes: Lanes,
+        given: Mapping[int, Tensor] | None = None,
+        kept: Mapping[int, tuple[Tensor | None, Tensor | None]] | None = None,
+        whole: bool = False,
     ):
         self.program, self.static, self.plan, self.kernels, self.widths = program, static, plan, kernels, widths
-        self.q, self.fields, self.lengths, self.exact, self.lanes = q, fields, lengths, exact, lanes
+        self.q, self.summaries, self.lengths, self.exact, self.lanes = q, summaries, lengths, exact, lanes
+        self.kept = kept or {}
+        self.attention: Callable[[Step, Node], Tensor] | None = None
         self.device = q.device
         self.own = (lengths - 1) // program.page_size
-        self.candidates = int(self.own.max())
+        self.candidates = max(int(self.own.max()), int(whole))
         number = torch.arange(self.candidates, device=self.device)
         self.live = number < self.own[:, None, None]
         table = pad(table, (0, max(0, self.candidates - table.shape[1])))[:, : self.candidates]
@@ -61,17 +81,17 @@ class Step:
         # Rows whose candidates lie one after the other in memory are read in place, without a gather.
         steps = (self.pages[:, 1:] - self.pages[:, :-1] == 1) | ~self.live[:, 0, 1:]
         self.in_place = steps.all(1).tolist()
-        self.own_pages = self.own.tolist()
-        self.values: dict[int, Tensor] = {}
+        self.own_pages = [max(own, int(whole)) for own in self.own.tolist()]
+        self.values: dict[int, Tensor] = dict(given or {})
 
-    def run(self) -> Tensor:
-        """The selected set: bool, broadcastable to [batch, kv_heads, lists, candidates + 1]."""
+    def run(self) -> None:
+        """Evaluates the plan; `values` then holds what it keeps. Sets are bool, broadcastable to [rows, kv_heads,
+        lists, candidates + 1]."""
         for item in self.plan.steps:
             if isinstance(item, Sweep):
                 self._sweep(item)
-            else:
+            elif item not in self.values:
                 self.values[item] = self._evaluate(item)
-        return self.values[self.program.output]
 
     # operands
 
@@ -91,7 +111,7 @@ class Step:
         dtype = {FLOAT: torch.float32, BOOL: torch.bool}.get(kind, torch.int64)
         return torch.tensor(numbers, dtype=dtype, device=self.device)[:, None]
 
-    def _scalar(self, source: int) -> Tensor:
+    def scalar(self, source: int) -> Tensor:
         """A scalar (or one number per query head) that selectors compare with: broadcastable to sets."""
         if source in self.plan.exact:
             numbers = self._numbers(source)
@@ -100,8 +120,8 @@ class Step:
         value = self.values[source]
         return value[:, :, :, None] if value.dim() == 3 else value[:, :, None, None]
 
-    def _score(self, source: int) -> Tensor:
-        """A score as [batch, kv_heads, lists, candidates]."""
+    def score(self, source: int) -> Tensor:
+        """A score as [rows, kv_heads, lists, candidates]."""
         value = self.values[source].float()
         return value[:, :, None] if value.dim() == 3 else value.transpose(2, 3)
 
@@ -114,51 +134,39 @@ class Step:
         if node.op == "field":
             return self._field(node, slice(0, self.q.shape[0]), slice(0, self.q.shape[1]), slice(0, self.candidates))
         if node.type.kind == SET:
-            return self._set(node)
+            return self._set(index, node)
+        if node.op == "attention":
+            assert self.attention is not None
+            return self.attention(self, node)
+        if node.op == "member":
+            held = self.values[node.inputs[0]][..., : self.candidates].expand(len(self.own), -1, -1, -1)
+            return held.transpose(2, 3) if "head" in node.type.axes else held[:, :, 0]
+        if node.op == "index" and node.attrs["axis"] == "page":
+            return torch.arange(self.candidates, device=self.device)[None, None]
         if over_pages(node):
-            return self._over_pages(node)
+            first, *rest = node.inputs
+            others = [self._operand(node, i) for i in rest]
+            kind = self.program.nodes[first].type.kind
+            heads = self.q.shape[1]
+            return across_pages(node, self.values[first], others, kind, self.live, heads, self.kernels.get(index))
         return self.kernels[index]([self._operand(node, i) for i in node.inputs])
-
-    def _masked(self, source: int, fill: float) -> Tensor:
-        """A paged value with `fill` in the columns that are no candidates of their row."""
-        value = self.values[source]
-        live = self.live.view(*self.live.shape, *[1] * (value.dim() - 3))
-        return torch.where(live, value.float(), fill)
-
-    def _over_pages(self, node: Node) -> Tensor:
-        source = node.inputs[0]
-        if node.op == "softmax":
-            return self._masked(source, float("-inf")).softmax(2)
-        if node.op == "share":
-            value = self.values[source]
-            value = value.expand(value.shape[0], self.q.shape[1], *value.shape[2:])
-            how = node.attrs["how"]
-            if how == "max":
-                return value.amax(1, keepdim=True)
-            return value.sum(1, keepdim=True) if how == "sum" else value.mean(1, keepdim=True)
-        how = node.attrs["how"]
-        if how in ("max", "min"):
-            value = self._masked(source, float("-inf") if how == "max" else float("inf"))
-            return value.amax(2) if how == "max" else value.amin(2)
-        value = self._masked(source, 0.0)
-        if how == "norm":
-            return (value * value).sum(2).sqrt()
-        total = value.sum(2)
-        if how == "mean":
-            total = total / self.own.clamp(min=1).view(-1, *[1] * (total.dim() - 1))
-        return total
 
     def _field(self, node: Node, rows: slice, heads: slice, pages: slice) -> Tensor:
         """fp32 [rows, kv_heads, pages, *axes] of a summary."""
-        field = self.fields[str(node.attrs["name"])]
+        name = str(node.attrs["name"])
+        field, scale = self.summaries.fields[name], self.summaries.scales.get(name)
         listed = self.pages[rows, pages]
         if rows.stop - rows.start == 1 and self.in_place[rows.start] and pages.stop <= self.own_pages[rows.start]:
             start = int(listed[0, 0])
-            return field[None, heads, start : start + listed.shape[1]].float()
-        number = torch.arange(heads.start, heads.stop, device=self.device)
-        index = listed[:, None] + number[:, None] * field.shape[1]
-        found = field.view(field.shape[0] * field.shape[1], -1).index_select(0, index.flatten()).float()
-        return found.view(*index.shape, *field.shape[2:])
+            found = field[None, heads, start : start + listed.shape[1]].float()
+            scale = None if scale is None else scale[None, heads, start : start + listed.shape[1]]
+        else:
+            number = torch.arange(heads.start, heads.stop, device=self.device)
+            index = listed[:, None] + number[:, None] * field.shape[1]
+            found = field.view(field.shape[0] * field.shape[1], -1).index_select(0, index.flatten()).float()
+            found = found.view(*index.shape, *field.shape[2:])
+            scale = None if scale is None else scale.flatten()[index]
+        return found if scale is None else found * scale.view(*scale.shape, *[1] * (found.dim() - 3))
 
     def _sweep(self, sweep: Sweep) -> None:
         """Evaluates wide nodes on a few requests, KV heads and pages at a time, and keeps the outputs whole.
@@ -176,7 +184,8 @@ class Step:
         fields = [i for i in sweep.nodes if self.program.nodes[i].op == "field"]
         widest = max((self.widths[i] for i in sweep.nodes if i not in fields), default=1)
         widest_field = max((self.widths[i] for i in fields), default=1)
-        converted = any(self.fields[str(self.program.nodes[i].attrs["name"])].dtype != torch.float32 for i in fields)
+        stored = [self.summaries.fields[str(self.program.nodes[i].attrs["name"])] for i in fields]
+        converted = any(field.dtype != torch.float32 for field in stored)
         kept: dict[int, Tensor] = {}
         lock = threading.Lock()
 
@@ -245,16 +254,16 @@ class Step:
 
     # sets
 
-    def _set(self, node: Node) -> Tensor:
+    def _set(self, index: int, node: Node) -> Tensor:
         column = torch.arange(self.candidates + 1, device=self.device)
         own = self.own[:, None, None, None]
         inputs: list[Any] = [self.values.get(i) for i in node.inputs]
         if node.op == "everything":
             return column <= own
         if node.op in ("first", "last"):
-            return torch_select.static_set(node.op, column, own, self._scalar(node.inputs[0]))
+            return torch_select.static_set(node.op, column, own, self.scalar(node.inputs[0]))
         if node.op == "stride":
-            return torch_select.static_set(node.op, column, own, *(self._scalar(i) for i in node.inputs))
+            return torch_select.static_set(node.op, column, own, *(self.scalar(i) for i in node.inputs))
         if node.op == "union":
             return inputs[0] | inputs[1]
         if node.op == "intersect":
@@ -264,7 +273,11 @@ class Step:
         if node.op == "complement":
             return (column <= own) & ~inputs[0]
         if node.op == "where":
-            return torch.where(self._scalar(node.inputs[0]).bool(), inputs[1], inputs[2])
+            return torch.where(self.scalar(node.inputs[0]).bool(), inputs[1], inputs[2])
+        if node.op == "reuse":
+            afresh, before = self.kept[index]
+            found = inputs[0] & pad(self.live[:, :, None], (0, 1))
+            return found if afresh is None else torch.where(afresh[:, None, None, None], found, before)
         return pad(self._chosen(node), (0, 1))
 
     def _chosen(self, node: Node) -> Tensor:
@@ -273,7 +286,7 @@ class Step:
         allowed = self.live[:, :, None]
         if len(node.inputs) > fixed:
             allowed = allowed & self.values[node.inputs[fixed]][..., : self.candidates]
-        operands = [self._scalar(i) for i in node.inputs[(0 if node.op == "random" else 1) : fixed]]
+        operands = [self.scalar(i) for i in node.inputs[(0 if node.op == "random" else 1) : fixed]]
         if node.op == "random":
             keys = torch_select.random_keys(
                 self.program.seed,
@@ -285,7 +298,7 @@ class Step:
                 allowed,
             )
             return torch_select.choose(keys, operands[0])
-        score = self._score(node.inputs[0])
+        score = self.score(node.inputs[0])
         shape = torch.broadcast_shapes(score.shape, allowed.shape, *(x.shape for x in operands))
         score, allowed = score.expand(shape), allowed.expand(shape)
         if node.op == "topk":

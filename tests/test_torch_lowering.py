@@ -7,7 +7,7 @@ import torch
 
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.parser import parse
-from vortexlab.kernels import torch_executor as executor_module
+from vortexlab.kernels import compiled as executor_module
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.lowering import contract
 from vortexlab.kernels.plan import Sweep, is_wide, make_plan
@@ -107,7 +107,7 @@ def cache_of(lengths: list[int], exact: bool, seed: int) -> tuple[PagedKV, torch
 @pytest.mark.parametrize("score", [*CONTRACTED, "exp(q * s.lo).sum(channel).max(head)"])
 def test_contracted_programs_select_the_same_pages(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
     contracted = TorchExecutor(program(score), STATIC)
-    monkeypatch.setattr(executor_module, "contract", lambda program, static: program)
+    monkeypatch.setattr(executor_module, "contract", lambda program, static, own_scales: program)
     literal = TorchExecutor(program(score), STATIC)
     for seed in range(3):
         cache, q = cache_of([33, 7, 64], exact=True, seed=seed)
