@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vortexlab.dsl import parse
+from vortexlab.dsl.bounds import page_bound
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.parameters import Parameters, expected_shape
 from vortexlab.dsl.reference import Selection, decode_steps
@@ -197,6 +198,8 @@ def check_decode(name: str, run: Run) -> None:
     decoded = decode_steps(run.program, run.static, run.q, run.keys, run.values)
     for step, layers in enumerate(decoded):
         for layer, selection in enumerate(layers):
+            bound = page_bound(run.program, replace(run.static, layer=layer), run.look(step, layer, 0).length)
+            assert max(len(pages) for lists in selection.lists for pages in lists) <= bound, (name, step, layer)
             for kv in range(run.static.kv_heads):
                 look = run.full_look(step, layer, kv)
                 answer = ORACLES[name](look)

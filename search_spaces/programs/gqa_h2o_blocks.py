@@ -9,7 +9,7 @@ class GQAH2OBlocks:
     max(K_p))
     Source: `gqa_h2o_sparse_attention` of Vortex (arXiv 2606.06453), named after the heavy hitters of H2O (Zhang et
     al., Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models, arXiv 2306.14048).
-    Deviations: none from Vortex; nothing is accumulated over the steps and nothing is evicted, as H2O does.
+    Deviations: none from Vortex; unlike in H2O nothing is accumulated over the steps and nothing is evicted.
     """
 
     budget = knob.int(4, 512, log=True, default=64)  # pages

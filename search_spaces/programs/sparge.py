@@ -14,7 +14,7 @@ class Sparge:
     """
 
     mass = knob.float(0.3, 0.99, default=0.95)
-    least = knob.float(0.0, 0.9, default=0.3)  # mean cosine
+    least = knob.float(0.0, 0.9, default=0.6)  # mean cosine
 
     def summarize(k):
         unit = (k / maximum(k.norm(channel), 1e-6)).mean(token)
