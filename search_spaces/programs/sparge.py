@@ -22,6 +22,7 @@ class Sparge:
 
     def pool(q):
         unit = (q / maximum(q.norm(channel), 1e-6)).mean(query)
+        # 0 tells `score` that the block's queries are not alike.
         return where((unit * unit).sum(channel) > least, q.mean(query), 0.0)
 
     def score(q, s):
