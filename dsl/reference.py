@@ -36,6 +36,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.reference_attention import Lists, attend
 from vortexlab.dsl.reference_memory import Carry, LayerMemory, PageSet, remember
+from vortexlab.dsl.reference_ops import rounded
 from vortexlab.dsl.reference_step import Selection, Step, query_nodes, share, summaries
 
 __all__ = [
@@ -93,8 +94,8 @@ def run(
     which summaries stored as ``kv`` are rounded to.
     """
     cache_dtype = cache_dtype or keys[0].dtype
-    keys = [k.to(cache_dtype).to(dtype) for k in keys]
-    values = [v.to(cache_dtype).to(dtype) for v in values]
+    keys = [rounded(k.to(dtype), cache_dtype) for k in keys]
+    values = [rounded(v.to(dtype), cache_dtype) for v in values]
     q = q.to(dtype)
     selections = [
         select_one(program, static, q[b], keys[b], values[b], cache_dtype=cache_dtype, keep_values=keep_values)
@@ -124,8 +125,8 @@ def select(
     cache_dtype = cache_dtype or keys[0].dtype
     return [
         select_one(
-            program, static, q[b].to(dtype), keys[b].to(cache_dtype).to(dtype), values[b].to(cache_dtype).to(dtype),
-            cache_dtype=cache_dtype,
+            program, static, q[b].to(dtype), rounded(keys[b].to(dtype), cache_dtype),
+            rounded(values[b].to(dtype), cache_dtype), cache_dtype=cache_dtype,
         ).lists
         for b in range(len(keys))
     ]  # fmt: skip
@@ -245,7 +246,7 @@ def decode_steps(
     """
     cache_dtype = cache_dtype or keys[0].dtype
     request, steps = Request(program, static, layers=range(q.shape[1])), q.shape[0]
-    k, v = ([x.to(cache_dtype).to(dtype) for x in part] for part in (keys, values))
+    k, v = ([rounded(x.to(dtype), cache_dtype) for x in part] for part in (keys, values))
     result = []
     for s in range(steps):
         seen = k[0].shape[1] - (steps - 1 - s)

@@ -17,6 +17,7 @@ from vortexlab.dsl.ir import QUERY_STAGE, SET, Program, Static
 from vortexlab.dsl.reference import check_shapes
 from vortexlab.dsl.reference_attention import Lists, attend
 from vortexlab.dsl.reference_memory import Carry, LayerMemory, remember
+from vortexlab.dsl.reference_ops import rounded
 from vortexlab.dsl.reference_step import Found, Selection, Step, query_nodes
 
 
@@ -68,7 +69,7 @@ def prefill(
     layer below, one per block. Precisions as in `reference.run`.
     """
     cache_dtype = cache_dtype or keys.dtype
-    q, k, v = q.to(dtype), keys.to(cache_dtype).to(dtype), values.to(cache_dtype).to(dtype)
+    q, k, v = q.to(dtype), rounded(keys.to(dtype), cache_dtype), rounded(values.to(dtype), cache_dtype)
     static = replace(static, prefill=True)
     check_shapes(program, static, q, k, v)
     tokens = k.shape[1]
