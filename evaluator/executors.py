@@ -31,10 +31,14 @@ def executor_for(device: str) -> type[Any]:
 class ReversedTies(TorchExecutor):
     """The torch executor with the other order of equal scores: what it selects otherwise, ties decided."""
 
-    def select_forward(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+    def select_forward(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> PageLists:
         """In the order of the language, the smaller page first."""
-        return super().select(q, state, cache)
+        return super().select(q, state, cache, memory)
 
-    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+    def select(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> PageLists:
         with reversed_ties():
-            return super().select(q, state, cache)
+            return super().select(q, state, cache, memory)
+
+    def decode(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> tuple[Tensor, PageLists]:
+        with reversed_ties():
+            return super().decode(q, state, cache, memory)

@@ -107,18 +107,24 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
         reversed_session.prepare()
     model, page = session.model, session.page
     caches = recording.caches(session.store, page)
+    memories = session.memories(caches)
     forced_type = type(session.executors[0])
     forced_program = forced_part(session.program)
     errors, kept, best, tokens, chosen, changed = [], [], [], [], 0, 0
     for layer, cache in enumerate(caches):
         executor, state, q = session.executors[layer], session.states[layer], recording.q[layer]
         executor.summarize(state, cache)
-        out, lists = executor.decode(q, state, cache)
+        if reversed_session is not None:  # first, since a step moves on what is remembered
+            first, second = _both_orders(reversed_session, layer, q, cache, memories[layer])
+            chosen += int(first.sum())
+            changed += int((first & ~second).sum())
+        out, lists = session.decode(layer, q, cache, memories[layer])
         dense = recording.out[layer]
         norm = dense.float().norm(dim=-1)
         errors.append((out.float() - dense.float()).norm(dim=-1) / norm.clamp(min=1e-20))
         tokens.append((lists.tokens(cache.lengths, page).double() / cache.lengths[:, None]).flatten())
-        forced = forced_type(forced_program, model.static(layer)).select(q, state, cache)
+        least = forced_type(forced_program, model.static(layer))
+        forced = least.select(q, state, cache, *([least.new_memory(cache)] if forced_program.has_memory else []))
         for row in range(len(recording.forks)):
             mass = page_mass(q[row], cache, row, page, model.scale)
             pages = mass.shape[-1]
@@ -129,10 +135,6 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
             have = on_free > 1e-9
             kept.append(((mass * (free & picked)).sum(-1) / on_free)[have])
             best.append(((mass * (free & picked)).sum(-1) / _best(mass, free, picked))[have])
-        if reversed_session is not None:
-            first, second = _both_orders(reversed_session, layer, q, cache)
-            chosen += int(first.sum())
-            changed += int((first & ~second).sum())
     error = torch.cat([e.flatten() for e in errors]).double()
     heads = torch.stack(errors).mean(1)  # [layers, query heads]
     share, of_best = torch.cat(kept).double(), torch.cat(best).double()
@@ -150,7 +152,7 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
     }
 
 
-def _both_orders(session: Session, layer: int, q: Tensor, cache: PagedKV) -> tuple[Tensor, Tensor]:
+def _both_orders(session: Session, layer: int, q: Tensor, cache: PagedKV, memory: Any) -> tuple[Tensor, Tensor]:
     """What one executor selects with the earlier and with the later of equal pages first, as masks.
 
     Both from the same executor: another one may differ from it by rounding, which is no tie.
@@ -159,7 +161,8 @@ def _both_orders(session: Session, layer: int, q: Tensor, cache: PagedKV) -> tup
     assert isinstance(executor, ReversedTies)
     executor.summarize(state, cache)
     most = int(cache.lengths.max() - 1) // session.page + 1
-    return executor.select_forward(q, state, cache).to_mask(most), executor.select(q, state, cache).to_mask(most)
+    forward, backward = (choose(q, state, cache, memory) for choose in (executor.select_forward, executor.select))
+    return forward.to_mask(most), backward.to_mask(most)
 
 
 def _mask(lists: PageLists, row: int, pages: int) -> Tensor:

@@ -18,6 +18,7 @@ from vortexlab.evaluator.contexts import ContextStore, Fork
 from vortexlab.evaluator.models import LoadedModel
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor, PageLists
+from vortexlab.kernels.memory import Carry
 
 
 @dataclass
@@ -60,6 +61,20 @@ class Session:
             executor.summarize(state, cache)
             self.states.append(state)
 
+    def memories(self, caches: Sequence[PagedKV]) -> list[Any]:
+        """For every layer what the requests of `caches` will carry on; None where the program remembers nothing."""
+        if not self.program.has_memory:
+            return [None] * len(self.executors)
+        carry = Carry()
+        return [
+            executor.new_memory(cache, carry=carry) for executor, cache in zip(self.executors, caches, strict=True)
+        ]
+
+    def decode(self, layer: int, q: Tensor, cache: PagedKV, memory: Any) -> tuple[Tensor, PageLists]:
+        """One decode step of one layer."""
+        executor, state = self.executors[layer], self.states[layer]
+        return executor.decode(q, state, cache) if memory is None else executor.decode(q, state, cache, memory)
+
 
 class _Step:
     """One token of every row: append to each layer's cache, update its summaries, select, attend."""
@@ -69,18 +84,23 @@ class _Step:
         session: Session,
         reader: Session,
         caches: list[PagedKV],
+        memories: Sequence[Any],
         tally: Tally | None,
         watch: Watcher | None = None,
     ):
-        """Summaries are kept up to date for `session`; `reader` (the same, or dense) decides what is read."""
+        """Summaries are kept up to date for `session`; `reader` (the same, or dense) decides what is read.
+
+        `memories` are those of the reader.
+        """
         self.session, self.reader, self.caches, self.tally, self.watch = session, reader, caches, tally, watch
+        self.memories = memories
         self.last: list[PageLists] = []
 
     def attend(self, module: torch.nn.Module, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         cache, query = self.caches[layer], q[:, :, 0]
         cache.append(k[:, :, 0], v[:, :, 0])
         self.session.executors[layer].update(self.session.states[layer], cache)
-        out, lists = self.reader.executors[layer].decode(query, self.reader.states[layer], cache)
+        out, lists = self.reader.decode(layer, query, cache, self.memories[layer])
         if self.tally is not None:
             self.tally.add(lists, cache.lengths, self.session.page)
             self.last.append(lists)
@@ -155,12 +175,15 @@ def _feed(
     asked = torch.tensor([len(turn.question) for turn in ordered], device=device)
     starts = torch.tensor([len(contexts[forks[i].context].tokens) for i in order], device=device)
     written = torch.full((len(order), width), -1, dtype=torch.int64, device=device)
+    memories = session.memories(caches)
     for step in range(width):
         live = sum(turn.steps > step for turn in ordered)
         current = [PagedKV(c.k, c.v, c.table[:live], c.lengths[:live], c.block) for c in caches]
         reader = dense if dense is not None and step < int(asked[0]) else session
         counted = tally if reader is session else None
-        handler = _Step(session, reader, current, counted, watch)
+        # Dense attention remembers nothing: what a program carries on begins with its own first step.
+        carried = memories if reader is session else [None] * len(current)
+        handler = _Step(session, reader, current, carried, counted, watch)
         if watch is not None:
             watch.step = step
         tokens = model.step(feed[:live, step], starts[:live] + step, handler).argmax(-1)

@@ -8,11 +8,12 @@ of timed calls are checked afterwards.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ from torch import Tensor
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.timing import Clock, Workload, as_served
-from vortexlab.evaluator.traits import depends_on_data, depends_on_layer
+from vortexlab.evaluator.traits import depends_on_data, depends_on_layer, period
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.dense import DENSE_PATHS, DensePath
 from vortexlab.kernels.executor import Executor, PageLists
+from vortexlab.kernels.memory import Carry
 
 #: Sparse calls of a run, each between two dense ones; a noisy run goes on to the second number.
 PAIRS, MOST_PAIRS = 9, 27
@@ -54,14 +56,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class Call:
-    """One timed call: what went in, what came out."""
+    """One timed call: layer and position, what went in (`memories` as they were before), what came out."""
 
     layer: int
+    at: int
     q: Tensor
     out: Tensor
     lists: PageLists
     k_new: Tensor
     v_new: Tensor
+    memories: list[Any]
 
 
 class SpeedError(Exception):
@@ -83,72 +87,102 @@ def measure(
     """Times one program at one length. `counts`: pages that KV heads read in the accuracy run at this length.
 
     Where what is read depends on data, scoring and selection run as always, and attention then reads lists of as many
-    pages as real lists had: random keys would give another number. Where it depends on the layer, the mean over the
-    `layers` of the model that accuracy was measured on counts. Raises `SpeedError` when a timed output is wrong.
+    pages as real lists had: random keys would give another number. (A program with memory or with an attention output
+    of its own reads what it selects here.) Where it depends on the layer, the mean over the `layers` of the model that
+    accuracy was measured on counts, and over a period where something is renewed every n steps. Raises `SpeedError`
+    when a timed output is wrong.
     """
     page, geometry = program.page_size, workload.geometry
     clock = Clock(workload.k.device)
     generator = torch.Generator(workload.k.device).manual_seed(seed)
     static = Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, 0, layers)
     executors = [executor(program, replace(static, layer=i)) for i in range(layers if depends_on_layer(program) else 1)]
-    # One token short of full pages: the newest token lies in the own page and completes nothing.
-    cache = workload.cache(page, workload.length - 1)
+    # One token short of full pages: the newest token lies in the own page and completes nothing. What is renewed every
+    # n steps is timed over n positions, the last of which this is.
+    span = period(program)
+    caches = [workload.cache(page, workload.length - 1 - back) for back in reversed(range(span))]
+    cache = caches[-1]
     states = [item.new_state(cache) for item in executors]
     for item, state in zip(executors, states, strict=True):
         item.summarize(state, cache)
-    forced = _lists_like(counts, cache, page, generator) if depends_on_data(program) else None
+    memories = _memories(program, executors, cache)
+    imposed = depends_on_data(program) and program.result is None and not program.has_memory
+    forced = _lists_like(counts, cache, page, generator) if imposed else None
 
-    def step(layer: int, q: Tensor) -> tuple[Tensor, PageLists]:
-        executors[layer].update(states[layer], cache)
-        if forced is None:
-            return executors[layer].decode(q, states[layer], cache)
-        executors[layer].select(q, states[layer], cache)
-        return executors[layer].attend(q, cache, forced), forced
+    def step(layer: int, at: int, q: Tensor) -> tuple[Tensor, PageLists]:
+        executors[layer].update(states[layer], caches[at])
+        if forced is not None:
+            executors[layer].select(q, states[layer], cache)
+            return executors[layer].attend(q, cache, forced), forced
+        return _decode(executors[layer], q, states[layer], caches[at], memories[layer])
 
     result = Timing(batch=workload.batch)
     whole = workload.cache(page, workload.length // page * page)
     result.summary_ms = median(clock(lambda: executors[0].update(states[0], whole))[0] for _ in range(3)) / page
     dense, result.baseline, result.baselines_ms = _fastest_dense(executor, static, workload, clock, generator)
     example = workload.fresh(generator)
-    steps = [as_served(partial(step, layer), example) for layer in range(len(executors))]
-    steps[0](example)  # allocates workspaces, as the first step of a server does
+    turns = [(layer, at) for at in range(span) for layer in range(len(executors))]
+    steps = {turn: as_served(partial(step, *turn), example) for turn in turns}
+    for turn in turns:  # allocates workspaces, as the first steps of a server do
+        steps[turn](example)
     seen: list[Call] = []
     times: list[float] = []
     dense_times = [clock(partial(dense, example))[0]]
-    spans, began = len(steps), time.perf_counter()  # one ratio needs a step of every layer
+    spans, began = len(turns), time.perf_counter()  # one ratio needs a step of every layer and position
     while len(result.ratios) < -(-pairs // spans) or (
         _noisy(result.ratios) and len(times) < most_pairs and time.perf_counter() - began < _NOISY_SECONDS
     ):
-        for layer in range(spans):
+        for layer, at in turns:
             q = workload.fresh(generator)
-            spent, (out, lists) = clock(partial(steps[layer], q))
+            before = copy.deepcopy(memories)
+            spent, (out, lists) = clock(partial(steps[layer, at], q))
             kept = PageLists(lists.pages.clone(), lists.counts.clone())
-            seen.append(Call(layer, q, out.clone(), kept, *workload.newest()))
+            seen.append(Call(layer, at, q, out.clone(), kept, *workload.newest(), before))
             times.append(spent + result.summary_ms)
             q = workload.fresh(generator)
             dense_times.append(clock(partial(dense, q))[0])
         around = sum((dense_times[i] + dense_times[i + 1]) / 2 for i in range(-spans - 1, -1))
         result.ratios.append(around / sum(times[-spans:]))
-    result.dense_ms, result.sparse_ms = median(dense_times), median(times)
-    shares = [call.lists.tokens(cache.lengths, page).double().mean() for call in seen]
-    result.density = float(torch.stack(shares).mean()) / (workload.length - 1)
-    _time_stages(result, executors[0], states[0], cache, forced, clock, workload.fresh(generator))
+    result.dense_ms, result.sparse_ms = median(dense_times), fmean(times) if spans > 1 else median(times)
+    shares = [
+        (call.lists.tokens(caches[call.at].lengths, page).double() / caches[call.at].lengths[:, None]).mean()
+        for call in seen
+    ]
+    result.density = float(torch.stack(shares).mean())
+    _time_stages(result, program, executors[0], states[0], cache, forced, clock, workload.fresh(generator))
 
     checked = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))[:_CHECKED_CALLS]
     for call in (seen[i] for i in checked.tolist()):
         workload.restore(call.k_new, call.v_new)
         if forced is None:
-            again = executors[call.layer].select(call.q, states[call.layer], cache)
-            if again.to_list() != call.lists.to_list():
+            at, layer = caches[call.at], call.layer
+            out, lists = _decode(executors[layer], call.q, states[layer], at, call.memories[layer])
+            if lists.to_list() != call.lists.to_list():
                 raise SpeedError("a timed call selected other pages than the same call made again")
-        result.worst_error = max(result.worst_error, _error(workload, cache, page, call, seed))
+            if float((out - call.out).norm()) > _TOLERANCE[workload.k.dtype] * float(call.out.norm()):
+                raise SpeedError("a timed call gave another output than the same call made again")
+        if program.result is None:
+            result.worst_error = max(result.worst_error, _error(workload, caches[call.at], page, call, seed))
+        elif not bool(call.out.isfinite().all()):
+            raise SpeedError("a timed output is not finite")
     if result.worst_error > _TOLERANCE[workload.k.dtype]:
         raise SpeedError(f"a timed output is off by {result.worst_error:.2g} of its norm")
     return result
 
 
+def _memories(program: Program, executors: Sequence[Executor], cache: PagedKV) -> list[Any]:
+    """What the requests carry on, by layer; None where the program remembers nothing."""
+    carry = Carry()
+    return [item.new_memory(cache, carry=carry) if program.has_memory else None for item in executors]
+
+
+def _decode(executor: Executor, q: Tensor, state: Any, cache: PagedKV, memory: Any) -> tuple[Tensor, PageLists]:
+    return executor.decode(q, state, cache) if memory is None else executor.decode(q, state, cache, memory)
+
+
 def _time_stages(
     result: Timing,
+    program: Program,
     executor: Executor,
     state: Any,
     cache: PagedKV,
@@ -156,11 +190,16 @@ def _time_stages(
     clock: Clock,
     q: Tensor,
 ) -> None:
-    select = as_served(lambda q: executor.select(q, state, cache), q)
+    """Selection and attention apart; attention that a program composes itself is what its step takes beyond that."""
+    extra = [] if not program.has_memory else [executor.new_memory(cache)]
+    select = as_served(lambda q: executor.select(q, state, cache, *extra), q)
     lists = forced or select(q)
-    attend = as_served(lambda q: executor.attend(q, cache, lists), q)
     result.select_ms = median(clock(lambda: select(q))[0] for _ in range(3))
-    result.attend_ms = median(clock(lambda: attend(q))[0] for _ in range(3))
+    if program.result is None:
+        attend = as_served(lambda q: executor.attend(q, cache, lists), q)
+        result.attend_ms = median(clock(lambda: attend(q))[0] for _ in range(3))
+    else:
+        result.attend_ms = max(0.0, result.sparse_ms - result.summary_ms - result.select_ms)
 
 
 def _noisy(ratios: Sequence[float]) -> bool:
@@ -229,7 +268,7 @@ def _error(workload: Workload, cache: PagedKV, page: int, call: Call, seed: int)
         for member in range(group):
             pages = plain[row][head][member if len(plain[row][head]) > 1 else 0]
             tokens = torch.cat([torch.arange(p * page, (p + 1) * page) for p in pages])
-            tokens = tokens[tokens < workload.length - 1].to(call.q.device)
+            tokens = tokens[tokens < int(cache.lengths[row])].to(call.q.device)
             keys, values = workload.k[head, row, tokens].double(), workload.v[head, row, tokens].double()
             query, got = (x[row, head * group + member].double() for x in (call.q, call.out))
             expected = torch.softmax(keys @ query * workload.geometry.scale, 0) @ values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from vortexlab.dsl.ir import SET, Node, Program, Type
@@ -28,19 +29,30 @@ def depends_on_data(program: Program) -> bool:
 
 
 def depends_on_layer(program: Program) -> bool:
-    """Whether different layers may read different numbers of pages."""
+    """Whether different layers may read different numbers of pages, or pass something on to the next one."""
     return any(
-        node.op == "ctx" and node.attrs["name"] in ("layer", "layers")
+        (node.op == "ctx" and node.attrs["name"] in ("layer", "layers"))
+        or (node.op == "reuse" and node.attrs["over"] == "layers")
+        or (node.op == "memory" and program.memories[str(node.attrs["name"])].scope == "layer")
         for node in (program.nodes[index] for index in program.live())
     )
 
 
+def period(program: Program) -> int:
+    """After how many steps a program does the same work again: what it renews every n steps makes steps differ."""
+    live = program.live()
+    spans = [int(program.nodes[i].attrs["every"]) for i in live if program.nodes[i].attrs.get("over") == "steps"]  # type: ignore[arg-type]
+    spans += [int(program.memories[name].every) for name in program.live_memories()]  # type: ignore[arg-type]
+    return math.lcm(*spans) if spans else 1
+
+
 def forced_part(program: Program) -> Program:
-    """The program with every selector that looks at scores, or at chance, choosing nothing: what is read regardless."""
+    """The program with every selector that looks at scores, or at chance, or at what was chosen before, choosing
+    nothing: what is read regardless."""
     zero = Node("const", Type("int"), attrs={"value": 0})
 
     def shifted(node: Node) -> Node:
-        if node.op in _SCORED:
+        if node.op in _SCORED or node.op == "reuse" or (node.op == "memory" and node.type.kind == SET):
             return Node("first", Type(SET), (0,), {}, node.stage, node.line, node.column)
         return replace(node, inputs=tuple(i + 1 for i in node.inputs))
 
@@ -49,4 +61,8 @@ def forced_part(program: Program) -> Program:
         nodes=(zero, *(shifted(node) for node in program.nodes)),
         fields={name: index + 1 for name, index in program.fields.items()},
         output=program.output + 1,
+        result=None,
+        pooled=None,
+        block=None,
+        writes={name: index + 1 for name, index in program.writes.items()},
     )
