@@ -8,6 +8,7 @@ whatever the symbols stand for.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -67,15 +68,24 @@ class Size:
 
 
 def settings(names: Sequence[str] | set[str], knobs: Mapping[str, Knob]) -> Iterator[tuple[bool, dict[str, Attr]]]:
-    """The settings of int knobs, those of wide ranges by their ends alone: whether all are defaults, and values."""
+    """Settings of int knobs: whether all are defaults, and their values.
+
+    All settings where these are few; else the defaults, and each knob at its ends with the others left alone.
+    """
     ordered = sorted(names)
-    for values in itertools.islice(itertools.product(*(_values(knobs[name]) for name in ordered)), _MANY * _MANY):
-        setting = dict(zip(ordered, values, strict=True))
+    offered = [_values(knobs[name]) for name in ordered]
+    if math.prod(map(len, offered)) <= _MANY:
+        every = [dict(zip(ordered, values, strict=True)) for values in itertools.product(*offered)]
+    else:
+        defaults = {name: knobs[name].default for name in ordered}
+        ends = [(name, end) for name, values in zip(ordered, offered, strict=True) for end in values[1:2] + values[-1:]]
+        every = [defaults, *({**defaults, name: end} for name, end in ends[:_MANY])]
+    for setting in every:
         yield all(value == knobs[name].default for name, value in setting.items()), setting
 
 
 def _values(knob: Knob) -> list[Attr]:
-    """The default first; of a wide range only its ends beside it."""
+    """The default first, then the others in order; of a wide range only its ends."""
     values: list[Attr]
     if knob.kind == "choice":
         values = list(knob.choices)

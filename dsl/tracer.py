@@ -18,6 +18,8 @@ from vortexlab.dsl.places import Place, place_of
 from vortexlab.dsl.rules import Graph
 from vortexlab.dsl.words import METHOD_PARAMETERS, refused
 
+MAX_FINDINGS = 20  #: findings of one method after which the rest is not read
+
 
 class Tracer(Expressions):
     """Evaluates one method, statement by statement.
@@ -60,6 +62,8 @@ class Tracer(Expressions):
                     )
                 return self._attempt(lambda node=statement: self._returned(node))  # type: ignore[misc]
             self._statement(statement)
+            if len(self.findings) >= MAX_FINDINGS:
+                return None
         self.findings.append(
             place_of(method)
             .error(

@@ -12,6 +12,9 @@ from dsl_programs import program
 
 from vortexlab.dsl import check, limits, load, parse
 from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Knob
+from vortexlab.dsl.sizes import settings
+from vortexlab.dsl.tracer import MAX_FINDINGS
 from vortexlab.search_spaces import seeds
 
 HOSTILE = {
@@ -96,7 +99,8 @@ def test_nothing_of_a_program_is_run(name: str, monkeypatch: pytest.MonkeyPatch)
 def test_the_front_end_has_no_way_to_run_text(repo_root: Path) -> None:
     builtin = {"exec", "eval", "compile", "__import__", "globals", "vars", "setattr", "open"}
     modules = ("limits", "outline", "declarations", "places", "graph", "rules", "items", "expressions", "calls",
-               "tracer", "parser", "words", "lint", "sizes", "normal", "canonical", "printer")  # fmt: skip
+               "tracer", "parser", "words", "lint", "sizes", "normal", "canonical", "printer", "arguments", "methods",
+               "elementwise", "axis_rules", "set_rules", "state", "reader", "returns", "whole")  # fmt: skip
     for module in modules:
         tree = ast.parse((repo_root / "dsl" / f"{module}.py").read_text())
         called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -156,3 +160,16 @@ class TestFiles:
         for path in (tmp_path, Path("/dev/zero")):
             with pytest.raises(VortexError, match="is no file"):
                 load(path)
+
+
+def test_a_method_full_of_errors_is_not_read_to_its_end() -> None:
+    _, findings = check(program("\n".join(f"x{i} = nothing{i}" for i in range(100)) + "\nreturn first(1)"))
+    assert len(findings) == MAX_FINDINGS
+
+
+def test_sizes_that_many_knobs_decide_are_judged_by_few_settings() -> None:
+    knobs = {f"n{i}": Knob(f"n{i}", "int", 2, 1, 64) for i in range(12)}
+    found = list(settings(set(knobs), knobs))
+    assert 2 < len(found) <= 64 and found[0] == (True, dict.fromkeys(knobs, 2))
+    for name in knobs:
+        assert {setting[name] for _, setting in found} == {2, 1, 64}

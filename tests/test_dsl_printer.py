@@ -24,6 +24,83 @@ TRICKY = {
 }
 
 
+C = "return dict(c=k.mean(token), e=v.mean(token), p=k.split(token, part=4).mean(token))"
+RAW = "return dot(q, s.c, channel)"
+
+
+def scored(expression: str, **more: str) -> str:
+    """A program that chooses by an expression over q, s.c, s.e, s.p and what the class body declares."""
+    return program(**{"select": "return topk(score, 4)", "summarize": C, "score": f"return {expression}", **more})
+
+
+def chosen(select: str, **more: str) -> str:
+    return program(**{"select": f"return {select}", "summarize": C, "score": RAW, **more})
+
+
+def attended(attend: str, **more: str) -> str:
+    return chosen("topk(score, 4)", attend=f"return {attend}", **more)
+
+
+KNOBS = "n = knob.int(1, 8, default=2)\nf = knob.float(0.0, 1.0, default=0.5)\nw = knob.choice(1, 3, default=3)"
+PARAMS = (
+    'gate = param("a.gate", head, channel)\nlow = param(channel, rank=8, per_kv_head=True, per_layer=False)\n'
+    'at = param(rank=8, kind="int")\nhot = param(per_layer=False, per_kv_head=True)'
+)
+MEMORIES = (
+    "mass = memory.step(page, head, init=-1.5, every=n)\nkept = memory.step(pages, head, every=4)\n"
+    "below = memory.layer(page, channel)\nset = memory.layer(pages)"
+)
+WRITES = (
+    "return dict(mass=0.5 * m.mass + score, kept=topk(m.mass, 4), below=m.below + s.c * q.mean(head), "
+    "set=m.set | first(3))"
+)
+WHOLE = {
+    "slices": scored("dot(q.slice(channel, 2), s.c.slice(channel, 2), channel) + s.c.slice(channel, -3).max(channel)"),
+    "slices by knobs": scored("dot(q.slice(channel, n), s.c.slice(channel, n), channel)", body=KNOBS),
+    "latent": scored("dot(q.slice(channel, 0, ctx.latent), s.c.slice(channel, 0, ctx.latent), channel)"),
+    "rotary": scored("dot(q.slice(channel, ctx.latent), s.c.slice(channel, ctx.latent, ctx.head_dim), channel)"),
+    "concat": scored("dot(concat(q, q.slice(channel, -2), channel), concat(s.c, s.c.slice(channel, -2), channel), "
+                     "channel)"),
+    "merge": scored("s.p.merge(part, channel, into=wide).split(wide, part=4).rename(wide, other).max(part, other)"
+                    " + s.p.merge(channel, part, into=part).max(part)"),
+    "window": scored("dot(q, s.c, channel).window(page, near=w, fill=f).max(near)", body=KNOBS),
+    "window of tokens": scored("dot(q, s.p.window(part, near=3, fill=-2.5).mean(near), channel).max(part)"),
+    "shift": scored("(s.c.shift(page, -1) - s.c.shift(page, n, fill=f)).sum(channel)", body=KNOBS),
+    "take": scored("s.c.take(channel, s.c.argmax(channel)) + s.p.take(part, index(page) % 4, fill=1.0).sum(channel)"),
+    "take pages": scored("s.e.sum(channel).take(page, maximum(index(page) - 3, 0))"
+                         " + index(page).take(page, 5, fill=2)"),
+    "scans": scored("(s.c.cumsum(page) + s.c.cummax(channel) * s.p.cummin(part).sum(part)).sum(channel)"),
+    "orders": scored("s.c.sort(channel).slice(channel, 0, 4).sum(channel)"
+                     ' + s.e.sort(channel, "up").slice(channel, 0, 4).sum(channel)'),
+    "order by knob": scored("s.c.sort(page, how).sum(channel)", body='how = knob.choice("down", "up", default="up")'),
+    "positions": scored("where(index(page) < n, 1.0, 0.5) * s.p.index(part).max(part) + index(head)", body=KNOBS),
+    "params": scored("dot(dot(q * gate, low, channel), dot(s.c, low, channel), rank) * hot + at.max(rank)",
+                     body=PARAMS),
+    "positions learned": scored("dot(q.take(channel, at), s.c.take(channel, at), rank)", body=PARAMS),
+    "fp8": scored('dot(q, s.c.to("fp8_e4m3"), channel)', options='page=16, kv="fp8_e5m2", summaries="fp8_e4m3"'),
+    "members": chosen("topk(where(member(first(2)), 0.0, score), 4) | above(score, score.max(page), max=2)"),
+    "reuse": chosen("reuse(topk(score, 4), every=n) | reuse(first(n), layers=ctx.layer % n == 0)", body=KNOBS),
+    "reuse nested": chosen("reuse(reuse(topk(score, 4), every=3), layers=ctx.layer < 2 or ctx.prefill)"),
+    "memory": chosen("topk(score + m.mass, 4) | m.kept | m.set | topk(m.below.max(channel), 2)", remember=WRITES,
+                     body=f"{KNOBS}\n{MEMORIES}"),
+    "memory alone": program("return topk(m.a, 4)", body="a = memory.step(page)", remember="return dict(a=m.a + 1)"),
+    "attention": attended("attention(pages)"),
+    "weights": attended("attention(pages, log_weight=where(member(pages), -score, 0.5))"),
+    "entries": attended("attention(keys=s.c, values=s.e, among=~pages, log_weight=score.max(head)) * sigmoid(q"
+                        ".mean(channel))"),
+    "both": attended("attention(first(2), keys=s.p, values=s.p, among=last(9), log_weight=score, "
+                     "entry_log_weight=s.p.sum(channel))"),
+    "weight of all": attended("attention(pages, keys=s.c, values=s.e, entry_log_weight=log(float(ctx.page)))"),
+    "gated": attended("sigmoid(dot(gate, q, channel)) * attention(pages) + (1 - sigmoid(dot(gate, q, channel)))"
+                      " * attention(everything())", body=PARAMS),
+    "linear": attended("(s.e * softmax(score, page)).sum(page)"),
+    "prefill": chosen("where(ctx.prefill, topk(score, 4), last(ctx.position // 2))", options="page=16, block=64",
+                      pool="x = q.slice(query, -8)\nreturn x.mean(query) + (q * index(query)).max(query)"),
+    "prefill by knob": chosen("topk(score, 4)", options="page=16, block=knob.choice(16, 32, default=32)",
+                              pool="return q.max(query)"),
+}  # fmt: skip
+
+
 def again(found: Program) -> Program:
     text = to_source(found)
     result, findings = check(text)
@@ -52,6 +129,25 @@ def test_seeds_round_trip(name: str, bound: bool) -> None:
 @pytest.mark.parametrize("select", TRICKY.values(), ids=list(TRICKY))
 def test_tricky_expressions_round_trip(select: str) -> None:
     assert_round_trip(parse(program(select)))
+
+
+@pytest.mark.parametrize("text", WHOLE.values(), ids=list(WHOLE))
+def test_whole_programs_round_trip(text: str) -> None:
+    found = parse(text)
+    assert_round_trip(found)
+    assert_round_trip(found.bind())
+    result = again(found)
+    assert (result.params, result.memories, result.kv_dtype) == (found.params, found.memories, found.kv_dtype)
+    assert (result.block, result.pooled is None, result.result is None) == (
+        found.block, found.pooled is None, found.result is None
+    )  # fmt: skip
+    assert to_source(again(result)) == to_source(result)
+
+
+def test_whole_programs_use_every_op() -> None:
+    used = {node.op for text in WHOLE.values() for node in parse(text).nodes}
+    new = "index slice concat merge gather shift window scan sort argmax param memory reuse member attention"
+    assert set(new.split()) <= used
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -50,7 +50,7 @@ KEPT = Memory("kept", "step", Type(SET))
 
 
 def evaluated(expression: str) -> tuple[Graph, Type]:
-    """An expression over k and v of a page of 16, q, summaries s.c, s.d (of v) and s.e, parameters, memories and knobs."""
+    """An expression over k, v of a page of 16, q, summaries s.c, s.d (of v), s.e, parameters, memories and knobs."""
     graph = Graph()
     sizes = graph.lengths
 
