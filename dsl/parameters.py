@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vortexlab.dsl.errors import VortexError
@@ -25,10 +25,14 @@ INT_LIMIT = 2**30
 
 @dataclass(frozen=True)
 class Parameters:
-    """The content of one safetensors file; `digest` (SHA-256 of the file) stands for it in every hash."""
+    """The content of one safetensors file; `digest` (SHA-256 of the file) stands for it in every hash.
+
+    `held` are tensors that are in no file, see `of`.
+    """
 
     path: str
     digest: str
+    held: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def open(path: str | Path) -> Parameters:
@@ -41,9 +45,14 @@ class Parameters:
             raise VortexError(f"{what}; give a safetensors file") from error
         return Parameters(str(Path(path).resolve()), digest)
 
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> Parameters:
+        """Parameters in memory, for use in this process; the digest is that of the file they would be."""
+        return Parameters("(in memory)", hashlib.sha256(save(dict(tensors))).hexdigest(), dict(tensors))
+
     def tensors(self) -> Mapping[str, Tensor]:
         """All tensors of the file, on the CPU. Raises `VortexError` when it is damaged or has changed."""
-        return _load(self.path, self.digest)
+        return _load(self.path, self.digest) if self.held is None else self.held
 
     def to_json(self) -> dict[str, Any]:
         return {"path": self.path, "digest": self.digest}
@@ -101,15 +110,14 @@ def _checked(program: Program, param: Param, static: Static) -> Tensor:
             f"program {program.name} has the parameter {param.name}, and no file of parameters is given; "
             "give --parameters FILE.safetensors"
         )
-    key = (program.parameters.path, program.parameters.digest, param.tensor, param.kind)
     shape = expected_shape(param, static, program.page_size)
-    return _verified(*key, tuple(shape.items()))
+    return _verified(program.parameters, param.tensor, param.kind, tuple(shape.items()))
 
 
 @functools.lru_cache(maxsize=256)
-def _verified(path: str, digest: str, key: str, kind: str, shape: tuple[tuple[str, int], ...]) -> Tensor:
+def _verified(parameters: Parameters, key: str, kind: str, shape: tuple[tuple[str, int], ...]) -> Tensor:
     """A tensor of the file in the precision that programs compute in."""
-    tensors = _load(path, digest)
+    path, tensors = parameters.path, parameters.tensors()
     if key not in tensors:
         raise VortexError(
             f"the parameters {path} have no tensor {key!r}; they have {', '.join(sorted(tensors)[:8]) or 'none'}"
