@@ -20,6 +20,7 @@ from vortexlab.dsl.ir import digest
 PROTOCOL_VERSION = 1
 REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
 CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
+DECODE, PREFILL = "decode", "prefill"
 SPLITS = ("search", "validation", "sealed")
 CHOICES = {
     "split": SPLITS,
@@ -27,6 +28,7 @@ CHOICES = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "speed": ("measured", "predicted"),
     "protocol": (CONTEXT_DENSE, PROMPT_DENSE),
+    "phase": (DECODE, PREFILL),
 }
 
 
@@ -42,6 +44,8 @@ class EvaluationConfig:
     * `split` names which seeds are drawn from `seed`: search, validation or sealed.
     * `protocol`: ``context-dense`` reads the context densely, question and answer sparsely; ``prompt-dense`` reads
       the question densely too, as a serving engine with stock prefill does.
+    * `phase`: ``decode`` reads contexts densely, once for all programs, and times decode steps; ``prefill`` lets every
+      program read the contexts by itself, then answer, and times reading.
     * `speed`: ``measured`` on `device`, or ``predicted`` by the cost model for `predicted_device`.
     * `geometry` names the attention geometry of the speed gate; `batch_tokens` = batch x context there,
       0 for 65,536 on the CPU and 1,048,576 on a GPU, where dense attention is no contest of overheads.
@@ -61,6 +65,7 @@ class EvaluationConfig:
     device: str = "cpu"
     dtype: str = "auto"
     protocol: str = CONTEXT_DENSE
+    phase: str = DECODE
     speed: str = "measured"
     predicted_device: str = "h200"
     geometry: str = "qwen3-8b"
@@ -73,6 +78,10 @@ class EvaluationConfig:
     memory_mb: int = 12288
 
     def __post_init__(self) -> None:
+        if self.phase == PREFILL and (self.device != "cpu" or self.speed != "measured"):
+            raise VortexError(
+                "sparse prefill runs on the torch executor and its speed is measured: leave out --device and --speed"
+            )
         for name in ("tasks", "data", "lengths", "compile_for"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, allowed in CHOICES.items():

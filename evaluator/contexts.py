@@ -9,7 +9,7 @@ restarted worker maps the file instead of computing it again.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator.models import LoadedModel
+from vortexlab.evaluator.models import LoadedModel, Prefill
 from vortexlab.kernels.cache import PagedKV
 
 #: Contexts start at multiples of this, so pages that divide it are views of the pool as it lies.
@@ -56,10 +56,20 @@ def _round_up(value: int, unit: int) -> int:
 
 
 class ContextStore:
-    """Keys and values of `contexts` under `model`; `folder` receives the backing file."""
+    """Keys and values of `contexts` under `model`; `folder` receives the backing file.
 
-    def __init__(self, model: LoadedModel, contexts: Sequence[Context], folder: Path):
+    `read` reads one context, densely by default.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        contexts: Sequence[Context],
+        folder: Path,
+        read: Callable[[Tensor], Prefill] | None = None,
+    ):
         self.model, self.contexts = model, tuple(contexts)
+        self._read = read or model.prefill
         self._check()
         self._room = max(max((turn.steps for turn in c.turns), default=0) for c in self.contexts)
         self._forks = sum(len(c.turns) for c in self.contexts)
@@ -109,7 +119,7 @@ class ContextStore:
                 ) from error
             pool = torch.from_file(str(unfinished), shared=True, size=count, dtype=self.model.dtype).view(shape)
             for start, context in zip(self._starts, self.contexts, strict=True):
-                found = self.model.prefill(torch.tensor(context.tokens))
+                found = self._read(torch.tensor(context.tokens))
                 for layer in range(self.model.layers):
                     stop = start + len(context.tokens)
                     pool[layer, 0, :, start:stop] = found.k[layer][0].to("cpu")

@@ -15,8 +15,9 @@ from typing import Any
 from vortexlab import dsl
 from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
+from vortexlab.dsl.parameters import Parameters
 from vortexlab.evaluator import costs, replies, statistics
-from vortexlab.evaluator.config import EvaluationConfig, data_digests, device_name, model_digest, versions
+from vortexlab.evaluator.config import PREFILL, EvaluationConfig, data_digests, device_name, model_digest, versions
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.replies import Failed
@@ -166,16 +167,24 @@ class Evaluator:
 
     # --- evaluation --------------------------------------------------------------------------------------------
 
-    def evaluate(self, source: str, knobs: Mapping[str, Attr] | None = None, *, fidelity: str = FULL) -> Verdict:
+    def evaluate(
+        self,
+        source: str,
+        knobs: Mapping[str, Attr] | None = None,
+        *,
+        fidelity: str = FULL,
+        parameters: Parameters | None = None,
+    ) -> Verdict:
         """One program through the gates. `fidelity` ``screen`` stops before speed and the full accuracy run.
 
-        Raises `VortexError` only when the evaluator itself cannot work (no model, no room, no worker).
+        `parameters` are those of a program with learned constants; the worker reads the file itself. Raises
+        `VortexError` only when the evaluator itself cannot work (no model, no room, no worker).
         """
         if fidelity not in (SCREEN, FULL):
             raise VortexError(f"fidelity {fidelity!r} is not one of {SCREEN}, {FULL}")
         began = time.monotonic()
         try:
-            bound, unbound = self._parse(source, knobs)
+            bound, unbound = self._parse(source, knobs, parameters)
         except VortexError as error:
             return self._unparsed(source, knobs, error, time.monotonic() - began)
         trial = _Trial(bound)
@@ -186,11 +195,18 @@ class Evaluator:
         chosen = {name: bound_value for name, bound_value in _knob_values(unbound, knobs).items()}
         return self._verdict(trial, chosen, time.monotonic() - began)
 
-    def finalist(self, source: str, knobs: Mapping[str, Attr] | None = None, *, split: str = "validation") -> Verdict:
+    def finalist(
+        self,
+        source: str,
+        knobs: Mapping[str, Attr] | None = None,
+        *,
+        split: str = "validation",
+        parameters: Parameters | None = None,
+    ) -> Verdict:
         """The program measured again on contexts that no search has seen: the validation or the sealed split."""
         if split not in self._finalists:
             self._finalists[split] = Evaluator(self.config.with_split(split))
-        return self._finalists[split].evaluate(source, knobs)
+        return self._finalists[split].evaluate(source, knobs, parameters=parameters)
 
     def dense_row(self) -> Verdict:
         """Dense attention itself as a row of the table: speed-up and accuracy kept are 1 by definition."""
@@ -199,9 +215,11 @@ class Evaluator:
         verdict = self._verdict(trial, {}, 0.0)
         return Verdict.from_json({**verdict.to_json(), "program": "dense", "speedup": Estimate(1, 1, 1).to_json()})
 
-    def _parse(self, source: str, knobs: Mapping[str, Attr] | None) -> tuple[Program, Program]:
+    def _parse(
+        self, source: str, knobs: Mapping[str, Attr] | None, parameters: Parameters | None
+    ) -> tuple[Program, Program]:
         program = dsl.parse(source)
-        return program.bind(knobs), program
+        return program.bind(knobs, parameters), program
 
     def _unparsed(self, source: str, knobs: Mapping[str, Attr] | None, error: VortexError, seconds: float) -> Verdict:
         details = {}
@@ -273,7 +291,7 @@ class Evaluator:
         after = [("accuracy", lambda: self._accuracy(trial, rest))]
         timing = ("speed", lambda: self._speed(trial, seed))
         # What a program reads may depend on data; it is then timed with the counts of its own answers.
-        needs_counts = depends_on_data(trial.program) or config.speed == "predicted"
+        needs_counts = depends_on_data(trial.program) or config.speed == "predicted"  # of decode steps
         after.insert(1 if needs_counts else 0, timing)
         for name, check in after:
             self._gate(trial, name, check)
@@ -331,6 +349,8 @@ class Evaluator:
             trial.counts.setdefault(str(length), []).extend(min(count, most) for count in counts)
 
     def _screen(self, trial: _Trial, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
+        if self.config.phase == PREFILL:
+            self._ask_checked(replies.Empty, "read")
         self._answers(trial, rows)
         outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks())
         upper = statistics.kept_upper(outcomes, seed=self.config.seed) if outcomes else 1.0
@@ -359,6 +379,7 @@ class Evaluator:
                 dtype=self.config.resolved_dtype,
                 counts=trial.counts.get(str(length), []),
                 seed=seed,
+                phase=self.config.phase,
             )
             if found.failure or found.timing is None:
                 return found.failure or "the worker gave no timing", {}
@@ -380,6 +401,7 @@ class Evaluator:
             "model_digest": model_digest(config.model),
             "dtype": config.resolved_dtype,
             "protocol": config.protocol,
+            "phase": config.phase,
             "lengths": list(config.lengths),
             "split": config.split,
             "seed": config.seed,

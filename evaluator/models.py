@@ -105,9 +105,9 @@ class LoadedModel:
         return Static(self.kv_heads, self.group, self.head_dim, self.scale, layer, self.layers)
 
     @torch.inference_mode()
-    def prefill(self, tokens: Tensor) -> Prefill:
-        """Reads one context densely. `tokens`: int64 [tokens]."""
-        handler = Prefill()
+    def prefill(self, tokens: Tensor, handler: Prefill | None = None) -> Prefill:
+        """Reads one context, densely unless `handler` does otherwise. `tokens`: int64 [tokens]."""
+        handler = handler or Prefill()
         positions = torch.arange(tokens.numel(), device=self.device)[None]
         with attention(handler):
             self.model(tokens[None].to(self.device), position_ids=positions, use_cache=False, logits_to_keep=1)

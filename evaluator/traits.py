@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from vortexlab.dsl.ir import SET, Node, Program, Type
+from vortexlab.dsl.ir import SET, Node, Program, Type, ordered
 from vortexlab.dsl.scalars import is_exact
 
 _SCORED = ("topk", "topp", "above", "random")
@@ -49,16 +49,18 @@ def period(program: Program) -> int:
 def forced_part(program: Program) -> Program:
     """The program with every selector that looks at scores, or at chance, or at what was chosen before, choosing
     nothing: what is read regardless."""
-    zero = Node("const", Type("int"), attrs={"value": 0})
-
-    def shifted(node: Node) -> Node:
+    nodes = [Node("const", Type("int"), attrs={"value": 0})]
+    for node in program.nodes:
         if node.op in _SCORED or node.op == "reuse" or (node.op == "memory" and node.type.kind == SET):
-            return Node("first", Type(SET), (0,), {}, node.stage, node.line, node.column)
-        return replace(node, inputs=tuple(i + 1 for i in node.inputs))
-
+            nodes.append(Node("first", Type(SET), (0,), {}, node.stage, node.line, node.column))
+            continue
+        inputs, type_ = tuple(i + 1 for i in node.inputs), node.type
+        if type_.kind == SET:  # a list for every query head came from a selector that is gone
+            type_ = Type(SET, ordered({axis for i in inputs for axis in nodes[i].type.axes if axis == "head"}))
+        nodes.append(replace(node, inputs=inputs, type=type_))
     return replace(
         program,
-        nodes=(zero, *(shifted(node) for node in program.nodes)),
+        nodes=tuple(nodes),
         fields={name: index + 1 for name, index in program.fields.items()},
         output=program.output + 1,
         result=None,

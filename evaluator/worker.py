@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,7 +19,8 @@ import torch
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.evaluator import compiling, fidelity, frames, numerics, speed
+from vortexlab.evaluator import compiling, fidelity, frames, numerics, prefill, speed
+from vortexlab.evaluator.config import DECODE, PREFILL
 from vortexlab.evaluator.confine import NETWORK
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, executor_for
@@ -27,7 +29,7 @@ from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
 from vortexlab.evaluator.timing import Workload
 
-_ANSWERS, _RECORDING = "dense.json", "recording.safetensors"
+_ANSWERS, _RECORDING, _OWN = "dense.json", "recording.safetensors", "own"
 
 
 class Worker:
@@ -42,6 +44,7 @@ class Worker:
         self._workloads: dict[str, Workload] = {}
         self._program: Program | None = None
         self._sessions: dict[str, Session] = {}
+        self._own: ContextStore | None = None
 
     @property
     def model(self) -> LoadedModel:
@@ -99,11 +102,23 @@ class Worker:
     def program(self, program: dict[str, Any]) -> dict[str, Any]:
         """The bound program that the gates after this are about."""
         self._sessions.clear()
-        self._program = None
+        self._program, self._own = None, None
+        shutil.rmtree(self.scratch / _OWN, ignore_errors=True)
         found = Program.from_json(program)
         if not found.is_bound:
             raise VortexError(f"program {found.name} still has knobs")
         self._program = found
+        return {}
+
+    def read(self) -> dict[str, Any]:
+        """Lets the program read every context by itself; its answers are about those from then on."""
+        if self._own is None:
+            program, folder = self._current(), self.scratch / _OWN
+            folder.mkdir(exist_ok=True)
+            executors = [executor_for(self.device)(program, self.model.static(i)) for i in range(self.model.layers)]
+            read = prefill.reader(self.model, executors, program.page_size)
+            self._own = ContextStore(self.model, self.store.contexts, folder, read)
+            self._sessions.clear()
         return {}
 
     def _current(self) -> Program:
@@ -115,7 +130,7 @@ class Worker:
         """The program on the model; `order` ``reversed`` breaks ties between scores the other way."""
         if order not in self._sessions:
             kind = ReversedTies if order == "reversed" else executor_for(self.device)
-            session = Session(self._current(), self.model, self.store, kind)
+            session = Session(self._current(), self.model, self._own or self.store, kind)
             if order == "reversed" and self.device == "cpu":  # an executor of the same kind writes the same summaries
                 session.states = self._sessions["forward"].states
             self._sessions[order] = session
@@ -148,9 +163,28 @@ class Worker:
         counts = {str(length): values for length, values in tally.counts.items()}
         return {"answers": found, "density": tally.density, "reads": tally.reads, "counts": counts}
 
+    def _prefill_speed(self, geometry: Geometry, length: int, dtype: str, seed: int) -> dict[str, Any]:
+        try:
+            timing = prefill.measure(
+                self._current(), executor_for(self.device), geometry, length, layers=self.model.layers,
+                device=self.device, dtype=getattr(torch, dtype), seed=seed,
+            )  # fmt: skip
+        except speed.SpeedError as error:
+            return {"failure": str(error)}
+        return {"timing": vars(timing)}
+
     def speed(
-        self, geometry: dict[str, Any], length: int, batch_tokens: int, dtype: str, counts: list[int], seed: int
+        self,
+        geometry: dict[str, Any],
+        length: int,
+        batch_tokens: int,
+        dtype: str,
+        counts: list[int],
+        seed: int,
+        phase: str = DECODE,
     ) -> dict[str, Any]:
+        if phase == PREFILL:
+            return self._prefill_speed(Geometry(**geometry), length, dtype, seed)
         key = json.dumps([geometry, length, batch_tokens, dtype])
         if key not in self._workloads:
             self._workloads[key] = Workload.make(
