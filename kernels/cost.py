@@ -18,13 +18,13 @@ from typing import Any
 
 from vortexlab.dsl.bounds import page_bound
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import QUERY_STAGE, SET, Node, Program, Static
+from vortexlab.dsl.ir import FP8, QUERY_STAGE, SET, Node, Program, Static
 from vortexlab.dsl.scalars import pages_of
 from vortexlab.kernels.devices import Device, get_device
 from vortexlab.kernels.lowering import contract
 from vortexlab.kernels.plan import Plan, Sweep, make_plan, over_pages
+from vortexlab.kernels.precision import BYTES, SCALE_BYTES
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 #: Tokens that one part of a split attention reads at least: fewer do not pay for combining the parts.
 _SPLIT_TOKENS = 256
 #: Torch calls of one attended tile, of one node of a selection, and tokens' bytes of one tile (CPU only).
@@ -199,10 +199,19 @@ class _Model:
         return flops, results
 
     def _field_bytes(self) -> float:
-        """Bytes of a page's summaries of one KV head."""
-        stored = self.program.summary_dtype
-        each = BYTES[self.dtype if stored == "kv" else stored]
-        return float(each * sum(self._size(index) for index in self.lowered.live_fields().values()))
+        """Bytes of a page's summaries of one KV head; those in fp8 have a scale each."""
+        stored = self.dtype if self.program.summary_dtype == "kv" else self.program.summary_dtype
+        scale = SCALE_BYTES if stored in FP8 else 0
+        return float(sum(scale + BYTES[stored] * self._size(i) for i in self.lowered.live_fields().values()))
+
+    def _matrix_rate(self) -> float:
+        """Products of a cache in fp8 are those of what it is widened to."""
+        return self.device.matrix["bf16" if self.dtype in FP8 else self.dtype]
+
+    def _token_bytes(self) -> int:
+        """Bytes of key and value of one token; in MLA the value is a part of the key."""
+        width = self.static.head_dim + (0 if self.static.latent else self.static.value_dim)
+        return width * BYTES[self.dtype]
 
     # stages
 
@@ -211,7 +220,7 @@ class _Model:
         kernels: float = 0.0, rate: float | None = None, extra: float = 0.0,
     ) -> Stage:  # fmt: skip
         device = self.device
-        work = max((read + written) / (rate or device.read), flops / device.matrix[self.dtype], results / device.vector)
+        work = max((read + written) / (rate or device.read), flops / self._matrix_rate(), results / device.vector)
         seconds = kernels * device.launch + work + extra
         return Stage(name, read, written, flops, results, kernels, seconds)
 
@@ -220,6 +229,7 @@ class _Model:
         if not self.lowered.live_fields():
             return self._stage("summary")
         sources = sum(self.lowered.nodes[i].op in ("k", "v") for i in self.plan.page)
+        sources = min(sources, 1) if self.static.latent else sources
         tokens = self.page * self.static.head_dim * BYTES[self.dtype]
         flops, results = self._work(i for i in self.plan.page if i not in self.plan.exact)
         share = self.rows / self.page
@@ -275,9 +285,9 @@ class _Model:
     def _attention(self, tokens: float, rate: float) -> tuple[Stage, Stage]:
         """Attention over `tokens` tokens of every KV head, and the combination of its parts where it is split."""
         static, device = self.static, self.device
-        read = self.rows * tokens * static.head_dim * 2 * BYTES[self.dtype]
+        read = self.rows * tokens * self._token_bytes()
         heads = self.rows * static.group
-        flops = 4.0 * heads * tokens * static.head_dim
+        flops = 2.0 * heads * tokens * (static.head_dim + static.value_dim)
         rate *= min(1.0, BYTES[self.dtype] / device.least_bytes)
         if device.kind == "cpu":
             calls = _TILE_CALLS * math.ceil(read / 2 / _TILE_BYTES)
@@ -286,7 +296,7 @@ class _Model:
             )
             return attend, self._stage("combine")
         parts = max(1, min(math.ceil(2 * device.units / self.rows), math.ceil(tokens / _SPLIT_TOKENS)))
-        traffic = 4.0 * heads * parts * (static.head_dim + 1) if parts > 1 else 0.0
+        traffic = 4.0 * heads * parts * (static.value_dim + 1) if parts > 1 else 0.0
         attend = self._stage("attend", read=read, flops=flops, kernels=1, rate=rate, extra=device.attend_latency)
         return attend, self._stage("combine", read=traffic, written=traffic, kernels=1 if parts > 1 else 0)
 

@@ -45,22 +45,17 @@ class Attending:
         inputs = dict(zip(str(node.attrs["parts"]).split(), node.inputs, strict=True))
         if "pages" not in inputs and "log_weight" in inputs:
             inputs["entry_log_weight"] = inputs.pop("log_weight")
-        alone = "pages" not in inputs or "keys" not in inputs
-        found, mass = None, None
-        if "pages" in inputs:
-            found, mass = self._tokens(step, inputs["pages"], inputs.get("log_weight"), not alone)
-        if "keys" in inputs:
+        if "keys" not in inputs:
+            found, _ = self._tokens(step, inputs["pages"], inputs.get("log_weight"), False)
+        elif "pages" not in inputs:
+            found, _ = self._entries(step, inputs)
+        else:
+            tokens, mass = self._tokens(step, inputs["pages"], inputs.get("log_weight"), True)
             entries, entry_mass = self._entries(step, inputs)
-            if found is None:
-                found = entries
-            else:
-                assert mass is not None
-                total = torch.logaddexp(mass, entry_mass)
-                found = sum(
-                    part * torch.where(total > float("-inf"), (m - total).exp(), 0.0)[..., None]
-                    for part, m in ((found, mass), (entries, entry_mass))
-                )
-        assert found is not None
+            assert mass is not None
+            total = torch.logaddexp(mass, entry_mass)
+            shares = [torch.where(total > float("-inf"), (m - total).exp(), 0.0) for m in (mass, entry_mass)]
+            found = tokens * shares[0][..., None] + entries * shares[1][..., None]
         return found.transpose(1, 2).flatten(0, 1)
 
     # what a node says of each query

@@ -277,7 +277,9 @@ class Step:
         if node.op == "reuse":
             afresh, before = self.kept[index]
             found = inputs[0] & pad(self.live[:, :, None], (0, 1))
-            return found if afresh is None else torch.where(afresh[:, None, None, None], found, before)
+            if afresh is None or before is None:
+                return found
+            return torch.where(afresh[:, None, None, None], found, before)
         return pad(self._chosen(node), (0, 1))
 
     def _chosen(self, node: Node) -> Tensor:
