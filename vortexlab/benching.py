@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from vortexlab.binding import check_fit
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.ir import Program
 from vortexlab.evaluator import speed, statistics
 from vortexlab.evaluator.config import EvaluationConfig, device_name, versions
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
@@ -32,8 +33,10 @@ def bench_program(program: Program, config: EvaluationConfig, *, batch: int | No
     `batch` requests are decoded together; by default as many as fill `config.resolved_batch_tokens`. A program whose
     reads depend on data is timed with the page counts that it had on one sample of every task, on the configured model.
     Returns JSON: `conditions`, and one row for each length with ``failure`` set where a timed output was wrong.
+    Raises `VortexError` when the program or its parameters do not fit the geometry.
     """
     geometry = find_geometry(config.geometry)
+    check_fit(program, geometry)
     threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     rows = []
@@ -59,8 +62,8 @@ def _row(
     dtype = config.resolved_dtype
     workload = Workload.make(geometry, length, tokens, config.device, getattr(torch, dtype), config.seed)
     live = sum(counts) / len(counts) if counts else None
-    static = Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, 0, geometry.layers)
-    predicted = predict(program, static, length, workload.batch, nearest_device(), live, dtype=_DTYPES[dtype])
+    static, device = geometry.static(), nearest_device()
+    predicted = predict(program, static, length, workload.batch, device, live, dtype=_DTYPES[dtype])
     row: dict[str, Any] = {"context": length, "batch": workload.batch, "failure": "", "speedup": None}
     try:
         timing = speed.measure(
@@ -76,8 +79,14 @@ def _row(
 def live_counts(program: Program, config: EvaluationConfig, length: int) -> list[int]:
     """Pages of every list that the program read at the last step of one answer for every task at this length.
 
-    Raises `VortexError` when the model is too short for it.
+    Raises `VortexError` when the program does not fit the model, or the model is too short.
     """
+    try:
+        check_fit(program, find_geometry(config.model))
+    except VortexError as error:
+        raise VortexError(
+            f"what {program.name} reads depends on data, and it does not fit the model that would show it: {error}"
+        ) from error
     model = load_model(config.model, config.device, config.resolved_dtype)
     contexts = []
     for name in config.tasks or tuple(TASKS):

@@ -22,6 +22,7 @@ Data = Annotated[
 ]
 Lengths = Annotated[list[str] | None, typer.Option(help="Context lengths in tokens, repeated or with commas.")]
 Contexts = Annotated[int | None, typer.Option(help="Contexts per task and length.")]
+Phase = Annotated[str | None, typer.Option(metavar="decode|prefill", help="What runs sparsely, and is timed.")]
 Speed = Annotated[str | None, typer.Option(metavar="measured|predicted", help="Where speed comes from.")]
 PredictFor = Annotated[str | None, typer.Option(metavar="DEVICE", help="Device of predicted speed, e.g. h200.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Device to evaluate on.")]
@@ -30,6 +31,9 @@ Geometry = Annotated[str | None, typer.Option(help="Attention geometry of speed,
 BatchTokens = Annotated[int | None, typer.Option(help="Batch x context length of the speed gate.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; 0 for all.")]
 Knobs = Annotated[list[str] | None, typer.Option("--knob", metavar="NAME=VALUE", help="A knob's value; repeatable.")]
+Parameters = Annotated[
+    str | None, typer.Option("--parameters", metavar="FILE", help="Learned parameters, a safetensors file.")
+]
 ProgramFile = Annotated[str, typer.Argument(metavar="F.py", help="A program file, or the name of a published program.")]
 
 

@@ -15,7 +15,7 @@ from vortexlab.cli.output import AsJson, interval, lines, number, print_json, pr
 from vortexlab.dsl.errors import Diagnostic, ProgramError, VortexError
 
 if TYPE_CHECKING:
-    from vortexlab.dsl.ir import Program
+    from vortexlab.dsl.ir import Program, Static
     from vortexlab.evaluator.geometries import Geometry
     from vortexlab.kernels.cost import Prediction
 
@@ -23,6 +23,9 @@ Targets = Annotated[
     list[str] | None, typer.Option("--target", help="GPU architecture to compile for, repeatable; `none` for none.")
 ]
 Batch = Annotated[int | None, typer.Option(min=1, help="Requests decoded together.")]
+Latent = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Latent channels of a key: makes the geometry one of MLA.")
+]
 CheckDevices = Annotated[list[str] | None, typer.Option("--predict-for", metavar="DEVICE", help="Repeatable.")]
 
 
@@ -56,11 +59,15 @@ class _Located(ProgramError):
 def check(
     file: options.ProgramFile,
     knob: options.Knobs = None,
+    parameters: options.Parameters = None,
     target: Targets = None,
     geometry: options.Geometry = None,
+    latent: Latent = None,
     lengths: options.Lengths = None,
     batch: Batch = 4,
-    dtype: Annotated[str, typer.Option(help="Precision of the KV cache: bf16, fp16 or fp32.")] = "bf16",
+    dtype: Annotated[
+        str | None, typer.Option(help="Precision of the KV cache: bf16, fp16, fp32, fp8_e4m3 or fp8_e5m2.")
+    ] = None,
     predict_for: CheckDevices = None,
     as_json: AsJson = False,
 ) -> int:
@@ -77,22 +84,32 @@ def check(
         else:
             _print_findings(file, text, findings)
         raise _Located(file, [finding for finding in findings if finding.severity == "error"])
-    from vortexlab.dsl.ir import Static
+    from vortexlab import binding
+    from vortexlab.cli.facts import facts
     from vortexlab.evaluator.geometries import find_geometry
     from vortexlab.kernels.cost import predict
     from vortexlab.kernels.devices import DEVICES
 
     shape = find_geometry(geometry or _default_geometry())
-    static = Static(shape.kv_heads, shape.group, shape.head_dim, shape.scale, 0, shape.layers)
+    if latent is not None:
+        shape = shape.with_latent(latent)
     values = options.knob_values(program, knob)
-    bound = program.bind(values)
+    bound = binding.bind(program, values, parameters)
+    binding.check_latent(bound, shape)
+    static = shape.static()
+    if parameters is not None:
+        binding.check_fit(bound, shape)
+    if dtype is None:
+        dtype = "bf16" if bound.kv_dtype == "auto" else bound.kv_dtype
+    elif bound.kv_dtype not in ("auto", dtype):
+        raise VortexError(f"program {bound.name} wants a KV cache in {bound.kv_dtype}, not {dtype}; leave out --dtype")
     contexts = options.numbers("--lengths", lengths) or (4096, 16384, 131072)
     costs = [
         predict(bound, static, context, batch or 1, device, dtype=dtype)
         for device in predict_for or DEVICES
         for context in contexts
     ]
-    kernels, failure = _compile(bound, static, target, dtype)
+    kernels, failure, missing = _compile(bound, static, target, dtype)
     found.update(
         ok=not failure,
         name=program.name,
@@ -107,6 +124,8 @@ def check(
         page_bounds={str(context): page_bound(bound, static, context) for context in contexts},
         kernels=kernels,
         compile_failure=failure,
+        not_covered=missing,
+        **facts(bound, shape),
         costs=[item.to_json() for item in costs],
     )  # fmt: skip
     if as_json:
@@ -126,27 +145,32 @@ def _default_geometry() -> str:
 def _published(program: Program) -> str | None:
     """The published program of the same structure, if there is one."""
     from vortexlab import dsl
-    from vortexlab.search_spaces.library import seeds
+    from vortexlab.search_spaces.library import NAMES, load
 
     mine = dsl.structure_hash(program)
-    return next((name for name, text in seeds().items() if dsl.structure_hash(dsl.parse(text)) == mine), None)
+    return next((name for name in NAMES if dsl.structure_hash(load(name)) == mine), None)
 
 
-def _compile(bound: Program, static: Any, targets: list[str] | None, dtype: str) -> tuple[list[dict[str, Any]], str]:
-    """Resources of every kernel for every target, and why that failed (empty: it did not)."""
+def _compile(
+    bound: Program, static: Static, targets: list[str] | None, dtype: str
+) -> tuple[list[dict[str, Any]], str, list[str]]:
+    """Resources of every kernel for every target, why that failed (empty: it did not), and what has no kernels."""
+    from vortexlab.kernels.gpu.coverage import uncovered
     from vortexlab.kernels.gpu.report import TARGETS, compile_report
 
     wanted = TARGETS if targets is None else tuple(item for item in targets if item != "none")
     unknown = [item for item in wanted if item not in TARGETS]
     if unknown:
         raise VortexError(f"unknown target {unknown[0]!r}; choose from {', '.join(TARGETS)}, or none")
-    if not wanted:
-        return [], ""
+    missing = list(uncovered(bound, static))
+    prefill = ["prefill over blocks of queries"] if bound.pooled is not None else []
+    if not wanted or missing:
+        return [], "", missing + prefill
     try:
         reports = compile_report(bound, static, wanted, dtype)
     except VortexError as error:
-        return [], str(error)
-    return [{**asdict(item), "uses": list(item.uses)} for item in reports], ""
+        return [], str(error), prefill
+    return [{**asdict(item), "uses": list(item.uses)} for item in reports], "", prefill
 
 
 def _print_findings(file: str, text: str, findings: list[Diagnostic]) -> None:
@@ -159,11 +183,14 @@ def _print_findings(file: str, text: str, findings: list[Diagnostic]) -> None:
 
 
 def _print_check(found: dict[str, Any], costs: list[Prediction], geometry: Geometry) -> None:
+    from vortexlab.cli.facts import told
+
     known = f", the published program {found['published_as']}" if found["published_as"] else ""
     lines({
         "program": f"{found['name']} {found['hash'][:12]} (structure {found['structure'][:12]}{known})",
         "page": f"{found['page']} tokens",
         "knobs": settings({item["name"]: item["value"] for item in found["knobs"]}),
+        **told(found, geometry),
         "pages read": "at most " + ", ".join(f"{n} at {length}" for length, n in found["page_bounds"].items()),
     })  # fmt: skip
     if found["kernels"]:
@@ -178,6 +205,8 @@ def _print_check(found: dict[str, Any], costs: list[Prediction], geometry: Geome
             ],
             right=("registers", "spilled B", "shared B"),
         )  # fmt: skip
+    if found["not_covered"]:
+        print(printable(f"not covered by the Triton kernels, which the CPU runs: {', '.join(found['not_covered'])}"))
     if found["compile_failure"]:
         print(printable(f"does not compile: {found['compile_failure']}"))
     print()
@@ -197,6 +226,7 @@ def _print_check(found: dict[str, Any], costs: list[Prediction], geometry: Geome
 def evaluate(
     file: options.ProgramFile,
     knob: options.Knobs = None,
+    parameters: options.Parameters = None,
     model_dir: options.ModelDir = None,
     tasks: options.Tasks = None,
     data: options.Data = None,
@@ -213,6 +243,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> int:
     """One program through the gates of a search; status 1 when one of them says no."""
+    from vortexlab import binding
     from vortexlab.evaluator.evaluator import FULL, SCREEN, Evaluator
     from vortexlab.settings import evaluation_config
 
@@ -232,10 +263,13 @@ def evaluate(
         batch_tokens=batch_tokens,
         threads=threads,
     )
+    bound = binding.bind(program, values, parameters)
+    binding.check_evaluation(bound, config)
     with Evaluator(config) as evaluator:
         if not as_json:
             print("reading the contexts densely, then the gates (up to some minutes)", file=sys.stderr)
-        verdict = evaluator.evaluate(text, values, fidelity=SCREEN if screen else FULL)
+        fidelity = SCREEN if screen else FULL
+        verdict = evaluator.evaluate(text, values, fidelity=fidelity, parameters=bound.parameters)
     if as_json:
         print_json({"file": file, "verdict": verdict.to_json()})
     else:
@@ -283,6 +317,7 @@ def _print_verdict(verdict: dict[str, Any]) -> None:
 def bench(
     file: options.ProgramFile,
     knob: options.Knobs = None,
+    parameters: options.Parameters = None,
     lengths: options.Lengths = None,
     batch: Batch = None,
     geometry: options.Geometry = None,
@@ -293,6 +328,7 @@ def bench(
     as_json: AsJson = False,
 ) -> int:
     """The speed gate alone: one decode step of attention against the fastest dense path, interleaved, in one run."""
+    from vortexlab import binding
     from vortexlab.benching import bench_program
     from vortexlab.settings import evaluation_config
 
@@ -300,7 +336,8 @@ def bench(
     values = options.knob_values(program, knob)
     config = evaluation_config(device=device, dtype=dtype, geometry=geometry, threads=threads,
                                lengths=options.numbers("--lengths", lengths))  # fmt: skip
-    found = bench_program(program.bind(values), replace(config, seed=seed), batch=batch)
+    bound = binding.bind(program, values, parameters)
+    found = bench_program(bound, replace(config, seed=seed), batch=batch)
     found = {"file": file, "program": program.name, "knobs": {**program.defaults, **values}, **found}
     if as_json:
         print_json(json.loads(json.dumps(found)))

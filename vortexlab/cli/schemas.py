@@ -278,15 +278,50 @@ class Kernel(_Form):
 
 
 class Geometry(_Form):
+    """`latent`: of MLA, else 0; `logit_dim`: the channels that the softmax scale is of, 0 for `head_dim`."""
+
     name: str
     layers: int
     kv_heads: int
     group: int
     head_dim: int
+    latent: int = 0
+    logit_dim: int = 0
+
+
+class Parameter(_Form):
+    """A learned constant: `tensor` is its name in the file, `shape` the lengths of its axes there, in order."""
+
+    name: str
+    tensor: str
+    kind: Literal["int", "float"]
+    shape: dict[str, int]
+
+
+class Memory(_Form):
+    """What is carried to the next step or layer; `every` is the period in steps; `init` is null for a set of pages."""
+
+    name: str
+    scope: Literal["step", "layer"]
+    kind: Literal["float", "set"]
+    axes: list[str]
+    init: float | None
+    every: int
+
+
+class Reuse(_Form):
+    over: Literal["steps", "layers"]
+    every: int | None
+    line: int
 
 
 class Check(_Form):
-    """`vortex check --json` for a program. For a text that is none, only `file`, `ok` and `diagnostics` are printed."""
+    """`vortex check --json` for a program. For a text that is none, only `file`, `ok` and `diagnostics` are printed.
+
+    `kv` and `summaries` are precisions, `auto` and `kv` where the program leaves them open; `block` the queries of a
+    block of sparse prefill; `attention` the parts of each attention of the program's own output; `not_covered` what has
+    no Triton kernels.
+    """
 
     file: str
     ok: bool
@@ -302,6 +337,16 @@ class Check(_Form):
     page_bounds: dict[str, int] = {}
     kernels: list[Kernel] = []
     compile_failure: str = ""
+    not_covered: list[str] = []
+    kv: str | None = None
+    summaries: str | None = None
+    parameters: list[Parameter] = []
+    parameters_digest: Hash | None = None
+    memories: list[Memory] = []
+    reuse: list[Reuse] = []
+    block: int | None = None
+    attention: list[list[str]] = []
+    reads_latent: bool = False
     costs: list[dict[str, Any]] = []
 
 
