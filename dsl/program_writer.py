@@ -8,67 +8,77 @@ stay far inside fp32's range even on inputs of size 1e4.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
-from vortexlab.dsl.ir import ordered
+from vortexlab.dsl.ir import FP8, ordered
+from vortexlab.dsl.writer_parts import Made, SetWriter
 
 #: Sizes at most, for bounding the work per page.
-_LARGEST = {"page": 1, "head": 16, "token": 64, "channel": 256}
+_LARGEST = {"page": 1, "head": 16, "query": 128, "token": 64, "channel": 256}
 _MOST_ELEMENTS = 1 << 16
 _MOST_DEGREE = 4
-_SCORED = ("topk", "topk", "topk", "topp", "above", "above")
-_SELECTORS = (*_SCORED, "first", "last", "stride", "random", "everything")
-
-
-@dataclass(frozen=True)
-class Made:
-    """A value in scope: how it is written, its axes, and what must match where two values meet.
-
-    `sizes` tells apart axes of one name and different size ("channel" after a split is shorter).
-    """
-
-    text: str
-    axes: tuple[str, ...]
-    sizes: Mapping[str, str] = field(default_factory=dict)
-    degree: float = 1.0
-
-    def size_of(self, axis: str) -> str:
-        return self.sizes.get(axis, axis)
-
-    def fits(self, other: Made) -> bool:
-        return all(self.size_of(axis) == other.size_of(axis) for axis in self.axes if axis in other.axes)
 
 
 class ProgramWriter:
-    """Writes one program of page size `page`; with `smooth` also operations that fp32 rounds."""
+    """Writes one program of page size `page`; with `smooth` also operations that fp32 rounds.
 
-    def __init__(self, rng: random.Random, page: int, smooth: bool, size: int):
-        self.rng, self.page, self.smooth, self.size = rng, page, smooth, size
+    Without `whole` it keeps to selection by values of pages: no state, parameters, attention output, prefill or
+    operations along an axis.
+    """
+
+    def __init__(self, rng: random.Random, page: int, smooth: bool, size: int, whole: bool):
+        self.rng, self.page, self.smooth, self.size, self.whole = rng, page, smooth, size, whole
         self.lines: list[str] = []
         self.count = 0
         self.knobs: list[str] = []
+        self.declared: list[str] = []
+        self.params: list[Made] = []
+        self.fields: list[Made] = []
+        self.entries: dict[str, Made] = {}
+        self.memories: dict[str, Made] = {}
+        self.kept = self.slots = self.in_pages = False
 
     def text(self) -> str:
         rng = self.rng
-        fields = self._summarize()
-        summarize = self.lines
-        scores = self._score(fields)
-        score = self.lines
+        whole = self.whole
+        self.params = self._params() if whole and rng.random() < 0.3 else []
+        remembers = whole and rng.random() < 0.3
+        attends = whole and rng.random() < 0.3
+        if remembers:
+            axes = rng.choice((("page",), ("page",), ("page", "head")))
+            init, every = self.number(), rng.choice(("", "", f", every={rng.randint(2, 5)}"))
+            scope = rng.choice(("step", "step", "layer"))
+            self.memories["mass"] = Made("m.mass", axes, {}, 0.0)
+            self.declared.append(
+                f"mass = memory.{scope}({', '.join(axes)}, init={init}{every if scope == 'step' else ''})"
+            )
+        methods = {"summarize(k, v, ctx)": self._summarize(attends)}
+        pooled = whole and rng.random() < 0.25
+        if pooled:
+            methods["pool(q, ctx)"] = self._pool()
+        scores = self._score(self.fields)
+        methods["score(q, s, m, ctx)"] = self.lines
         self.lines = []
-        chosen = _SetWriter(self, scores).output(rng.choice((1, 2, 2, 3)))
-        select = [*self.lines, f"return {chosen.text}"]
+        if remembers and rng.random() < 0.6:
+            self.kept = True
+            self.declared.append(f"kept = memory.{rng.choice(('step', 'step', 'layer'))}(pages)")
+        sets = SetWriter(self, scores)
+        chosen = sets.output(rng.choice((1, 2, 2, 3)))
+        methods["select(score, m, ctx)"] = [*self.lines, f"return {chosen.text}"]
+        if attends:
+            methods["attend(q, s, score, pages, m, ctx)"] = self._attend(sets, scores)
+        if remembers:
+            methods["remember(score, pages, m, ctx)"] = self._remember(sets, scores)
         options = [f"page={self.page}"]
         if rng.random() < 0.5:
-            precision = rng.choice(("kv", "fp32", "bf16", "fp16"))
+            precision = rng.choice(("kv", "fp32", "bf16", "fp16", *(FP8 if whole else ())))
             options.append(f'summaries="{precision}"')
+        if pooled:
+            options.append(f"block={rng.choice((self.page, 2 * self.page, self.page // 2))}")
         if rng.random() < 0.3:
             options.append(f"seed={rng.randrange(2**32)}")
         lines = ["from vortexlab.dsl import *", "", "", f"@program({', '.join(options)})", "class Random:"]
-        lines += [f"    {knob}" for knob in self.knobs]
-        for head, body in (
-            ("summarize(k, v, ctx)", summarize), ("score(q, s, ctx)", score), ("select(score, ctx)", select),
-        ):  # fmt: skip
+        lines += [f"    {line}" for line in (*self.knobs, *self.declared)]
+        for head, body in methods.items():
             lines += ["", f"    def {head}:", *(f"        {line}" for line in body)]
         return "\n".join(lines) + "\n"
 
@@ -95,8 +105,11 @@ class ProgramWriter:
     def elements(self, value: Made) -> int:
         count = 1
         for axis in value.axes:
-            whole, _, parts = value.size_of(axis).partition("/")
-            count *= max(1, (int(whole) if whole.isdigit() else _LARGEST[whole]) // int(parts or 1))
+            length = 0
+            for part in value.size_of(axis).split("+"):
+                whole, _, parts = part.partition("/")
+                length += max(1, (int(whole) if whole.isdigit() else _LARGEST[whole]) // int(parts or 1))
+            count *= length
         return count
 
     def late(self, pool: list[Made]) -> Made:
@@ -109,7 +122,7 @@ class ProgramWriter:
             (f"-{t}", x.degree), (f"abs({t})", x.degree), (f"relu({t})", x.degree),
             (f"{t} * {self.number()}", x.degree), (f"{self.number()} - {t}", x.degree),
             (f"clamp({t}, -2.0, {self.positive()})", 0.0), (f"{t} / {rng.choice(('2', '4', '0.5'))}", x.degree),
-            (f'{t}.to("{rng.choice(("fp32", "bf16", "bf16"))}")', x.degree),
+            (f'{t}.to("{rng.choice(("fp32", "bf16", "bf16", *(FP8 if self.whole else ())))}")', x.degree),
         ]  # fmt: skip
         if self.smooth:
             forms += [
@@ -181,6 +194,53 @@ class ProgramWriter:
         left = ordered({*a.axes, *b.axes} - {axis})
         return Made(f"dot({a.text}, {b.text}, {axis})", left, sizes, a.degree + b.degree)
 
+    def moved(self, x: Made, other: Made) -> Made | None:
+        """One of the operations that move, order or number what a value holds along one axis."""
+        rng, t = self.rng, x.text
+        axes = [axis for axis in x.axes if axis != "query"]
+        if not axes:
+            return None
+        axis = rng.choice(axes)
+        size, fill = x.size_of(axis), rng.choice(("", f", fill={self.number()}"))
+        near = rng.randint(2, 4)
+        length: str | None
+        forms: list[tuple[str, tuple[str, ...], str | None]] = [
+            (f"{t}.shift({axis}, {rng.choice((-2, -1, 1, 2))}{fill})", x.axes, size),
+            (f"{t}.{rng.choice(('cummax', 'cummin', 'cumsum'))}({axis})", x.axes, size),
+            (f"{t}.sort({axis}" + rng.choice((")", ', "up")')), x.axes, size),
+            (f"float({t}.argmax({axis}))", tuple(a for a in x.axes if a != axis), None),
+            (f"float({t}.index({axis}))", (axis,), size),
+            (f"{t} + {t}.index({axis})", x.axes, size),
+            (f"{t}.take({axis}, {t}.index({axis}) + {rng.choice((-1, 1, 2))}{fill})", x.axes, size),
+        ]
+        if f"near{near}" not in x.axes:
+            forms.append((f"{t}.window({axis}, near{near}={near}{fill})", ordered({*x.axes, f"near{near}"}), size))
+        if axis in other.axes and x.fits(other):
+            rest = {*x.axes} - {axis} | {*other.axes} - {axis}
+            forms.append((f"{t}.take({axis}, {other.text}.argmax({axis}){fill})", ordered(rest), None))
+        if axis in ("token", "channel") and size == axis:
+            start, cut = rng.choice((("0, 4", "4"), ("-4", "4"), ("1, 3", "2"), ("2, 8", "6")))
+            forms.append((f"{t}.slice({axis}, {start})", x.axes, cut))
+            forms.append((f"concat({t}, {t}.slice({axis}, 0, 4), {axis})", x.axes, f"{axis}+4"))
+        parts = [name for name in x.axes if name.startswith(f"{axis}_part") and "/" in size]
+        if parts and size == f"{axis}/{x.size_of(parts[0])}":
+            first, second = rng.choice(((parts[0], axis), (axis, parts[0])))
+            left = tuple(name for name in x.axes if name != parts[0])
+            forms.append((f"{t}.merge({first}, {second}, into={axis})", left, axis))
+            forms = forms[-1:] if rng.random() < 0.5 else forms
+        if axis in ("page", "head") and not self.in_pages and x.axes in (("page",), ("page", "head")):
+            chosen = rng.choice((f"topk({t}, {rng.randint(1, 4)})", f"stride({rng.randint(2, 3)})", "first(2)"))
+            forms.append((f"where(member({chosen}), {t}, {self.number()})", x.axes, size))
+        text, left, length = rng.choice(forms)
+        sizes = {a: s for a, s in {**other.sizes, **x.sizes}.items() if a in left}
+        if length is not None and axis in left and length != axis:
+            sizes[axis] = length
+        elif axis in left:
+            sizes.pop(axis, None)
+        if f"near{near}" in left and f"near{near}" not in x.axes:
+            sizes[f"near{near}"] = str(near)
+        return Made(text, left, sizes, x.degree)
+
     def share(self, x: Made) -> Made:
         return Made(f'share({x.text}, "{self.rng.choice(("sum", "max", "mean"))}")', x.axes, x.sizes, x.degree)
 
@@ -191,10 +251,12 @@ class ProgramWriter:
             a, b = self.late(pool), rng.choice(pool)
             made: Made | None = None
             draw = rng.random()
-            if draw < 0.25:
+            if draw < 0.2:
                 made = self.unary(a)
-            elif draw < 0.5:
+            elif draw < 0.4:
                 made = self.binary(a, b) if a.fits(b) else None
+            elif draw < 0.56 and self.whole:
+                made = self.moved(a, b)
             elif draw < 0.68:
                 axes = [axis for axis in a.axes if axis != "page" or rng.random() < 0.3]
                 made = self.reduce(a, rng.choice(axes)) if axes else None
@@ -221,34 +283,131 @@ class ProgramWriter:
 
     # --- methods
 
-    def _summarize(self) -> list[Made]:
+    def _with_memory(self, x: Made) -> Made:
+        memory = self.memories["mass"]
+        text = memory.text if "head" in x.axes or "head" not in memory.axes else f"{memory.text}.max(head)"
+        sign = self.rng.choice(("+", "+", "-"))
+        return Made(f"{x.text} {sign} {text}", x.axes, x.sizes, x.degree)
+
+    def _params(self) -> list[Made]:
+        """Declares learned constants: values of the class body."""
         rng = self.rng
-        self.lines = []
-        pool = [Made("k", ("token", "channel")), Made("v", ("token", "channel"))]
+        rows = [f"per_layer={rng.random() < 0.5}, per_kv_head={rng.random() < 0.5}" for _ in range(3)]
+        self.declared += [f"gain = param(channel, {rows[0]})", f"down = param(channel, rank=4, {rows[1]})"]
+        if rng.random() < 0.4:
+            self.declared.append(f'slots = param(rank=4, kind="int", {rows[2]})')
+            self.slots = True
+        return [Made("gain", ("channel",), {}, 0.0), Made("down", ("rank", "channel"), {"rank": "4"}, 0.0)]
+
+    def _chosen_channels(self, pool: list[Made]) -> None:
+        """Some channels of a value by learned numbers."""
+        whole = [x for x in pool if "channel" in x.axes and x.size_of("channel") == "channel" and "rank" not in x.axes]
+        if self.slots and whole:
+            x = self.rng.choice(whole)
+            left = ordered({*x.axes, "rank"} - {"channel"})
+            sizes = {a: s for a, s in {**x.sizes, "rank": "4"}.items() if a != "channel"}
+            pool.append(self.name(Made(f"{x.text}.take(channel, slots, fill=1.0)", left, sizes, x.degree)))
+
+    def _pool(self) -> list[str]:
+        rng = self.rng
+        forms = ["q.mean(query)", "q.slice(query, -4).mean(query)", "q.max(query)", "q.slice(query, -1).sum(query)",
+                 "(q.slice(query, 0, 8) * 0.5).sum(query)", "q.shift(query, 1).max(query) - q.min(query)",
+                 "q.window(query, near=2).mean(near).max(query)", "(q * q.index(query)).max(query)"]  # fmt: skip
+        return [f"return {rng.choice(forms)}"]
+
+    def _summarize(self, attends: bool) -> list[str]:
+        rng = self.rng
+        self.lines, self.in_pages = [], True
+        pool = [Made("k", ("token", "channel")), Made("v", ("token", "channel")), *self.params]
         for _ in range(rng.randint(1, self.size)):
             self.grow(pool)
-        fields: list[Made] = []
+        if rng.random() < 0.5:
+            self._chosen_channels(pool)
         returned = []
         for number in range(rng.randint(1, 3)):
-            x = self.late(pool)
+            x = self.late([made for made in pool if made.text not in ("gain", "down")])
             draw = rng.random()
             if draw < 0.75 or self.elements(x) > 4096:
                 x = self.reduced_to(x, tuple(a for a in x.axes if a not in ("token", "other_token")))
             elif draw < 0.9:
                 x = self.reduced_to(x, tuple(a for a in x.axes if a not in ("channel", "other_channel")))
-            returned.append(f"f{number}={x.text if rng.random() < 0.8 else f'{x.text} * {self.positive()}'}")
+            text = x.text if rng.random() < 0.8 else f"{x.text} * {self.positive()}"
+            # A summary depends on the page: a number of the program alone is no summary.
+            # With learned constants about, a value may have nothing of the page in it, and is then no summary.
+            more = " + k.max(token).max(channel) * 0.5" if self.params else ""
+            returned.append(f"f{number}={text}{more}")
             sizes = {"page": "page", **x.sizes}
-            fields.append(Made(f"s.f{number}", ("page", *x.axes), sizes, x.degree))
-        self.lines.append(f"return dict({', '.join(returned)})")
-        return fields
+            self.fields.append(Made(f"s.f{number}", ("page", *x.axes), sizes, max(1.0, x.degree)))
+        if attends and rng.random() < 0.6:
+            how = rng.choice((".mean(token)", ".split(token, half=2).mean(token)", ".max(token)"))
+            axes = ("page", "half", "channel") if "half" in how else ("page", "channel")
+            for name in ("k", "v"):
+                returned.append(f"e{name}={name}{how}")
+                self.entries[name] = Made(f"s.e{name}", axes, {"half": "2"} if "half" in how else {}, 1.0)
+        self.in_pages = False
+        return [*self.lines, f"return dict({', '.join(returned)})"]
+
+    def _attend(self, sets: SetWriter, scores: dict[str, Made]) -> list[str]:
+        """A sum of one to three attentions, some with gates."""
+        rng = self.rng
+        self.lines = []
+        names = [text for text, made in scores.items() if made.axes in (("page",), ("page", "head"))]
+
+        def weight(key: str) -> str:
+            if rng.random() < 0.5:
+                return ""
+            score = rng.choice(names)
+            forms = [f"clamp({score}, -4.0, 1.0)", "index(page) * -0.25", f"where({score} > 0, 0.5, -1.0)"]
+            return f", {key}={rng.choice(forms)}"
+
+        terms = []
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            chosen = rng.choice(("pages", "pages", f"pages | {sets.pattern()}", sets.pattern()))
+            entries = ""
+            if self.entries:
+                among = rng.choice(("", ", among=~pages", f", among={sets.pattern()}"))
+                entries = f"keys={self.entries['k'].text}, values={self.entries['v'].text}{among}"
+            draw = rng.random()
+            if entries and draw < 0.4:
+                made = f"attention({entries}{weight('log_weight')})"
+            elif entries and draw < 0.8:
+                made = f"attention({chosen}, {entries}{weight('log_weight')}{weight('entry_log_weight')})"
+            else:
+                made = f"attention({chosen}{weight('log_weight')})"
+            gate = rng.choice(("", "", "0.5 * ", "clamp(q.max(channel), 0.0, 1.0) * "))
+            if self.params and rng.random() < 0.5:
+                gate = "clamp(dot(q, gain, channel), -1.0, 1.0) * "
+            terms.append(gate + made)
+        return [*self.lines, f"return {' + '.join(terms)}"]
+
+    def _remember(self, sets: SetWriter, scores: dict[str, Made]) -> list[str]:
+        """Writes stay within bounds, so that no number grows with the steps."""
+        rng, axes = self.rng, self.memories["mass"].axes
+        text, made = rng.choice([(text, made) for text, made in scores.items() if "page" in made.axes])
+        if "head" in made.axes and "head" not in axes:
+            text = f"{text}.max(head)"
+        elif "head" in axes and "head" not in made.axes:
+            text = f"({text} + index(head))"
+        forms = [f"clamp({text}, -8.0, 8.0)", f"clamp(0.5 * m.mass + {text}, -8.0, 8.0)",
+                 f"where(member(pages), clamp({text}, -8.0, 8.0), m.mass)" if "head" not in sets.axes else "m.mass",
+                 f"maximum(m.mass, clamp({text}, -8.0, 8.0))"]  # fmt: skip
+        written = [f"mass={rng.choice(forms)}"]
+        if self.kept:
+            single = "pages" if not sets.axes else "first(3)"
+            written.append(f"kept={rng.choice((single, f'{single} & {sets.pattern()}', sets.pattern()))}")
+        return [f"return dict({', '.join(written)})"]
 
     def _score(self, fields: list[Made]) -> dict[str, Made]:
         """The members of `score` by the text that names them."""
         rng = self.rng
         self.lines = []
-        pool = [Made("q", ("head", "channel")), *fields]
+        pool = [Made("q", ("head", "channel")), *fields, *self.params, *self.memories.values()]
+        if rng.random() < 0.5:
+            self._chosen_channels(pool)
         if rng.random() < 0.2:
-            pool.append(self.name(Made("ctx.scale * ctx.head_dim + ctx.layer", (), {}, 0.0)))
+            facts = ("ctx.scale * ctx.head_dim + ctx.layer", "where(ctx.prefill, 1.0, 2.0)", "1.0 * ctx.layers")
+            scalar = rng.choice(facts if self.whole else facts[:1])
+            pool.append(self.name(Made(scalar, (), {}, 0.0)))
         for x in fields:
             # The common beginning: the query meets a summary that has channels.
             if x.size_of("channel") == "channel" and "channel" in x.axes and rng.random() < 0.8:
@@ -265,6 +424,8 @@ class ProgramWriter:
             choices = [x for x in pool if "page" in x.axes]
             x = self.late(choices)
             x = self.reduced_to(x, ("page", "head") if rng.random() < 0.35 else ("page",))
+            if self.memories and number == 0 and rng.random() < 0.7:
+                x = self.name(self._with_memory(x))
             if x.axes == ("page",) and rng.random() < 0.15:
                 x = self.name(self.share(x))
             returned.append(x)
@@ -278,99 +439,3 @@ class ProgramWriter:
             return {"score": returned[0]}
         self.lines.append(f"return dict({', '.join(f'a{i}={x.text}' for i, x in enumerate(returned))})")
         return members
-
-
-class _SetWriter:
-    """Writes the body of `select`."""
-
-    def __init__(self, writer: ProgramWriter, scores: dict[str, Made]):
-        self.writer, self.rng = writer, writer.rng
-        self.scores = [Made(text, made.axes) for text, made in scores.items() if "page" in made.axes]
-        self.scalars = [text for text, made in scores.items() if not made.axes]
-
-    def output(self, depth: int) -> Made:
-        """The selected set; nine in ten programs look at a score, so that few are patterns alone."""
-        made = self.make(depth)
-        if any(name in made.text for name in _SCORED) or self.rng.random() < 0.1:
-            return made
-        scored = self._selector(1, _SCORED)
-        sign = self.rng.choice(("|", "&", "-"))
-        return Made(f"({scored.text} {sign} {made.text})", ordered({*scored.axes, *made.axes}))
-
-    def make(self, depth: int) -> Made:
-        rng = self.rng
-        if depth <= 0:
-            return self._selector(depth)
-        draw = rng.random()
-        if draw < 0.25:
-            return self._selector(depth)
-        if draw < 0.8:
-            a, b = self.make(depth - 1), self.make(depth - 1)
-            sign = rng.choice(("|", "|", "|", "&", "-"))
-            return Made(f"({a.text} {sign} {b.text})", ordered({*a.axes, *b.axes}))
-        if draw < 0.9:
-            a = self.make(depth - 1)
-            return Made(f"~{a.text}" if a.text.startswith("(") else f"~({a.text})", a.axes)
-        a, b = self.make(depth - 1), self.make(depth - 1)
-        return Made(f"where({self._condition()}, {a.text}, {b.text})", ordered({*a.axes, *b.axes}))
-
-    def _condition(self) -> str:
-        forms = ["ctx.layer < 2", "ctx.length > 100", f"ctx.pages % {self.rng.randint(2, 4)} == 0", "True",
-                 "(ctx.layer == 0) or (ctx.pages > 8)"]  # fmt: skip
-        return self.rng.choice([*forms, *(f"{scalar} > {self.writer.number()}" for scalar in self.scalars)])
-
-    def count(self) -> str:
-        """An int scalar: a constant, a knob, an expression of length and layer, or one that scores decide."""
-        rng = self.rng
-        n = rng.randint(0, 6)
-        forms = [
-            str(n), str(n), str(n), f"ctx.pages // {rng.randint(2, 6)}", "floor(sqrt(ctx.length))",
-            f"ceil(0.{rng.randint(1, 6)} * ctx.pages)", f"where(ctx.layer < 2, {n}, {rng.randint(1, 9)})",
-            f"max(2, ctx.pages // {rng.randint(3, 8)})", f"min({n + 1}, ctx.pages - 1)", f"ctx.length % {n + 3} - 1",
-            f"floor(log(float(ctx.length)) * {rng.choice(('1.5', '0.7'))})", f"ctx.kv_heads + ctx.group % {n + 1}",
-            f"floor({self._scalar_of_scores()})", f"ceil({self._scalar_of_scores()}) + 1",
-        ]  # fmt: skip
-        if rng.random() < 0.15:
-            name = f"budget{len(self.writer.knobs)}"
-            self.writer.knobs.append(f"{name} = knob.int(1, 16, default={rng.randint(1, 16)})")
-            return name
-        return rng.choice(forms)
-
-    def _scalar_of_scores(self) -> str:
-        """A float scalar that depends on the scores and stays small."""
-        rng = self.rng
-        score = rng.choice(self.scores)
-        axes = "" if score.axes == ("page",) else ".max(head)"
-        over = f"where({score.text} > {self.writer.number()}, 1.0, 0.0){axes}"
-        forms = [f"{over}.sum(page)", f"{over}.sum(page) / 2", f"clamp({score.text}{axes}.mean(page), 0.0, 5.0)"]
-        if self.writer.smooth:
-            forms.append(f"6.0 * sigmoid({score.text}{axes}.max(page))")
-        return rng.choice([*forms, *(f"clamp({scalar}, 0.0, 4.0)" for scalar in self.scalars)])
-
-    def _selector(self, depth: int, kinds: tuple[str, ...] = _SELECTORS) -> Made:
-        rng, score = self.rng, self.rng.choice(self.scores)
-        kind = rng.choice(kinds)
-        if kind == "everything":
-            return Made("everything()", ())
-        if kind in ("first", "last"):
-            return Made(f"{kind}({self.count()})", ())
-        if kind == "stride":
-            offset = f", offset={self.count()}" if rng.random() < 0.5 else ""
-            return Made(f"stride({self.count()}{offset})", ())
-        axes = tuple(axis for axis in score.axes if axis == "head") if kind != "random" else ()
-        among = ""
-        if depth > 0 and rng.random() < 0.4:
-            inner = self.make(depth - 1)
-            among, axes = f", among={inner.text}", ordered({*axes, *inner.axes})
-        most = f", max={self.count()}" if rng.random() < 0.6 else ""
-        if kind == "random":
-            salt = f", salt={rng.randrange(100)}" if rng.random() < 0.5 else ""
-            return Made(f"random({self.count()}{among}{salt})", axes)
-        if kind == "topk":
-            return Made(f"topk({score.text}, {self.count()}{among})", axes)
-        if kind == "topp":
-            scale = f", scale={rng.choice(('ctx.scale', '0.5', '2.0', '0.125'))}" if rng.random() < 0.7 else ""
-            mass = rng.choice(("0.5", "0.9", "0.25", "0.99", "0.7"))
-            return Made(f"topp({score.text}, {mass}{scale}{most}{among})", axes)
-        threshold = rng.choice((self.writer.number(), f"{score.text}.mean(page)", f"{score.text}.max(page) - 1"))
-        return Made(f"above({score.text}, {threshold}{most}{among})", axes)

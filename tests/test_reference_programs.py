@@ -13,7 +13,7 @@ from vortexlab.dsl.ops import OPS
 from vortexlab.dsl.reference import run
 from vortexlab.dsl.testing import EXACT_KINDS, PAGES, REAL_KINDS, random_case, random_program
 
-TEXTS = [random_program(random.Random(seed)) for seed in range(400)]
+TEXTS = [random_program(random.Random(seed), whole=True) for seed in range(400)]
 
 
 def test_every_random_program_is_valid_and_they_use_every_operation() -> None:
