@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
-from vortexlab.search_spaces.library import SEEDS
+from vortexlab.search_spaces.library import NAMES, SEEDS
 
 if TYPE_CHECKING:  # the client library of the language model is loaded by the campaigns that use one
     from vortexlab.agent.proposers.llm import LLMConfig
@@ -67,8 +67,8 @@ class CampaignConfig:
             if name not in PROPOSERS:
                 raise VortexError(f"proposer {name!r} is not one of {', '.join(PROPOSERS)}")
         for name in self.seeds:
-            if name not in SEEDS:
-                raise VortexError(f"seed {name!r} is not one of {', '.join(SEEDS)}")
+            if name not in NAMES:
+                raise VortexError(f"seed {name!r} is not one of {', '.join(NAMES)}")
         if "llm" in self.proposers and self.llm is None:
             raise VortexError("the llm proposer needs a model: give --model NAME (and --base-url for a local endpoint)")
         if self.evaluations is None and self.hours is None:

@@ -13,7 +13,7 @@ from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, GATES, Verdict
-from vortexlab.search_spaces.library import seeds
+from vortexlab.search_spaces.library import NAMES, source
 
 #: The arms that are not proposers: the seeds, which come first, new knobs for a known program, and programs from
 #: outside (`vortex tell`).
@@ -215,4 +215,4 @@ def known_structures(history: History) -> frozenset[str]:
     recorded = history.started.get("seed_structures")
     if recorded is not None:
         return frozenset(recorded)
-    return frozenset(structure_hash(parse(text)) for text in seeds().values())
+    return frozenset(structure_hash(parse(source(name))) for name in NAMES)

@@ -15,12 +15,12 @@ from typing import Any
 from vortexlab import __version__
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
+from vortexlab.evaluator.phases import DECODE, PREFILL
 
 #: Raised whenever the way of measuring changes, so that old verdicts are not taken for new ones.
 PROTOCOL_VERSION = 1
 REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
 CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
-DECODE, PREFILL = "decode", "prefill"
 SPLITS = ("search", "validation", "sealed")
 CHOICES = {
     "split": SPLITS,

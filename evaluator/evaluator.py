@@ -17,9 +17,10 @@ from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.dsl.parameters import Parameters
 from vortexlab.evaluator import costs, replies, statistics
-from vortexlab.evaluator.config import PREFILL, EvaluationConfig, data_digests, device_name, model_digest, versions
+from vortexlab.evaluator.config import EvaluationConfig, data_digests, device_name, model_digest, versions
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
+from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost

@@ -20,12 +20,12 @@ import torch
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator import compiling, fidelity, frames, numerics, prefill, speed
-from vortexlab.evaluator.config import DECODE, PREFILL
 from vortexlab.evaluator.confine import NETWORK
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, executor_for
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
+from vortexlab.evaluator.phases import DECODE, PREFILL
 from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
 from vortexlab.evaluator.timing import Workload
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 # What a folder may import from outside the standard library. Where None stands, whatever pyproject.toml declares.
 WORKER = {"torch", "triton", "transformers", "safetensors", "numpy"}
 THIRD_PARTY: dict[str, set[str] | None] = {
-    "dsl": {"torch", "numpy"},
+    "dsl": {"torch", "numpy", "safetensors"},
     "kernels": {"torch", "triton", "numpy"},
     "evaluator": WORKER | {"datasets", "pydantic", "pandas"},
     "search_spaces": {"torch", "numpy"},

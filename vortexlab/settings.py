@@ -41,6 +41,7 @@ def evaluation_config(
     lengths: Iterable[int] = (),
     contexts: int | None = None,
     turns: int | None = None,
+    phase: str | None = None,
     speed: str | None = None,
     predict_for: str | None = None,
     device: str = "auto",
@@ -64,6 +65,7 @@ def evaluation_config(
         "lengths": tuple(lengths) or None,
         "contexts": contexts,
         "turns": turns,
+        "phase": phase,
         "speed": speed,
         "predicted_device": predict_for,
         "dtype": dtype,
@@ -74,6 +76,8 @@ def evaluation_config(
     if model_dir is not None:
         model_digest(str(model_dir))
     chosen = {name: value for name, value in given.items() if value is not None}
+    if phase == "prefill" and device == "auto":
+        device = "cpu"  # the torch executor alone does it
     config = EvaluationConfig(device=pick_device(device), **chosen)
     if not config.data:
         return config
@@ -126,6 +130,10 @@ def campaign_config(
         raise VortexError("settings of a language model were given without one: add --proposer llm --model NAME")
     if evaluation is None:
         evaluation = evaluation_config()
+    if evaluation.phase == "prefill":
+        from vortexlab.search_spaces.library import LIBRARY
+
+        chosen["seeds"] = ("dense", *LIBRARY["prefill"])
     return CampaignConfig(evaluation=evaluation, **chosen)
 
 
