@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from vortexlab.dsl import parse
-from vortexlab.dsl.ir import SET, Static
-from vortexlab.dsl.reference import Selection, attend, run, select_one
+from vortexlab.dsl.ir import SET, Node, Static
+from vortexlab.dsl.operation_errors import Bounded
+from vortexlab.dsl.reference import Request, Selection, attend, run, select_one
+from vortexlab.dsl.reference_memory import Carry, LayerMemory
 from vortexlab.dsl.reference_ops import Value
-from vortexlab.dsl.testing import Case, random_case, random_program
-from vortexlab.dsl.tolerance import Bounded, attention_tolerance, error_bounds, open_pages
+from vortexlab.dsl.testing import FP8_DTYPES, Case, random_case, random_course, random_program
+from vortexlab.dsl.tolerance import attention_tolerance, error_bounds, judge, open_pages
 
 
 def both(case: Case, row: int) -> tuple[list[dict[int, Bounded]], Selection]:
@@ -25,7 +27,7 @@ def both(case: Case, row: int) -> tuple[list[dict[int, Bounded]], Selection]:
         )
         for kind in (torch.float64, torch.float32)
     )  # fmt: skip
-    return error_bounds(case.program, case.static, double, dtype), single
+    return error_bounds(case.program, case.static, double, case.lengths[row], dtype), single
 
 
 def tensor_of(result: Any) -> torch.Tensor:
@@ -69,6 +71,52 @@ def test_the_reference_lies_within_what_it_allows() -> None:
                     assert selection.nan or must <= set(pages) <= may, (seed, pages, sorted(must), sorted(may))
 
 
+def outside(node: Node, found: Any, bound: Bounded) -> bool:
+    """Whether a run in fp32 left the bound; where that is infinite, anything may come out."""
+    number = tensor_of(found)
+    same = (number == bound.value) | (number.isnan() & bound.value.isnan())
+    return bool((~same & ~((number - bound.value).abs() <= bound.error) & bound.error.isfinite()).any())
+
+
+def test_runs_in_fp32_stay_within_the_bounds_over_steps_and_layers() -> None:
+    """The whole language: memories, reuse, parameters, attention, fp8; what is remembered carries its bound along."""
+    judged = sure = outputs = 0
+    for seed in range(30):
+        program = parse(random_program(random.Random(seed), whole=True))
+        course = random_course(seed, program, latent=True, max_length=70, steps=3,
+                               dtypes=(torch.float32, torch.bfloat16, *FP8_DTYPES))  # fmt: skip
+        bound, statics, dtype = course.case.program, course.statics, course.case.keys[0].dtype
+        runs = [Request(bound, statics[0]) for _ in range(2)]
+        memories = [LayerMemory() for _ in statics]
+        for s in range(course.steps):
+            seen = course.case.lengths[0] - (course.steps - 1 - s)
+            q = [x[s, 0] for x in course.q]
+            k, v = ([x[0][:, :seen] for x in part] for part in (course.keys, course.values))
+            exact, single = (
+                run.step([x.to(kind) for x in q], [x.to(kind) for x in k], [x.to(kind) for x in v], cache_dtype=dtype,
+                         keep_values=True)
+                for run, kind in zip(runs, (torch.float64, torch.float32), strict=True)
+            )  # fmt: skip
+            carry = Carry()
+            for layer, static in enumerate(statics):
+                tokens = (q[layer].double(), k[layer].double(), v[layer].double())
+                found = judge(bound, static, exact[layer].values, seen, dtype, memory=memories[layer], carry=carry,
+                              tokens=tokens)  # fmt: skip
+                for kv, values in enumerate(single[layer].values):
+                    for index, known in found.numbers[kv].items():
+                        if values.get(index, []) != []:
+                            node = bound.nodes[index]
+                            assert not outside(node, values[index], known), (seed, s, layer, index, node.op)
+                    for pages, wanted, (must, may) in zip(
+                        single[layer].lists[kv], exact[layer].lists[kv], found.open[kv], strict=True
+                    ):
+                        assert exact[layer].nan or must <= set(pages) <= may, (seed, s, layer, kv)
+                        assert exact[layer].nan or must <= set(wanted) <= may, (seed, s, layer, kv)
+                        judged, sure = judged + 1, sure + (must == may)
+                outputs += int(found.output is not None and bool(found.output.isfinite().all()))
+    assert sure > 0.8 * judged > 200 and outputs > 15
+
+
 LINEAR = """
 @program(page=16, summaries="fp32")
 class Linear:
@@ -90,12 +138,13 @@ def test_bounds_are_zero_on_dyadic_inputs_and_small_on_real_ones() -> None:
     q = torch.randint(-8, 9, (4, 64), generator=generator).double() / 4
     k, v = torch.randint(-8, 9, (2, 1, 100, 64), generator=generator).double() / 4
     selection = select_one(program, static, q, k, v, cache_dtype=torch.float32, keep_values=True)
-    bounds = error_bounds(program, static, selection, torch.float32)[0]
+    bounds = error_bounds(program, static, selection, k.shape[1], torch.float32)[0]
     assert all(not bound.error.any() for bound in bounds.values())
     q, k, v = (torch.randn(x.shape, generator=generator).double() for x in (q, k, v))
     q, k, v = (x.float().double() for x in (q, k, v))
     selection = select_one(program, static, q, k, v, cache_dtype=torch.float32, keep_values=True)
-    score = error_bounds(program, static, selection, torch.float32)[0][program.nodes[program.output].inputs[0]]
+    bounds = error_bounds(program, static, selection, k.shape[1], torch.float32)[0]
+    score = bounds[program.nodes[program.output].inputs[0]]
     assert score.error.min() > 0 and score.error.max() < 1e-4 * score.value.abs().max()
 
 
@@ -111,7 +160,7 @@ def test_a_decision_on_the_edge_is_open_and_one_off_it_is_not() -> None:
         q = torch.zeros(1, 8, dtype=torch.float64)
         q[0, 0] = 1
         selection = select_one(program, static, q, k, torch.zeros_like(k), cache_dtype=torch.float32, keep_values=True)
-        bounds = error_bounds(program, static, selection, torch.float32)[0]
+        bounds = error_bounds(program, static, selection, k.shape[1], torch.float32)[0]
         condition = next(i for i, node in program if node.op == "lt")
         assert bool(bounds[condition].error) is open_
 
