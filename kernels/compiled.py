@@ -51,6 +51,7 @@ class Compiled:
         self.common = {i for own in self.per_query for i in reads(program.nodes[own])} - self.per_query - set(
             self.default.exact
         )
+        self.is_plain = is_plain(program)
         self._blocks: dict[int, Compiled] = {}
         self._constants: dict[torch.device, dict[int, Tensor]] = {}
         self._fixed = [i for i in live if self._is_constant(i)]
@@ -75,26 +76,6 @@ class Compiled:
     def _is_constant(self, index: int) -> bool:
         node = self.program.nodes[index]
         return node.op == "param" or (node.op == "index" and node.attrs["axis"] != "page")
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the output is attention over the selected pages and nothing else."""
-        end = self.program.result
-        if end is None:
-            return True
-        nodes = self.program.nodes
-        if nodes[end].op != "attention" or parts_of(self.program, end) != ("pages",):
-            return False
-        pages = nodes[end].inputs[0]
-        if pages == self.program.output:
-            return True
-        union = nodes[pages]
-        return union.op == "union" and self.program.output in union.inputs and any(map(self._is_own, union.inputs))
-
-    def _is_own(self, index: int) -> bool:
-        """Whether a set is ``last(1)``."""
-        node = self.program.nodes[index]
-        return node.op == "last" and self.program.nodes[node.inputs[0]].attrs.get("value") == 1
 
     def plan(self, roots: Iterable[int], given: Iterable[int] = ()) -> Plan:
         key = (frozenset(roots), frozenset(given))
@@ -170,6 +151,18 @@ class Compiled:
             program = replace(self._source, block=queries)
             self._blocks[queries] = Compiled(program, self.static, self._own_scales)
         return self._blocks[queries]
+
+
+def is_plain(program: Program) -> bool:
+    """Whether the output is attention over the selected pages and nothing else."""
+    end = program.result
+    if end is None:
+        return True
+    return (
+        program.nodes[end].op == "attention"
+        and parts_of(program, end) == ("pages",)
+        and program.nodes[end].inputs[0] == program.output
+    )
 
 
 def parts_of(program: Program, index: int) -> tuple[str, ...]:
