@@ -1,27 +1,31 @@
 """Writing and reading exported packages.
 
-A package is a folder that pip installs: the bound program in its typed form, the hash, the tuned knobs, a manifest
-with the measurements it was chosen for, and a self-test. It needs `vortexlab` at run time, of which only the
-language, the executors and this room are imported. Nothing of the campaign (paths, keys, prompts) goes into it.
+A package is a folder that pip installs: the bound program in its typed form, the hash, the tuned knobs, its learned
+parameters, a manifest with the measurements it was chosen for, and a self-test. It needs `vortexlab` at run time, of
+which only the language, the executors and this room are imported. Nothing of the campaign (paths, keys, prompts) goes
+into it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vortexlab.dsl import canonical_hash
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Program
+from vortexlab.dsl.ir import FP8, Program
+from vortexlab.dsl.parameters import Parameters
 
 ENGINES = ("transformers",)
 MANIFEST, PROGRAM, SELFTEST = "manifest.json", "program.json", "selftest.json"
+PARAMETERS = "parameters.safetensors"
 FORMAT = 1
 _PARTS = ("pyproject.toml", "README.md", "LICENSE")
 _BUILT = ("build", "__pycache__")  # what pip leaves beside them
@@ -59,10 +63,11 @@ def write(
     """Writes the package of a bound program. The folder appears whole, or the one that was there stays.
 
     `measurements` is what the evaluator found, with its conditions; `selftest` holds the cases of
-    `vortexlab.deploy.selftest`. Raises `VortexError` for an unknown engine, and for a folder that cannot be written or
-    holds anything but an earlier package.
+    `vortexlab.deploy.selftest`. Raises `VortexError` for an unknown engine, for a program that it cannot run, and for a
+    folder that cannot be written or holds anything but an earlier package.
     """
     check_target(directory, engine)
+    check_program(program, engine)
     digest = canonical_hash(program)
     module = slug(program.name, digest)
     manifest = {
@@ -73,6 +78,7 @@ def write(
         "program_hash": digest,
         "knobs": dict(knobs),
         "page": program.page_size,
+        "parameters": program.parameters.digest if program.parameters else None,
         "measurements": dict(measurements),
         "vortexlab": version,
     }
@@ -87,12 +93,13 @@ def write(
         "FIGURES": _figures(measurements),
         "SOURCE": _fenced(source),
     }
+    held = replace(program, parameters=program.parameters and replace(program.parameters, path=PARAMETERS))
     files = {
         "pyproject.toml": _filled("pyproject.toml.txt", values),
         "README.md": _filled("README.md.txt", values),
         "LICENSE": _filled("LICENSE.txt", {}),
         f"{module}/__init__.py": _filled("init.py.txt", values),
-        f"{module}/{PROGRAM}": json.dumps(program.to_json(), indent=1) + "\n",
+        f"{module}/{PROGRAM}": json.dumps(held.to_json(), indent=1) + "\n",
         f"{module}/{MANIFEST}": json.dumps(manifest, indent=1, sort_keys=True) + "\n",
         f"{module}/{SELFTEST}": json.dumps(selftest) + "\n",
     }
@@ -103,6 +110,9 @@ def write(
             (fresh / module).mkdir(parents=True)
             for name, text in files.items():
                 (fresh / name).write_text(text, encoding="utf-8")
+            if program.parameters:
+                program.parameters.tensors()  # refuses a file that has changed since it was measured
+                shutil.copyfile(program.parameters.path, fresh / module / PARAMETERS)
             _swap(fresh, directory, Path(scratch) / "earlier")
     except OSError as error:
         raise VortexError(
@@ -136,6 +146,20 @@ def check_target(directory: Path, engine: str) -> None:
     foreign = sorted(item.name for item in directory.iterdir() if not _ours(item))
     if foreign:
         raise VortexError(f"{directory} holds {foreign[0]!r}, which is no part of a package; choose another folder")
+
+
+def check_program(program: Program, engine: str) -> None:
+    """Raises `VortexError` when the engine cannot run the bound program as it was measured; `write` does the same."""
+
+    def fault(what: str) -> VortexError:
+        return VortexError(f"program {program.name} cannot be exported to {engine}: {what}")
+
+    if program.params and program.parameters is None:
+        raise fault("it has parameters; give --parameters FILE.safetensors")
+    if program.reads_latent:
+        raise fault("it reads ctx.latent, and this engine hands over keys of every head, not latent ones")
+    if program.kv_dtype in FP8:
+        raise fault(f"it wants a KV cache in {program.kv_dtype}, and this engine keeps the model's precision")
 
 
 def _ours(item: Path) -> bool:
@@ -200,6 +224,7 @@ def read(directory: Path) -> Package:
         if written != FORMAT:
             raise VortexError(f"the package in {directory} has format {written!r}; this release reads {FORMAT}")
         program = Program.from_json(json.loads((inner / PROGRAM).read_text(encoding="utf-8")))
+        program = _with_parameters(program, inner)
         selftest = json.loads((inner / SELFTEST).read_text(encoding="utf-8"))
         expected, module = str(manifest["program_hash"]), str(manifest["module"])
         digest = canonical_hash(program)
@@ -214,3 +239,16 @@ def read(directory: Path) -> Package:
             f"the manifest's {expected[:12]}; export it again"
         )
     return Package(inner.parent, module, program, manifest, selftest)
+
+
+def _with_parameters(program: Program, inner: Path) -> Program:
+    """The program with the parameters that lie beside it. Raises `VortexError` when they are others than before."""
+    if program.parameters is None:
+        return program
+    found = Parameters.open(inner / PARAMETERS)
+    if found.digest != program.parameters.digest:
+        raise VortexError(
+            f"the parameters in {found.path} are not those that were measured: their SHA-256 {found.digest[:12]} "
+            f"differs from {program.parameters.digest[:12]}; export it again"
+        )
+    return replace(program, parameters=found)

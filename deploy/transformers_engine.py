@@ -3,12 +3,15 @@
 `Pattern.register` makes the name usable as ``attn_implementation``; `Pattern.cache` gives the cache that goes with
 it. What runs follows from the cache alone: tokens that meet an empty cache are a prompt and are read densely; every
 later token, alone or in a chunk, selects pages for itself. No model code changes.
+
+What a program carries begins with the first token after a prompt, anew for every sequence. In a chunk a layer reads all
+tokens before the next layer reads any, so what layers hand upwards is kept for each token of the chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,25 +25,42 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor
+from vortexlab.kernels.memory import Carry, Memory
 
 _LAYER = "_vortex_layer"
 #: Arguments of attention functions that change its meaning.
 _REFUSED = {"sliding_window": "a sliding window", "softcap": "soft capping", "s_aux": "sinks"}
 
 
-def executor_for(device: torch.device) -> type[Executor]:
-    """The executor of a device: Triton on a GPU, torch elsewhere."""
+def executor_for(device: torch.device, program: Program, static: Static) -> type[Executor]:
+    """The executor of a device: Triton on a GPU for what it covers, torch elsewhere."""
     if device.type == "cuda":
+        from vortexlab.kernels.gpu.coverage import uncovered
         from vortexlab.kernels.gpu.executor import TritonExecutor
 
-        return TritonExecutor
+        if not uncovered(program, static):
+            return TritonExecutor
     from vortexlab.kernels.torch_executor import TorchExecutor
 
     return TorchExecutor
 
 
+@dataclass
+class Chunk:
+    """What the layers hand upwards at each token of the chunk under way; all layers of a cache share it."""
+
+    carries: dict[int, Carry] = field(default_factory=dict)
+
+    def begin(self, layer: int) -> None:
+        if layer == 0:
+            self.carries.clear()
+
+    def carry(self, length: int) -> Carry:
+        return self.carries.setdefault(length, Carry())
+
+
 class PagedLayer(CacheLayerMixin):
-    """One layer's keys and values in pages, with the summaries of the complete ones.
+    """One layer's keys and values in pages, with the summaries of the complete ones and what the program carries.
 
     The pool keeps each KV head's tokens next to each other, so transformers sees ordinary
     [batch, kv_heads, tokens, channel] views and the executor sees pages of the same memory.
@@ -50,11 +70,14 @@ class PagedLayer(CacheLayerMixin):
     is_compileable = False
     is_croppable = True
 
-    def __init__(self, program: Program, layer: int, layers: int):
+    def __init__(self, program: Program, layer: int, layers: int, chunk: Chunk):
         super().__init__()
-        self.program, self.layer, self.layers = program, layer, layers
+        self.program, self.layer, self.layers, self.chunk = program, layer, layers, chunk
+        self.carries = program.has_memory
         self.executor: Executor | None = None
         self.state: Any = None
+        self.memory: Memory | None = None
+        self.began = 0  # tokens at the first step of the memory
         self.length = self.first_new = self.capacity = 0
         self.steps = 0
         self.share: Tensor | None = None  # of the context read, summed over steps, rows and KV heads; on the device
@@ -96,7 +119,7 @@ class PagedLayer(CacheLayerMixin):
         if end > self.capacity:
             self._grow(key_states, value_states, end)
         if self.length == 0:
-            self.state = None  # what was remembered of earlier tokens is void
+            self.state = self.memory = None  # what was remembered of earlier tokens is void
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.first_new, self.length = self.length, end
@@ -110,16 +133,25 @@ class PagedLayer(CacheLayerMixin):
         cache, lengths = self.paged, self.paged.lengths
         if self.executor is None:
             static = Static(cache.kv_heads, heads // cache.kv_heads, channel, scale, self.layer, self.layers)
-            self.executor = executor_for(q.device)(self.program, static)
+            self.executor = executor_for(q.device, self.program, static)(self.program, static)
         if self.state is None:
             self.state = self.executor.new_state(cache)
             lengths.fill_(self.first_new)
             self.executor.summarize(self.state, cache)
+        if self.carries:
+            self.chunk.begin(self.layer)
+            if self.memory is None:
+                self.memory, self.began = self.executor.new_memory(cache), self.first_new
         out = torch.empty_like(q)
         for i in range(tokens):
             lengths.fill_(self.first_new + i + 1)
             self.executor.update(self.state, cache)
-            out[:, :, i], lists = self.executor.decode(q[:, :, i].contiguous(), self.state, cache)
+            query = q[:, :, i].contiguous()
+            if self.memory is None:
+                out[:, :, i], lists = self.executor.decode(query, self.state, cache)
+            else:
+                self.memory.carry = self.chunk.carry(self.first_new + i + 1)
+                out[:, :, i], lists = self.executor.decode(query, self.state, cache, self.memory)
             read = lists.tokens(lengths, self.program.page_size).double().mean() / (self.first_new + i + 1)
             self.share = read if self.share is None else self.share + read
             self.steps += 1
@@ -137,15 +169,27 @@ class PagedLayer(CacheLayerMixin):
     get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
 
     def reset(self) -> None:
-        self.keys = self.values = self.state = self.share = None
+        self.keys = self.values = self.state = self.share = self.memory = None
         self.is_initialized = False
         self.length = self.first_new = self.capacity = self.steps = 0
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forgets the last `-tokens_to_remove` tokens. Summaries of pages cut open are written anew when they fill."""
+        """Forgets the last `-tokens_to_remove` tokens. Summaries of pages cut open are written anew when they fill.
+
+        What the program carries begins anew when all steps that wrote it are removed. Raises `VortexError` when only
+        some of them are: what it was then is not kept.
+        """
         if tokens_to_remove > 0:
             raise VortexError("crop takes a negative number, the tokens to remove from the end")
-        self.length = max(0, self.length + tokens_to_remove)
+        left = max(0, self.length + tokens_to_remove)
+        if self.memory is not None and left < self.length:
+            if left > self.began:
+                raise VortexError(
+                    f"program {self.program.name} carries something from step to step: crop its cache back to the "
+                    f"{self.began} tokens that it began after, or not at all"
+                )
+            self.memory = None
+        self.length = left
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         raise VortexError("beam search is not supported with a sparse pattern; use greedy search or sampling")
@@ -182,8 +226,8 @@ class Pattern:
                 f"the model has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}; a pattern runs on "
                 "models whose layers are all full attention"
             )
-        count = text.num_hidden_layers
-        return Cache(layers=[PagedLayer(self.program, layer, count) for layer in range(count)])
+        count, chunk = text.num_hidden_layers, Chunk()
+        return Cache(layers=[PagedLayer(self.program, layer, count, chunk) for layer in range(count)])
 
     @staticmethod
     def density(cache: Cache) -> float | None:

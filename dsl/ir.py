@@ -235,6 +235,17 @@ class Program:
         return any(self.nodes[i].op in ("memory", "reuse") for i in self.live())
 
     @property
+    def reads_latent(self) -> bool:
+        """Whether the program speaks of the latent part of a key (MLA)."""
+
+        def speaks(node: Node) -> bool:
+            if node.op == "slice":
+                return "latent" in (node.attrs["start"], node.attrs["stop"])
+            return node.op == "ctx" and node.attrs["name"] == "latent"
+
+        return any(speaks(self.nodes[i]) for i in self.live())
+
+    @property
     def page_size(self) -> int:
         """The page size of a bound program, in tokens."""
         if isinstance(self.page, KnobRef):

@@ -30,6 +30,19 @@ PER_HEAD = program(
     "    def select(score):\n        return topk(score, 3) | last(1)\n"
 )
 QUEST = load("quest").bind({"budget": 4})
+CARRIES = parse("""
+@program(page=8)
+class Carries:
+    mass = memory.step(page, init=0.25)
+    below = memory.layer(page)
+
+    def summarize(k): return dict(c=k.mean(token))
+    def score(q, s, m): return dot(q, s.c, channel).max(head) + m.mass + m.below
+    def select(score, ctx):
+        renewed = reuse(topk(score, 3), every=4)
+        return last(2) | renewed | reuse(topk(score, 2), layers=ctx.layer == 0)
+    def remember(q, s, m): return dict(mass=0.5 * m.mass + s.c.sum(channel), below=m.below + s.c.max(channel))
+""").bind()
 
 
 def tiny(**changes: Any) -> Qwen3Config:
@@ -110,7 +123,7 @@ def test_a_window_is_the_model_under_that_mask(model: Any, found: Any, windows: 
     assert not torch.allclose(expected, masked(model, context, question, (4, 4)), atol=1e-3)
 
 
-@pytest.mark.parametrize("found", [QUEST, PER_HEAD, WINDOW])
+@pytest.mark.parametrize("found", [QUEST, PER_HEAD, WINDOW, CARRIES])
 def test_a_chunk_equals_one_by_one(model: Any, found: Any) -> None:
     context, question = tokens(150), tokens(21, seed=1)
     _, pattern = using(model, found)
@@ -152,9 +165,34 @@ def test_a_context_answers_several_questions(model: Any) -> None:
     assert torch.equal(logits(model, cache, context, second), expected)
 
 
-def test_rows_of_a_batch_do_not_touch_each_other(model: Any) -> None:
+def test_what_is_carried_begins_anew_with_every_sequence(model: Any) -> None:
+    context, question, other = tokens(130), tokens(17, seed=1), tokens(90, rows=2, seed=3)
+    _, pattern = using(model, CARRIES)
+    cache = pattern.cache(model.config)
+    expected = logits(model, cache, context, question)
+    further = logits(model, cache, question)
+    longer = logits(model, pattern.cache(model.config), context, torch.cat([question, question], 1))
+    assert torch.allclose(further, longer[:, 17:], atol=1e-4)
+    with pytest.raises(VortexError, match="crop its cache back to the 130 tokens that it began after"):
+        cache.crop(-20)
+    cache.crop(-34)
+    assert torch.allclose(logits(model, cache, question), expected, atol=1e-5)
+    cache.reset()
+    logits(model, cache, other, tokens(9, rows=2))
+    cache.crop(-99)
+    assert torch.allclose(logits(model, cache, context.repeat(2, 1), question.repeat(2, 1))[1:], expected, atol=1e-4)
+    # What is carried is seen: without it the answer is another one.
+    forgetful = pattern.cache(model.config)
+    logits(model, forgetful, context, question[:, :9])
+    for layer in forgetful.layers:
+        layer.memory = None
+    assert not torch.allclose(logits(model, forgetful, question[:, 9:]), expected[:, 9:], atol=1e-3)
+
+
+@pytest.mark.parametrize("found", [QUEST, CARRIES])
+def test_rows_of_a_batch_do_not_touch_each_other(model: Any, found: Any) -> None:
     context, question = tokens(90, rows=3), tokens(12, rows=3, seed=1)
-    _, pattern = using(model, QUEST)
+    _, pattern = using(model, found)
     together = logits(model, pattern.cache(model.config), context, question)
     for row in range(3):
         alone = logits(model, pattern.cache(model.config), context[row : row + 1], question[row : row + 1])

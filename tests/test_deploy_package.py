@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vortexlab.deploy import package
-from vortexlab.deploy.package import MANIFEST, PROGRAM, Package
+from vortexlab.deploy.package import MANIFEST, PARAMETERS, PROGRAM, Package
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.parameters import Parameters, parameter
+from vortexlab.evaluator.geometries import GEOMETRIES
 from vortexlab.search_spaces.library import load
 
 QUEST = load("quest")
@@ -98,8 +102,8 @@ def test_a_changed_hash_is_refused_too(tmp_path: Path) -> None:
         (MANIFEST, "{", "is damaged"),
         (MANIFEST, "[]", "is damaged"),
         (MANIFEST, '{"format": 99}', "has format 99; this release reads 1"),
-        (PROGRAM, '{"version": 1}', "is damaged"),
-        (PROGRAM, '{"version": 7}', "program form of version 7"),
+        (PROGRAM, '{"version": 2}', "is damaged"),
+        (PROGRAM, '{"version": 1}', "program form of version 1; this release reads 2"),
         ("selftest.json", "", "is damaged"),
     ],
 )
@@ -170,3 +174,44 @@ def test_pip_installs_it_and_importing_it_registers_the_pattern(tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     write(tmp_path / "out", budget=32)  # what pip's build left in the folder is no hindrance
+
+
+def test_parameters_go_along_and_are_those_that_were_measured(tmp_path: Path) -> None:
+    static, file = GEOMETRIES["qwen3-1.7b"].static(), tmp_path / "private" / "retrieval.safetensors"
+    file.parent.mkdir()
+    save_file({"retrieval": torch.arange(28 * 8).view(28, 8).float()}, file)
+    bound = load("streaming_heads").bind({}, Parameters.open(file))
+    more = {"engine": "transformers", "version": "0.1.0", "knobs": {}, "source": "", "measurements": {}, "selftest": {}}
+    written = package.write(bound, tmp_path / "out", **more)
+    held = tmp_path / "out" / written.module / PARAMETERS
+    assert held.read_bytes() == file.read_bytes()
+    assert written.manifest["parameters"] == bound.parameters.digest  # type: ignore[union-attr]
+    assert written.manifest["program_hash"] == canonical_hash(bound) != canonical_hash(load("streaming_heads").bind())
+    texts = [item.read_text() for item in (tmp_path / "out").rglob("*") if item.suffix in (".json", ".py", ".md")]
+    assert not any("private" in text for text in texts)
+    file.unlink()  # nothing but the package's own copy is read
+    (tmp_path / "out").rename(tmp_path / "moved")
+    again = package.read(tmp_path / "moved").program
+    assert float(parameter(again, "retrieval", static, 5)) == 5.0
+    save_file({"retrieval": torch.zeros(28, 8)}, tmp_path / "moved" / written.module / PARAMETERS)
+    with pytest.raises(VortexError, match="are not those that were measured"):
+        package.read(tmp_path / "moved")
+    (tmp_path / "moved" / written.module / PARAMETERS).unlink()
+    with pytest.raises(VortexError, match="cannot read the parameters"):
+        package.read(tmp_path / "moved")
+
+
+@pytest.mark.parametrize(
+    "program, expected",
+    [
+        (load("loki"), "it has parameters; give --parameters"),
+        (load("mla_rope_unaware"), "it reads ctx.latent"),
+        (parse('@program(kv="fp8_e4m3")\nclass F:\n    def select(): return last(2)\n'), "a KV cache in fp8_e4m3"),
+    ],
+    ids=["parameters", "latent", "fp8"],
+)
+def test_what_the_engine_cannot_run_is_refused(program: Any, expected: str, tmp_path: Path) -> None:
+    more = {"engine": "transformers", "version": "0.1.0", "knobs": {}, "source": "", "measurements": {}, "selftest": {}}
+    with pytest.raises(VortexError, match=expected):
+        package.write(program.bind(), tmp_path / "out", **more)
+    assert not (tmp_path / "out").exists()

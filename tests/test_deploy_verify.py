@@ -14,16 +14,19 @@ import pytest
 import torch
 from face_fixtures import record as record_campaign
 from face_fixtures import vortex
+from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from vortexlab import deployment
 from vortexlab.agent.run import Run
 from vortexlab.deploy import package, selftest
 from vortexlab.deploy.transformers_engine import Pattern
-from vortexlab.dsl import parse
+from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
+from vortexlab.dsl.parameters import Parameters
 from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.record import record
 from vortexlab.kernels.torch_executor import TorchExecutor
@@ -40,7 +43,35 @@ class PerHead:
     def select(score, ctx):
         return topk(score, ctx.pages // 4 + ctx.layer) | last(2)
 """).bind()
-PROGRAMS = {"quest": load("quest").bind({"budget": 4}), "top_p": load("top_p").bind(), "per_head": PER_HEAD}
+CARRIES = parse("""
+@program(page=8)
+class Carries:
+    mass = memory.step(page, every=3)
+    kept = memory.step(pages)
+    below = memory.layer(page)
+
+    def summarize(k): return dict(c=k.mean(token))
+    def score(q, s, m): return dot(q, s.c, channel).max(head) + m.mass + m.below
+    def select(score, m, ctx):
+        return last(2) | m.kept | reuse(topk(score, 2), layers=ctx.layer == 0) | reuse(topk(score, 3), every=4)
+    def remember(q, s, score, m):
+        return dict(mass=0.5 * m.mass + softmax(score, page), below=s.c.max(channel), kept=topk(score, 1))
+""").bind()
+LEARNED = parse("""
+@program(page=8, summaries="fp8_e4m3")
+class Learned:
+    importance = param(channel)
+    gate = param(head, channel, per_kv_head=True)
+
+    def summarize(k, v): return dict(c=k.mean(token) * importance, v=v.mean(token))
+    def score(q, s): return dot(q, s.c, channel).max(head)
+    def select(score): return topk(score, 4, among=~last(1)) | last(1)
+    def attend(q, s, pages):
+        return sigmoid(dot(q, gate, channel)) * attention(pages, keys=s.c, values=s.v, among=~pages)
+""")
+PROGRAMS = {
+    "carries": CARRIES, "quest": load("quest").bind({"budget": 4}), "top_p": load("top_p").bind(), "per_head": PER_HEAD,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +123,47 @@ def test_engine_and_evaluator_agree(name: str, model: LoadedModel, tiny: Path) -
     assert found["worst_logit_difference"] < 1e-4 and found["density_difference"] < 1e-9
 
 
+def test_a_program_with_parameters_agrees_too(model: LoadedModel, tiny: Path, tmp_path: Path) -> None:
+    """Exported with its file, which is then gone: what runs is the package's own copy."""
+    file = tmp_path / "learned.safetensors"
+    draw = torch.Generator().manual_seed(2)
+    save_file(
+        {"importance": torch.rand(2, 16, generator=draw), "gate": torch.randn(2, 2, 2, 16, generator=draw)}, file
+    )
+    bound = LEARNED.bind({}, Parameters.open(file))
+    cases = record(bound, model, questions(), selftest.sketch)
+    assert all(0 < case["density"] < 0.9 for case in cases)
+    more: dict[str, Any] = {"version": "0.1.0", "knobs": {}, "source": "", "measurements": {}, "selftest": {}}
+    held = package.write(bound, tmp_path / "out", engine="transformers", **more).program
+    file.unlink()
+    found = selftest.judge(cases, engine(held, tiny, cases), "float32")
+    assert found["ok"] and found["worst_logit_difference"] < 1e-4, found
+    other = LEARNED.bind({}, _shifted(tmp_path))
+    assert not selftest.judge(cases, engine(other, tiny, cases), "float32")["ok"]
+
+
+def _shifted(folder: Path) -> Parameters:
+    file = folder / "shifted.safetensors"
+    save_file({"importance": torch.ones(2, 16), "gate": torch.full((2, 2, 2, 16), -3.0)}, file)
+    return Parameters.open(file)
+
+
+@pytest.mark.parametrize("fault", ["chunk", "forgotten"])
+def test_faults_in_what_is_carried_are_found(
+    fault: str, model: LoadedModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vortexlab.deploy import transformers_engine
+
+    cases = record(CARRIES, model, questions(), selftest.sketch)
+    if fault == "chunk":  # every layer begins with nothing from below
+        monkeypatch.setattr(transformers_engine.Chunk, "begin", lambda self, layer: self.carries.clear())
+        with pytest.raises(VortexError, match="no layer below it has computed"):
+            engine(CARRIES, tiny, cases)
+        return
+    monkeypatch.setattr(transformers_engine, "executor_for", lambda *_: _Amnesiac)
+    assert not selftest.judge(cases, engine(CARRIES, tiny, cases), "float32")["ok"]
+
+
 @pytest.mark.parametrize("fault", ["update", "length", "layer", "program"])
 def test_faults_in_the_engine_are_found(
     fault: str, model: LoadedModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,13 +173,15 @@ def test_faults_in_the_engine_are_found(
     cases = record(PER_HEAD, model, questions(), selftest.sketch)
     deployed = PER_HEAD
     if fault == "update":
-        monkeypatch.setattr(transformers_engine, "executor_for", lambda device: _Forgetful)
+        monkeypatch.setattr(transformers_engine, "executor_for", lambda *_: _Forgetful)
     elif fault == "length":
-        monkeypatch.setattr(transformers_engine, "executor_for", lambda device: _Short)
+        monkeypatch.setattr(transformers_engine, "executor_for", lambda *_: _Short)
     elif fault == "layer":
         real = transformers_engine.PagedLayer.__init__
         monkeypatch.setattr(
-            transformers_engine.PagedLayer, "__init__", lambda self, found, layer, layers: real(self, found, 0, layers)
+            transformers_engine.PagedLayer,
+            "__init__",
+            lambda self, found, layer, layers, chunk: real(self, found, 0, layers, chunk),
         )
     else:
         deployed = PROGRAMS["quest"]
@@ -117,6 +191,13 @@ def test_faults_in_the_engine_are_found(
 class _Forgetful(TorchExecutor):
     def update(self, state: Any, cache: Any) -> None:
         """Pages that fill up on the way are never summarised."""
+
+
+class _Amnesiac(TorchExecutor):
+    def decode(self, q: Any, state: Any, cache: Any, memory: Any = None) -> Any:
+        """Every step is a request's first one."""
+        memory.reset()
+        return super().decode(q, state, cache, memory)
 
 
 class _Short(TorchExecutor):
@@ -194,6 +275,47 @@ def test_what_cannot_be_exported(exported: tuple[Path, Path]) -> None:
         deployment.export_member(opened, "t0011", "transformers", runs / "refused")
     assert not (runs / "refused").exists()
     assert "is a file" in vortex("export", "a", "11", "--out", occupied / "thesis.tex", "--runs", runs).complaint()
+
+
+def test_an_export_needs_the_parameters_that_were_measured(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    runs, _ = exported
+    opened = Run.open("a", runs)
+    trial, shape = opened.history.find("t0011"), find_geometry(str(deployment.REFERENCE_MODEL))
+    assert trial.verdict is not None
+    file, other = tmp_path / "learned.safetensors", tmp_path / "other.safetensors"
+    gate = torch.ones(shape.layers, shape.kv_heads, shape.group, shape.head_dim)
+    save_file({"importance": torch.ones(shape.layers, shape.head_dim), "gate": gate}, file)
+    save_file({"importance": torch.ones(shape.layers, shape.head_dim), "gate": 2 * gate}, other)
+    mark = canonical_hash(LEARNED.bind({}, Parameters.open(file)))
+    opened.history.trials[trial.slot] = replace(
+        trial,
+        proposal=replace(trial.proposal, source=LEARNED.source, knobs={}),
+        verdict=replace(trial.verdict, source_hash=mark),
+    )
+
+    def export(**more: Any) -> Any:
+        return deployment.export_member(opened, "t0011", "transformers", tmp_path / "out", cases=1, **more)
+
+    with pytest.raises(VortexError, match="give --parameters FILE"):
+        export()
+    with pytest.raises(VortexError, match="measured with other parameters"):
+        export(parameters=other)
+    with pytest.raises(VortexError, match="cannot read the parameters"):
+        export(parameters=tmp_path / "none")
+    plain = vortex("export", "a", "t0011", "--parameters", file, "--runs", runs, "--out", tmp_path / "out")
+    assert "has no parameters; leave out --parameters" in plain.complaint()
+    assert not (tmp_path / "out").exists()
+    written = export(parameters=file)
+    assert written.manifest["parameters"] == Parameters.open(file).digest and len(written.selftest["cases"]) == 1
+    file.unlink()
+    assert vortex("verify", tmp_path / "out").status == 0
+
+
+def test_sparse_prefill_is_not_exported(tmp_path: Path) -> None:
+    settings = EvaluationConfig(lengths=(LENGTH,), threads=1, phase="prefill")
+    record_campaign(tmp_path, "p", 2, evaluation=settings)
+    done = vortex("export", "p", "t0000", "--runs", tmp_path, "--out", tmp_path / "out")
+    assert "measured sparse prefill, and transformers reads prompts densely" in done.complaint()
 
 
 def test_verify_says_yes_where_pip_installed_it(exported: tuple[Path, Path], tmp_path: Path) -> None:

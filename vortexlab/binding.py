@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Attr, Node, Program
+from vortexlab.dsl.ir import Attr, Program
 from vortexlab.dsl.parameters import Parameters, check_parameters
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def check_fit(program: Program, geometry: Geometry, layers: int | None = None) -
 
 def check_latent(program: Program, geometry: Geometry) -> None:
     """Raises `VortexError` when the program is one for latent keys (MLA) and the geometry has none."""
-    if reads_latent(program) and not geometry.latent:
+    if program.reads_latent and not geometry.latent:
         raise VortexError(
             f"program {program.name} reads ctx.latent, and {geometry.name} has no latent keys; choose a geometry of "
             "latent attention, such as glm-4.7-flash"
@@ -68,14 +68,3 @@ def check_evaluation(program: Program, config: EvaluationConfig) -> None:
             f"the parameters fit the model and not the geometry of the speed gate, {config.geometry}: {error}; give "
             f"--geometry {config.model}, or --speed predicted"
         ) from error
-
-
-def reads_latent(program: Program) -> bool:
-    """Whether the program speaks of the latent part of a key."""
-
-    def speaks(node: Node) -> bool:
-        if node.op == "slice":
-            return "latent" in (node.attrs["start"], node.attrs["stop"])
-        return node.op == "ctx" and node.attrs["name"] == "latent"
-
-    return any(speaks(program.nodes[index]) for index in program.live())

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vortexlab import __version__
+from vortexlab import __version__, binding
 from vortexlab.deploy import package, selftest
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig, model_digest, versions
 from vortexlab.evaluator.models import LoadedModel, load_model
+from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.record import record
 from vortexlab.evaluator.samples import make_suite
 from vortexlab.evaluator.tasks import TASKS
@@ -36,24 +37,41 @@ _CONDITIONS = (
 
 
 def export_member(
-    run: Run, identifier: str, engine: str, out: Path, *, cases: int = 4, length: int | None = None
+    run: Run,
+    identifier: str,
+    engine: str,
+    out: Path,
+    *,
+    cases: int = 4,
+    length: int | None = None,
+    parameters: str | Path | None = None,
 ) -> Package:
     """Writes the package of an accepted trial, with a self-test on contexts of the validation split.
 
     `cases` questions, each of another built-in task, with contexts of `length` tokens (by default the shortest that
-    the trial was measured at, or what the tasks need). Raises `VortexError` for an unknown id, a trial that was not
-    accepted, and what `package.write` refuses.
+    the trial was measured at, or what the tasks need). `parameters`: the file that it was measured with. Raises
+    `VortexError` for an unknown id, a trial that was not accepted or was measured otherwise, and what `package.write`
+    refuses.
     """
     package.check_target(out, engine)
+    if run.config.evaluation.phase == PREFILL:
+        raise VortexError(
+            f"run {run.name} measured sparse prefill, and {engine} reads prompts densely; export from a run of decode"
+        )
     trial = run.history.find(identifier)
     verdict = trial.verdict
     assert verdict is not None
     if verdict.status != ACCEPTED or verdict.speedup is None or verdict.accuracy is None:
         why = f"{verdict.status} by gate {verdict.gate}: {verdict.reason}" if verdict.gate else verdict.status
         raise VortexError(f"{trial.id} cannot be exported, it was {why}; choose one from `vortex leaderboard`")
-    program = parse(trial.proposal.source).bind(dict(trial.knobs))
-    if canonical_hash(program) != trial.hash:
+    source, knobs = parse(trial.proposal.source), dict(trial.knobs)
+    program = binding.bind(source, knobs, parameters)
+    package.check_program(program, engine)
+    digest = canonical_hash(program)
+    if not program.params and digest != trial.hash:
         raise VortexError(f"the record of {trial.id} is inconsistent: its text does not have the recorded hash")
+    if program.params and digest != verdict.source_hash:
+        raise VortexError(f"{trial.id} was measured with other parameters; give the file that it was measured with")
     config = run.config.evaluation
     tests = record_cases(program, config, cases, length)
     conditions = {key: verdict.conditions[key] for key in _CONDITIONS if key in verdict.conditions}

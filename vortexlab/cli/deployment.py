@@ -18,6 +18,7 @@ def export(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="By default exports/ID in the run's folder.")] = None,
     cases: Annotated[int, typer.Option(min=1, max=64, help="Questions of the self-test.")] = 4,
     length: Annotated[int | None, typer.Option(min=64, help="Tokens of their contexts.")] = None,
+    parameters: options.Parameters = None,
     runs: Runs = "runs",
     as_json: AsJson = False,
 ) -> None:
@@ -30,7 +31,7 @@ def export(
     from vortexlab.deployment import export_member  # loads torch, which a wrong word should not wait for
 
     target = out or opened.folder / "exports" / f"{trial.id}-{to}"
-    written = export_member(opened, trial.id, to, target, cases=cases, length=length)
+    written = export_member(opened, trial.id, to, target, cases=cases, length=length, parameters=parameters)
     if as_json:
         print_json({
             "run": opened.name, "id": trial.id, "engine": to, "folder": str(target), "module": written.module,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vortexlab.binding import reads_latent
 from vortexlab.dsl.ir import SET, Node, Program
 from vortexlab.dsl.parameters import expected_shape
 
@@ -33,7 +32,7 @@ def facts(program: Program, geometry: Geometry) -> dict[str, Any]:
         "reuse": [_reuse(node) for node in live if node.op == "reuse"],
         "block": program.block if program.pooled is not None else None,
         "attention": [str(node.attrs["parts"]).split() for node in live if node.op == "attention"],
-        "reads_latent": reads_latent(program),
+        "reads_latent": program.reads_latent,
     }  # fmt: skip
 
 
