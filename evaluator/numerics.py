@@ -3,14 +3,14 @@
 Small ragged batches of adversarial and random input are run through the executor and through the reference. Besides
 equal selections and outputs it checks causality (what lies behind the newest token has no influence), isolation (the
 order of requests and what ran before have none), padding (a request alone equals the same request in a batch) and
-stepping (tokens appended one at a time equal the whole).
+stepping (tokens appended one at a time equal the whole). What needs more than one step or layer takes a course.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from vortexlab.dsl import reference
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.tolerance import attention_tolerance, open_pages
+from vortexlab.evaluator import courses
 from vortexlab.evaluator.executors import executor_for
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor, PageLists
@@ -50,20 +51,24 @@ class Fault(Exception):
 
 
 def check(program: Program, model: Static, device: str, seed: int) -> dict[str, Any]:
-    """Runs every case. Returns ``failure`` (empty when all hold), the number of cases and how many pages were open to
-    rounding."""
+    """Runs every case. Returns ``failure`` (empty when all hold), the number of cases and steps and how many pages were
+    open to rounding."""
     generator = torch.Generator().manual_seed(seed)
     kind = executor_for(device)
     cases = steps = judged = loose = 0
     try:
-        for case in _cases(program, model, generator):
+        if courses.needs_course(program):
+            with _poisoned_memory():
+                steps += courses.check(program, model, kind, device, generator)
+        alone = not program.has_memory and program.result is None  # one step of one layer has a meaning by itself
+        for case in _cases(program, model, generator) if alone else ():
             with _poisoned_memory():
                 expected = _Expected(program, case)
                 for run in _runs(case, kind, program, device, generator):
                     expected.judge(*run)
                     steps += 1
             cases, judged, loose = cases + 1, judged + expected.judged, loose + expected.loose
-    except (Fault, VortexError) as error:
+    except (Fault, courses.Disagreement, VortexError) as error:
         return {"failure": str(error), "cases": cases, "steps": steps, "pages": judged, "open": loose}
     return {"failure": "", "cases": cases, "steps": steps, "pages": judged, "open": loose}
 
@@ -83,20 +88,27 @@ def _cases(program: Program, model: Static, generator: torch.Generator) -> Itera
     page = program.page_size
     lengths = [1, page, page + 1, 4 * page + page // 2 + 1, 9 * page]
     for number, kind in enumerate(KINDS):
-        # The model's own geometry, in different layers and with few KV heads, since the reference loops over them.
-        static = Static(
-            min(2, model.kv_heads), model.group, model.head_dim, model.scale, number % model.layers, model.layers
-        )
+        # The model's own geometry, in different layers and with few KV heads, since the reference loops over them;
+        # learned constants have rows for all of them.
+        heads = model.kv_heads if program.params else min(2, model.kv_heads)
+        static = replace(model, kv_heads=heads, layer=number % model.layers)
         rows = lengths if number < 2 else [lengths[(number + 1) % 5], lengths[-1] + number]
         shape = (static.kv_heads, static.head_dim)
         keys = [_draw(kind, (shape[0], n, shape[1]), page, generator) for n in rows]
         values = [_draw(kind, (shape[0], n, shape[1]), page, generator) for n in rows]
         q = _draw("integers" if kind == "ties" else kind, (len(rows), shape[0] * static.group, shape[1]), 0, generator)
-        yield Case(kind, static, q, keys, values)
+        yield Case(kind, static, q, keys, _values(static, keys, values))
     # One request long enough that usual budgets leave pages out, on one KV head since the reference takes its time.
-    static = Static(1, model.group, model.head_dim, model.scale, 0, model.layers)
-    k, v = (_draw("integers", (1, _MANY_PAGES * page + 1, model.head_dim), page, generator) for _ in range(2))
-    yield Case("long integers", static, _draw("integers", (1, model.group, model.head_dim), 0, generator), [k], [v])
+    static = replace(model, kv_heads=model.kv_heads if program.params else 1, layer=0)
+    shape = (static.kv_heads, _MANY_PAGES * page + 1, model.head_dim)
+    k, v = (_draw("integers", shape, page, generator) for _ in range(2))
+    q = _draw("integers", (1, static.kv_heads * model.group, model.head_dim), 0, generator)
+    yield Case("long integers", static, q, [k], _values(static, [k], [v]))
+
+
+def _values(static: Static, keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    """In MLA values are the latent part of the keys."""
+    return [k[..., : static.latent] for k in keys] if static.latent else values
 
 
 def _draw(kind: str, shape: tuple[int, ...], page: int, generator: torch.Generator) -> Tensor:
@@ -151,12 +163,7 @@ def _runs(case: Case, kind: type[Any], program: Program, device: str, generator:
 def _cache(case: Case, page: int, device: str, behind: float, spare: int = 0) -> PagedKV:
     """The case's tokens in shuffled blocks; memory that holds none of them is `behind`."""
     cache = PagedKV.from_dense(case.keys, case.values, page, shuffle_seed=1, spare=spare, free_blocks=2)
-    used = torch.zeros(cache.k.shape[0], cache.block, dtype=torch.bool)
-    for row, length in enumerate(cache.lengths.tolist()):
-        position = torch.arange(length)
-        used[cache.table[row].long()[position // cache.block], position % cache.block] = True
-    for pool in (cache.k, cache.v):
-        pool.masked_fill_(~used[:, None, :, None], behind)
+    courses.fill_unused(cache, behind)
     return PagedKV(
         cache.k.to(device), cache.v.to(device), cache.table.to(device), cache.lengths.to(device), cache.block
     )
