@@ -11,7 +11,7 @@ from vortexlab.dsl.graph import Value
 from vortexlab.dsl.ir import INT, KnobRef
 from vortexlab.dsl.items import Axis, Text
 from vortexlab.dsl.places import Named, Place, place_of
-from vortexlab.dsl.words import suggestion
+from vortexlab.dsl.words import FUNCTIONS, PARAMETERS, suggestion
 
 if TYPE_CHECKING:
     from vortexlab.dsl.expressions import Expressions
@@ -90,10 +90,10 @@ def read_axis(tracer: Expressions, node: ast.expr) -> Named:
 
 
 def new_axis(tracer: Expressions, name: str, place: Place) -> str:
-    if tracer.has(name):
+    if tracer.has(name) or name in PARAMETERS or name in FUNCTIONS:
         raise place.error(
             "axis-taken",
-            f"{name} is the name of a value here",
+            f"{name} is the name of a value or function",
             hint="choose another name for the axis",
             found=name,
             expected="a name of its own",

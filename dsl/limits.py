@@ -250,7 +250,7 @@ def syntax_tree(text: str) -> ast.Module:
                     column,
                     lines[line - 1].strip()[:40] if line <= len(lines) else "the end of the text",
                     "Python syntax",
-                    "a program is one class with the methods summarize, score and select",
+                    "a program is one class whose methods are name = expression lines and a return",
                 )
             ]
         ) from None
