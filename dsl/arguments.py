@@ -36,13 +36,13 @@ class Signature:
         known = (*self.required, *self.optional)
         if len(node.args) > min(self.positional, len(known)):
             extra = node.args[min(self.positional, len(known))]
-            by_name = self.optional and self.positional == len(self.required)
+            by_name = len(self.required) <= self.positional < len(known)
             raise place_of(extra).error(
                 "argument-count",
                 f"{self.name} has too many arguments",
                 found=shown(extra),
                 expected=str(self),
-                hint=f"write {self.optional[0]}={shown(extra)}" if by_name else "leave it out",
+                hint=f"write {known[self.positional]}={shown(extra)}" if by_name else "leave it out",
             )
         given = dict(zip(known, node.args, strict=False))
         for keyword in node.keywords:

@@ -17,6 +17,7 @@ from vortexlab.dsl.words import (
     FUNCTIONS,
     METHOD_PARAMETERS,
     METHODS,
+    MODULES,
     PARAMETERS,
     function_hint,
     method_hint,
@@ -159,6 +160,8 @@ class Expressions:
             hint = f"{name} is given to {owners(name)} only"
             if self.method == "select" and name in ("q", "s"):
                 hint += "; let score return what select needs: dict(a=..., b=...)"
+        elif name in MODULES:
+            hint = "there are no modules: write dot(a, b, axis), exp(x), x.max(axis), topk(score, n), ..."
         elif name in FUNCTIONS:
             hint = f"{name} is a function: write {name}(...)"
         else:

@@ -53,7 +53,7 @@ class Reader:
         handed: dict[str, Item | Deferred | None] = {
             "q": self._query(("head", "channel")),
             "s": Record("s", None if fields is None else {n: self._field(n, v) for n, v in fields.items()}),
-            "m": Record("m", {name: self._memory(name) for name in self.outline.memories}),
+            "m": Record("m", {name: self._memory(name) for name in (*self.outline.memories, *self._faulty())}),
             "ctx": self._ctx(),
         }
         handed["score"] = self._score(handed)
@@ -152,7 +152,18 @@ class Reader:
         return lambda place: self.graph.add("field", type_, (), place, self.graph.sizes[value.index], name=name)
 
     def _memory(self, name: str) -> Callable[[Place], Value]:
-        return lambda place: self.graph.memory(self.outline.memories[name], place)
+        def member(place: Place) -> Value:
+            if name not in self.outline.memories:
+                raise Poisoned
+            return self.graph.memory(self.outline.memories[name], place)
+
+        return member
+
+    def _faulty(self) -> list[str]:
+        """Names of the class body whose declarations have an error."""
+        outline = self.outline
+        known = (outline.knobs, outline.params, outline.memories, outline.constants)
+        return [name for name in outline.places if not any(name in names for names in known)]
 
     # ---- the methods
 
@@ -252,5 +263,8 @@ class Reader:
         made = self._run("remember", handed)
         if made is None:
             return None
+        if isinstance(made, dict):
+            faulty = self._faulty()
+            made = {name: value for name, value in made.items() if name not in faulty}
         places = self.returned["remember"]
         return check_memory(self.graph, memories, made, places, self._end("remember"), self.findings)

@@ -91,6 +91,7 @@ _FUNCTION_HINTS = {
     "logsumexp": "write x.max(axis) + log(exp(x - x.max(axis)).sum(axis))",
     "argsort": "pages are chosen by topk(score, n); positions by x.argmax(axis)",
 }
+MODULES = ("torch", "np", "numpy", "math", "F", "nn", "tl", "triton", "vortexlab")
 #: What torch and numpy call the functions and methods of the language.
 _ELSEWHERE = {
     **dict.fromkeys(("take", "gather", "index_select", "take_along_dim"), "write x.take(axis, i)"),

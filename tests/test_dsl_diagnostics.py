@@ -419,6 +419,31 @@ def test_several_errors_are_reported_at_once() -> None:
     ]  # fmt: skip
 
 
+def test_what_depends_on_a_faulty_declaration_is_not_reported_again() -> None:
+    text = remembered("dict(mass=0.5 * m.mass)", "mass = memory.step(token)")
+    assert [f.code for f in check(text)[1]] == ["memory-axes"]
+    text = program("return first(1)", summarize="return dict(c=dot(k, gate, channel))", body="gate = param(size)")
+    assert [f.code for f in check(text)[1]] == ["param-axes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (program(summarize=C, score="return torch.einsum(q, s.c)"), "there are no modules"),
+        (attended("attention(pages, s.c, s.c)", C), "write keys=s.c"),
+        (program("return reuse(first(4), 8)"), "write every=8"),
+        (program(summarize=C, score="return s.c.gather(page, 1)"), "x.take(axis, i)"),
+        (program(summarize=C, score="return s.c.mean(token)"), "keep token in a summary"),
+        (pooled("q.mean(query) * k"), "k is given to summarize only"),
+        (program("return topk(q, 4)"), "let score return what select needs"),
+        (remembered("dict(mass=pages)"), "float(member(pages))"),
+        (program("return topk(m.mass, 4)", heads="m"), "mass = memory.step(page)"),
+    ],
+)  # fmt: skip
+def test_hints_say_what_to_write(text: str, hint: str) -> None:
+    assert hint in next(f for f in check(text)[1] if f.severity == "error").hint
+
+
 def test_what_depends_on_an_error_is_not_reported_again() -> None:
     text = program(
         "x = score + 1\nreturn topk(x, n)", summarize="return dict(c=k.mean(toke))", score="return s.c.max(channel)",
