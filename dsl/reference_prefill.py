@@ -23,11 +23,15 @@ from vortexlab.dsl.reference_step import Found, Selection, Step, query_nodes
 
 @dataclass
 class Block:
-    """The queries `start`..`stop` - 1 and what they read; `selection.lists` holds every page that one of them may."""
+    """The queries `start`..`stop` - 1 and what they read; `selection.lists` holds every page that one of them may.
+
+    `alone[query][kv][node]`: with ``keep_values``, the results that each query attends with.
+    """
 
     start: int
     stop: int
     selection: Selection
+    alone: list[list[dict[int, Found]]] = field(default_factory=list)
 
     @property
     def lists(self) -> list[Lists]:
@@ -90,10 +94,10 @@ def prefill(
         # Steps have not begun: what they remember reads as initial, and reuse is always due.
         memory = LayerMemory(pages=layer.pages)
         stores, span = (memory, carry), slice(start, stop)
-        selection, output[:, span] = _block(
+        selection, output[:, span], alone = _block(
             program, static, q[:, span], k[:, :stop], v[:, :stop], start, stores, cache_dtype, keep_values
         )
-        blocks.append(Block(start, stop, selection))
+        blocks.append(Block(start, stop, selection, alone))
     return Prefill(output, blocks, prefill_density(program.page_size, blocks), carried)
 
 
@@ -155,7 +159,7 @@ def _block(
     stores: tuple[LayerMemory, Carry],
     cache_dtype: torch.dtype,
     keep_values: bool,
-) -> tuple[Selection, Tensor]:
+) -> tuple[Selection, Tensor, list[list[dict[int, Found]]]]:
     """Rule 3 in prefill: candidates are the pages complete before the block; the pages that it touches are always read.
 
     `q` [query_heads, queries, channel] are the block's queries, `k` and `v` end with the block. The block selects, and
@@ -172,7 +176,7 @@ def _block(
     if keep_values:
         step.keep_summaries()
         result.values = step.env
-    rows = []
+    rows, kept = [], []
     for number in range(q.shape[1]):
         seen = start + number + 1
         if program.result is None:
@@ -182,4 +186,5 @@ def _block(
             alone = replace(step, env=[dict(found) for found in env])
             alone.run(per_query(program), q[:, number], seen, touched)
             rows.append(alone.output())  # type: ignore[arg-type]
-    return result, torch.stack(rows, 1)
+            kept += [alone.env] if keep_values else []
+    return result, torch.stack(rows, 1), kept

@@ -80,18 +80,19 @@ def judge(
     carry: Carry | None = None,
     own: range | None = None,
     tokens: tuple[Tensor, Tensor, Tensor] | None = None,
+    sets: list[dict[int, list[PageMask]]] | None = None,
 ) -> Judged:
     """Judges one step of one request in one layer by the reference's `values[kv][node]` of it.
 
     `memory` and `carry` are this layer's and this step's, kept for judging alone, and are brought up to date: they
     hold bounds where the reference's hold values. `own`: the pages that are always read. With `tokens`, the
     query [query heads, channel] and the keys and values [KV heads, tokens, channel] that attention sees, the output is
-    judged too.
+    judged too. `sets` are taken as they are: a query of a prefill block has those of the block.
     """
     page = own_page(length, program.page_size)
     own = own or range(page, page + 1)
     step = _Judge(program, static, values, length, page, own, cache_dtype, memory or LayerMemory(), carry or Carry())
-    step.tokens = tokens
+    step.tokens, step.given = tokens, sets
     step.run()
     result = []
     for kv in range(static.kv_heads):
@@ -121,6 +122,7 @@ class _Judge:
     memory: LayerMemory
     carry: Carry
     tokens: tuple[Tensor, Tensor, Tensor] | None = None
+    given: list[dict[int, list[PageMask]]] | None = None
 
     def __post_init__(self) -> None:
         self.sizes = self.program.axis_sizes(self.static)
@@ -134,7 +136,7 @@ class _Judge:
             node = self.program.nodes[index]
             for kv in range(self.static.kv_heads):
                 if node.type.kind == SET:
-                    self.sets[kv][index] = self.open(index, node, kv)
+                    self.sets[kv][index] = self.given[kv][index] if self.given else self.open(index, node, kv)
                 else:
                     self.numbers[kv][index] = self.bounded(index, node, kv)
 

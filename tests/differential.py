@@ -116,11 +116,15 @@ def make_cache(
         case.keys, case.values, block or case.block, shuffle_seed=shuffle_seed, spare=spare, free_blocks=free_blocks
     )
     used = torch.zeros(cache.k.shape[0], cache.block, dtype=torch.bool)
-    for row, length in enumerate(case.lengths):
+    for row, length in enumerate(cache.lengths.tolist()):
         tokens = torch.arange(length)
         used[cache.table[row].long()[tokens // cache.block], tokens % cache.block] = True
     for pool in (cache.k, cache.v):
-        pool.masked_fill_(~used[:, None, :, None], torch.nan)
+        unused = ~used[:, None, :, None]
+        if pool.element_size() == 1:
+            pool.view(torch.uint8).masked_fill_(unused, 0x7F)  # NaN in both formats
+        else:
+            pool.masked_fill_(unused, torch.nan)
     parts = (part.to(device) for part in (cache.k, cache.v, cache.table, cache.lengths))
     return PagedKV(*parts, block=cache.block)
 

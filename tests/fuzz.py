@@ -1,10 +1,12 @@
 """Long random comparison of an executor with the reference.
 
     python -m tests.fuzz programs --count 2000
+    python -m tests.fuzz whole --count 1000
     python -m tests.fuzz seeds --count 200
     python -m tests.fuzz programs --executor vortexlab.kernels.torch_executor:TorchExecutor --first 5000 --count 100
 
-`programs` draws random typed programs, one configuration each; `seeds` takes every published program through random
+`programs` draws random typed programs, one configuration each; `whole` those of the whole language, over steps, layers
+and prompts, on grouped and latent heads, in all precisions; `seeds` takes every published program through random
 configurations with pages of 8 to 64 tokens and lengths to 4,096. Each configuration also goes through one of the
 changes that must not matter (physical layout, batch, later tokens, growth, shared
 prefixes). Prints each disagreement with what makes
@@ -34,10 +36,22 @@ from tests.differential import (
     check_sharing,
     compare,
 )
+from tests.differential_course import compare_course
 from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
-from vortexlab.dsl.testing import EXACT_KINDS, PAGES, REAL_KINDS, Case, random_case, random_program
+from vortexlab.dsl.testing import (
+    DTYPES,
+    EXACT_KINDS,
+    FP8_DTYPES,
+    PAGES,
+    REAL_KINDS,
+    Case,
+    Course,
+    random_case,
+    random_course,
+    random_program,
+)
 from vortexlab.search_spaces import load, seeds
 
 TORCH = "vortexlab.kernels.torch_executor:TorchExecutor"
@@ -114,9 +128,32 @@ def total_of(executor: Any, cases: Iterator[tuple[str, Case]], *, stop: bool = F
     return total, count, nan
 
 
+def whole_programs(executor: Any, first: int, count: int, *, stop: bool = False) -> tuple[Report, int, int]:
+    """`total_of` for courses of seed `first`, `first` + 1, ... through the whole language."""
+    total, nan, done = Report(), 0, 0
+    for seed in range(first, first + count):
+        report = compare_course(executor, whole_course(seed))
+        for line in report.disagreements[:2]:
+            print(f"whole {seed}: {line}", flush=True)
+        nan += report.nan
+        total.add(report)
+        done += 1
+        if stop and report.disagreements:
+            break
+    return total, done, nan
+
+
+def whole_course(seed: int) -> Course:
+    smooth = seed % 2 == 0
+    program = parse(random_program(random.Random(seed), smooth=smooth, whole=True))
+    kinds = ("integers", "dyadic", *REAL_KINDS) if smooth else (*EXACT_KINDS, *REAL_KINDS)
+    options: dict[str, Any] = {"kinds": kinds, "dtypes": (*FP8_DTYPES, *DTYPES), "latent": True}
+    return random_course(seed, program, max_length=70, steps=4, **options)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("programs", "seeds"))
+    parser.add_argument("what", choices=("programs", "whole", "seeds"))
     parser.add_argument("--executor", default=TORCH, help="module:class")
     parser.add_argument("--first", type=int, default=0, help="the first random seed")
     parser.add_argument("--count", type=int, default=100)
@@ -125,11 +162,15 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    if given.what == "programs":
-        cases = random_programs(given.first, given.count)
+    executor = executor_class(given.executor)
+    if given.what == "whole":
+        total, count, nan = whole_programs(executor, given.first, given.count, stop=given.stop)
     else:
-        cases = published(given.first, given.count, given.name)
-    total, count, nan = total_of(executor_class(given.executor), cases, stop=given.stop)
+        programs = given.what == "programs"
+        cases = (
+            random_programs(given.first, given.count) if programs else published(given.first, given.count, given.name)
+        )
+        total, count, nan = total_of(executor, cases, stop=given.stop)
     facts = {key: value for key, value in asdict(total).items() if key not in ("disagreements", "nan")}
     facts |= {"configurations": count, "with_nan": nan, "disagreements": len(total.disagreements)}
     facts |= {"share_differing": total.differing / max(1, total.pages), "seconds": round(time.perf_counter() - started)}
