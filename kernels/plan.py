@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vortexlab.dsl.ir import PAGE_STAGE, POOL_STAGE, QUERY_STAGE, SET, Node, Program
-from vortexlab.dsl.scalars import is_exact
+from vortexlab.dsl.ir import PAGE_STAGE, POOL_STAGE, QUERY_STAGE, SET, Node, Program, Static
+from vortexlab.dsl.scalars import is_exact, scalar_value
 
 SELECTORS = ("everything", "first", "last", "stride", "random", "topk", "topp", "above")
 #: Ops that run along an axis, and over all pages when that axis is `page`.
@@ -136,3 +136,30 @@ def roots_of(program: Program) -> list[int]:
     ends = [program.output, *program.live_memories().values()]
     ends += [] if program.result is None else [program.result]
     return [*ends, *(i for i in program.live() if program.nodes[i].op == "reuse")]
+
+
+def node_weights(program: Program, static: Static) -> list[float]:
+    """The share of steps at which each node is computed: 1 / n for what only a set kept over n steps needs, 0 for what
+    only a set from the layers below needs."""
+    weight = [0.0] * len(program.nodes)
+    ends = [end for end in (program.output, program.result, program.pooled) if end is not None]
+    for end in ends:
+        weight[end] = 1.0
+    memories = program.live_memories()
+    for name, end in memories.items():
+        item = program.memories[name]
+        every = int(item.every) if item.scope == "step" and not static.prefill else 1  # type: ignore[arg-type]
+        weight[end] = max(weight[end], 1.0 / every)
+    for name, end in program.live_fields().items():
+        weight[end] = 1.0 if name else 0.0
+    for index in reversed(range(len(program.nodes))):
+        node = program.nodes[index]
+        share = weight[index]
+        if node.op == "reuse":
+            if node.attrs["over"] == "layers":
+                share = float(bool(scalar_value(program, node.inputs[1], static, None)))
+            elif not static.prefill:
+                share = 1.0 / int(node.attrs["every"])  # type: ignore[arg-type]
+        for i in reads(node):
+            weight[i] = max(weight[i], share if node.op == "reuse" else weight[index])
+    return weight

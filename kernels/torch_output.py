@@ -94,7 +94,7 @@ class Attending:
     # tokens
 
     def _tokens(self, step: Step, pages: int, weight: int | None, mass: bool) -> tuple[Tensor, Tensor | None]:
-        rows, heads, each, group, channel = self.q.shape
+        rows, heads, each, group = self.q.shape[:4]
         own = self.own[:, None, None, None]
         candidate = torch.arange(self.own.shape[1], device=own.device) < step_own(step, rows)[:, None, None, None, None]
         member = (self._member(step, pages) & candidate) | own

@@ -32,7 +32,7 @@ _DENSE_BLOCK = 64
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some blocks of equally many queries: block i begins at `starts[i]` of request `rows[i]` and ends at `stops[i]`."""
+    """Some blocks of equally many queries: block i is `starts[i]` to `stops[i]` - 1 of request `rows[i]`."""
 
     rows: list[int]
     starts: list[int]
@@ -57,7 +57,8 @@ def prefill(
     batch, query_heads, tokens = q.shape[:3]
     if batch != cache.batch or tokens < max(lengths):
         raise VortexError(
-            f"prefill needs a query for each of {max(lengths)} tokens of {cache.batch} requests; found q {list(q.shape)}"
+            f"prefill needs a query for each of {max(lengths)} tokens of {cache.batch} requests; found q "
+            f"{list(q.shape)}"
         )
     out = q.new_zeros(batch, query_heads, tokens, cache.value_dim)
     if form.program.pooled is None:

@@ -11,7 +11,8 @@ from vortexlab import search_spaces
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.parser import parse
-from vortexlab.kernels.cost import Prediction, predict
+from vortexlab.kernels.cost import Prediction, Stage, predict
+from vortexlab.kernels.cost_prefill import predict_prefill
 from vortexlab.kernels.devices import DEVICES, get_device
 
 STATIC = Static(kv_heads=8, group=4, head_dim=128, scale=128**-0.5)
@@ -170,3 +171,89 @@ def test_bad_input_is_one_clear_line(arguments: tuple[int, int, str], message: s
         predict(seed("quest"), STATIC, 64, 1, "cpu", dtype="fp8")
     with pytest.raises(VortexError, match="still has knobs"):
         predict(search_spaces.load("quest"), STATIC, 64, 1, "cpu")
+
+
+# memory, reuse, output, lower precision, latent keys, prefill
+
+
+def written(select: str, more: str = "", declared: str = "", options: str = "", score: str = "dot(q, s.c, channel).max(head)"):
+    m = ", m" if "m." in score else ""
+    return parse(f"""from vortexlab.dsl import *
+
+
+@program(page=16{options})
+class P:
+    {declared}
+
+    def summarize(k, v): return dict(c=k.mean(token), v=v.mean(token))
+
+    def score(q, s{m}): return {score}
+
+    def select(score, ctx): return {select}
+{more}""").bind()
+
+
+BIG = Static(kv_heads=8, group=4, head_dim=128, scale=0.1, layer=1, layers=4)
+
+
+def named(prediction: Prediction, name: str) -> Stage:
+    return next(item for item in prediction.stages if item.name == name)
+
+
+def test_a_kept_set_costs_its_share_of_steps() -> None:
+    every = predict(written("topk(score, 64)"), BIG, 32768, 8, "h200")
+    eighth = predict(written("reuse(topk(score, 64), every=8)"), BIG, 32768, 8, "h200")
+    assert named(eighth, "score").read == pytest.approx(named(every, "score").read / 8)
+    assert named(eighth, "score").flops == pytest.approx(named(every, "score").flops / 8)
+    above = predict(written("reuse(topk(score, 64), layers=ctx.layer % 2 == 0)"), BIG, 32768, 8, "h200")
+    assert named(above, "score").read == named(above, "score").flops == 0
+
+
+def test_memory_is_read_and_written() -> None:
+    plain = written("topk(score, 64)")
+    summed = written(
+        "topk(score, 64)", "    def remember(score): return dict(mass=score)\n", "mass = memory.step(page, every=4)",
+        score="dot(q, s.c, channel).max(head) + m.mass",
+    )  # fmt: skip
+    found = named(predict(summed, BIG, 16 * 1024, 2, "h200"), "memory")
+    count = 2 * 8 * 1023
+    assert (found.read, found.written) == (4 * count, count)
+    assert all(item.name != "memory" for item in predict(plain, BIG, 16 * 1024, 2, "h200").stages)
+
+
+def test_entries_and_several_attentions_are_counted() -> None:
+    plain = predict(written("topk(score, 64)"), BIG, 16 * 1024, 1, "h200")
+    more = "    def attend(s, pages): return attention(pages, keys=s.c, values=s.v, among=~pages) + attention(last(2))\n"
+    both = predict(written("topk(score, 64)", more), BIG, 16 * 1024, 1, "h200")
+    assert named(both, "entries").read == 4 * 8 * 1023 * 256
+    assert named(both, "entries").flops == 2 * 8 * 4 * 1023 * 256
+    window = (2 * 16 + 16) * 8 * 2 * 128 * 2  # the bound of last(2) is two pages and the own one
+    assert named(both, "attend").read == pytest.approx(named(plain, "attend").read + window)
+
+
+def test_fp8_halves_bytes_and_counts_scales() -> None:
+    text = dict(select="topk(score, 64)")
+    wide, narrow = (predict(written(**text), BIG, 16 * 1024, 1, "h200", dtype=d) for d in ("bf16", "fp8_e4m3"))
+    assert named(narrow, "attend").read == named(wide, "attend").read / 2
+    assert named(narrow, "score").read == 8 * 1023 * (128 + 4)
+    stored = predict(written("topk(score, 64)", options=', summaries="fp8_e5m2"'), BIG, 16 * 1024, 1, "h200")
+    assert named(stored, "score").read == 8 * 1023 * (128 + 4)
+
+
+def test_latent_keys_are_read_once() -> None:
+    latent = Static(kv_heads=1, group=16, head_dim=576, scale=0.1, latent=512)
+    text = written("topk(score, 64)").bind()
+    found = predict(text, latent, 16 * 1024, 1, "h200", live_pages=64)
+    assert named(found, "attend").read == 64 * 16 * 576 * 2
+    assert named(found, "attend").flops == 2 * 16 * 64 * 16 * (576 + 512)
+
+
+def test_prefill_gains_from_few_pages_and_is_dense_without_pool() -> None:
+    pooled = "    def pool(q): return q.mean(query)\n"
+    sparse = predict_prefill(written("topk(score, 32)", pooled, options=", block=64"), BIG, 65536, 1, "h200")
+    assert sparse.phase == "prefill" and 0 < sparse.density < 0.1 and sparse.speedup_over_dense > 3
+    dense = predict_prefill(written("topk(score, 32)"), BIG, 65536, 1, "h200")
+    assert dense.speedup_over_dense == 1 and dense.density == 1
+    assert dense.dense.flops == pytest.approx(4 * 32 * 128 * 65536**2 / 2)
+    every = predict_prefill(written("everything()", pooled, options=", block=64"), BIG, 8192, 1, "h200")
+    assert every.density == pytest.approx(1, rel=0.02)
