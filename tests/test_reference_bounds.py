@@ -6,14 +6,15 @@ import math
 import random
 
 import pytest
+import torch
 
 from vortexlab.dsl import parse
 from vortexlab.dsl.bounds import page_bound, scalar_bound, selector_bound
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import SET, Program, Static
-from vortexlab.dsl.reference import run
+from vortexlab.dsl.reference import decode_steps, run
 from vortexlab.dsl.scalars import is_exact, pages_of, scalar_value
-from vortexlab.dsl.testing import random_case, random_program
+from vortexlab.dsl.testing import random_case, random_course, random_program
 
 STATIC = Static(kv_heads=2, group=4, head_dim=16, scale=0.25, layer=1, layers=4)
 
@@ -78,6 +79,28 @@ def test_no_random_program_exceeds_its_bound(start: int) -> None:
                     if node.type.kind == SET and index in values:
                         most = selector_bound(case.program, index, case.static, longest)
                         assert all(len(pages) <= most for pages in values[index]), (seed, index)
+
+
+def test_no_random_program_of_the_whole_language_exceeds_its_bound() -> None:
+    """Over steps and layers: sets that are remembered or reused were made at shorter lengths or in lower layers."""
+    kept = 0
+    for seed in range(60):
+        program = parse(random_program(random.Random(seed), whole=True))
+        course = random_course(seed, program, layers=2, steps=5, max_length=90, latent=True)
+        case = course.case
+        rows = [[x[:, 0] for x in course.q], [x[0] for x in course.keys], [x[0] for x in course.values]]
+        found = decode_steps(case.program, case.static, torch.stack(rows[0], 1), rows[1], rows[2], keep_values=True)
+        for layer, static in enumerate(course.statics):
+            bound = page_bound(case.program, static, case.lengths[0])
+            for selection in (step[layer] for step in found):
+                assert all(len(pages) <= bound for lists in selection.lists for pages in lists), seed
+                for values in selection.values:
+                    for index, node in case.program:
+                        if node.type.kind == SET and index in values:
+                            most = selector_bound(case.program, index, static, case.lengths[0])
+                            assert all(len(pages) <= most for pages in values[index]), (seed, index)
+                            kept += node.op in ("memory", "reuse")
+    assert kept > 100
 
 
 def test_exact_scalars_stay_inside_their_intervals() -> None:

@@ -1,7 +1,7 @@
 """The rules of meaning, one by one, on the reference and on every executor that runs on a CPU.
 
-Expectations are written out by hand on inputs small enough to follow. Rule 10 (fp8 summaries) has nothing to hold
-yet.
+Expectations are written out by hand on inputs small enough to follow. State over steps and layers (rule 8) and fp8
+summaries (rule 10) have further tests in `test_reference_state` and `test_reference_values`.
 """
 
 from __future__ import annotations
