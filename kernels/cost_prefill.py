@@ -19,8 +19,9 @@ def predict_prefill(
 ) -> Prediction:
     """The cost of reading `batch` prompts of `context` tokens in one layer of a bound program.
 
-    The stages of some blocks stand for those between, which run beside them. `pages` is what a block reads on average, bounded from the
-    program; `density` the share of the causal pairs of query and token. Raises `VortexError` as `cost.predict` does.
+    The stages of some blocks stand for those between, which run beside them. `pages` is what a block reads on average,
+    bounded from the program; `density` the share of the causal pairs of query and token. Raises `VortexError` as
+    `cost.predict` does.
     """
     whole = model(program, replace(static, prefill=True), context, batch, device, dtype)
     causal = context * (context + 1) / 2

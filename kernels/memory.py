@@ -57,6 +57,11 @@ class Memory:
         self.program, self.static, self.rows, self.kv_heads = program, static, rows, kv_heads
         self.device, self.carry = device, carry
         self.slots: list[int] | None = None
+        sizes = program.axis_sizes(static)
+        self._shapes = {
+            name: [sizes[index][axis] for axis in program.nodes[index].type.axes if axis != "page"]
+            for name, index in program.live_memories().items()
+        }
         self._started = [False] * rows
         self._values: dict[str, Tensor] = {}
         self._written = {name: torch.zeros(rows, dtype=torch.int64, device=device) for name in program.live_memories()}
@@ -90,7 +95,7 @@ class Memory:
         item = self.program.memories[name]
         if item.type.kind == SET:
             return torch.zeros(rows, 1, 1, pages + 1, dtype=torch.bool, device=self.device)
-        return torch.full((rows, 1, pages, *[1] * (len(item.type.axes) - 1)), item.init, device=self.device)
+        return torch.tensor(float(item.init), device=self.device).expand(rows, 1, pages, *self._shapes[name])
 
     def read(self, name: str, pages: int, slots: Sequence[int]) -> Tensor:
         """A step memory as it stands: [rows, kv_heads, pages, *axes], or a set [rows, kv_heads, lists, pages + 1]."""

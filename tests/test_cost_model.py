@@ -176,7 +176,12 @@ def test_bad_input_is_one_clear_line(arguments: tuple[int, int, str], message: s
 # memory, reuse, output, lower precision, latent keys, prefill
 
 
-def written(select: str, more: str = "", declared: str = "", options: str = "", score: str = "dot(q, s.c, channel).max(head)"):
+CENTRE = "dot(q, s.c, channel).max(head)"
+
+
+def written(
+    select: str, more: str = "", declared: str = "", options: str = "", score: str = CENTRE
+) -> Program:
     m = ", m" if "m." in score else ""
     return parse(f"""from vortexlab.dsl import *
 
@@ -223,7 +228,8 @@ def test_memory_is_read_and_written() -> None:
 
 def test_entries_and_several_attentions_are_counted() -> None:
     plain = predict(written("topk(score, 64)"), BIG, 16 * 1024, 1, "h200")
-    more = "    def attend(s, pages): return attention(pages, keys=s.c, values=s.v, among=~pages) + attention(last(2))\n"
+    output = "attention(pages, keys=s.c, values=s.v, among=~pages) + attention(last(2))"
+    more = f"    def attend(s, pages): return {output}\n"
     both = predict(written("topk(score, 64)", more), BIG, 16 * 1024, 1, "h200")
     assert named(both, "entries").read == 4 * 8 * 1023 * 256
     assert named(both, "entries").flops == 2 * 8 * 4 * 1023 * 256

@@ -39,6 +39,11 @@ MEMORIES = {
         "return dot(q, s.c, channel) + m.mass", "return topk(score, 1) | last(2)",
         "return dict(mass=dot(q, s.c, channel) - m.mass)",
     ),
+    "a beginning that is summed": (
+        "below = memory.layer(page, head, init=1.0)\n    mine = memory.step(page, channel, init=2.0)",
+        "return dot(q, s.c, channel).max(head) * m.below.sum(head) + dot(q, m.mine, channel).max(head)",
+        "return topk(score, 2)", "return dict(below=dot(q, s.c, channel), mine=s.c)",
+    ),
     "a wide value": (
         "seen = memory.step(page, channel, init=1.0)",
         "return dot(q, s.c + m.seen, channel).max(head)", "return topk(score, 2)",
@@ -55,7 +60,8 @@ MEMORIES = {
     ),
     "from the layer below": (
         "below = memory.layer(page, init=2.0)\n    chosen = memory.layer(pages)",
-        "return dot(q, s.c, channel).max(head) + m.below", "return topk(score, 2, among=~m.chosen) | m.chosen & first(2)",
+        "return dot(q, s.c, channel).max(head) + m.below",
+        "return topk(score, 2, among=~m.chosen) | m.chosen & first(2)",
         "return dict(below=score, chosen=pages)",
     ),
     "from layer and step": (
@@ -71,7 +77,8 @@ MEMORIES = {
         "return reuse(topk(score, 2, among=reuse(first(3) | last(3), every=4)), every=3) | last(2)", "",
     ),
     "a set of some layers": (
-        "", "return dot(q, s.c, channel).max(head)", "return reuse(topk(score, 2), layers=ctx.layer % 2 == 0) | last(1)", "",
+        "", "return dot(q, s.c, channel).max(head)",
+        "return reuse(topk(score, 2), layers=ctx.layer % 2 == 0) | last(1)", "",
     ),
 }  # fmt: skip
 
