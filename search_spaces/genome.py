@@ -1,7 +1,7 @@
-"""A program taken apart for mutation: knobs, summaries, score and selection as syntax trees.
+"""A program taken apart for mutation: knobs, summaries, scores, selection and what is remembered as syntax trees.
 
 The text is only ever parsed, never run. A genome keeps one expression per part: local variables of a method are
-written out where they are used, and the compiler finds the shared pieces again.
+written out where they are used, and `vortexlab.search_spaces.layout` finds the shared pieces again.
 """
 
 from __future__ import annotations
@@ -9,23 +9,28 @@ from __future__ import annotations
 import ast
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.knobs import SHARED
+from vortexlab.search_spaces.layout import method, returned
 
 _NAME_LIMIT = 24
+#: Nodes of a method's expression with its variables written out; a chain of variables that double grows without end.
+_MAX_NODES = 20_000
 
 
 @dataclass(frozen=True)
 class Genome:
     """The parts of one program.
 
-    `options` are the decorator's keywords, `names` the constants and knobs of the class body, `fields` the summaries,
-    `scores` the named scores ({"score": ...} when there is one), `select` the selection.
+    `options` are the decorator's keywords, `names` the constants, knobs, parameters and memories of the class body,
+    `fields` the summaries, `scores` the named scores ({"score": ...} when there is one), `select` the selection,
+    `remember` what is written to each memory, and `pool` and `attend` the methods of these names, which operators leave
+    as they are. `locals` are names that expressions (by their dump) had in the text.
     """
 
     name: str
@@ -35,10 +40,18 @@ class Genome:
     scores: dict[str, ast.expr]
     select: ast.expr
     doc: str = ""
+    remember: dict[str, ast.expr] = field(default_factory=dict)
+    pool: ast.expr | None = None
+    attend: ast.expr | None = None
+    locals: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(source: str) -> Genome:
-        """Takes a valid program apart. Raises `ProgramError` when the text is no program."""
+        """Takes a valid program apart.
+
+        Raises `ProgramError` when the text is no program, `VortexError` when its expressions, written out, are too
+        large.
+        """
         parse(source)
         tree = ast.parse(source)
         body = next(item for item in tree.body if isinstance(item, ast.ClassDef))
@@ -46,11 +59,12 @@ class Genome:
         options = {k.arg: k.value for k in decorator.keywords if k.arg} if isinstance(decorator, ast.Call) else {}
         names: dict[str, ast.expr] = {}
         methods: dict[str, ast.expr] = {}
+        variables: dict[str, str] = {}
         for item in body.body:
             if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
                 names[item.targets[0].id] = item.value
             elif isinstance(item, ast.FunctionDef):
-                methods[item.name] = _inline(item)
+                methods[item.name] = _inline(item, variables)
         return Genome(
             name=body.name,
             options=options,
@@ -59,30 +73,33 @@ class Genome:
             scores=_scores(methods.get("score")),
             select=methods["select"],
             doc=ast.get_docstring(body) or "",
+            remember=_mapping(methods.get("remember")) or {},
+            pool=methods.get("pool"),
+            attend=methods.get("attend"),
+            locals=variables,
         )
 
     def render(self, doc: str, name: str | None = None) -> str:
-        """The program's text under a new docstring. Knobs, constants and summaries that nothing uses are left out."""
+        """The program's text under a new docstring. What nothing uses is left out: knobs, constants, summaries, ..."""
         lean = self._pruned()
         root = (name or self.name).split("_")[0][:_NAME_LIMIT]
-        lines = []
-        for key, value in lean.names.items():
-            lines.append(f"    {key} = {ast.unparse(value)}")
+        # A memory's period may be a knob, which stands before it.
+        declared = sorted(lean.names.items(), key=lambda item: is_declaration(item[1]))
+        lines = [f"    {key} = {ast.unparse(value)}" for key, value in declared]
         if lean.names:
             lines.append("")
-        if lean.fields:
-            items = ", ".join(f"{key}={ast.unparse(value)}" for key, value in lean.fields.items())
-            lines += ["    def summarize(k, v, ctx):", f"        return dict({items})", ""]
-        if lean.scores:
-            body = (
-                ast.unparse(lean.scores["score"])
-                if set(lean.scores) == {"score"}
-                else "dict(" + ", ".join(f"{key}={ast.unparse(value)}" for key, value in lean.scores.items()) + ")"
-            )
-            lines += ["    def score(q, s, ctx):", f"        return {body}", ""]
-        parameters = "score, ctx" if lean.scores else "ctx"
-        lines += [f"    def select({parameters}):", f"        return {ast.unparse(lean.select)}"]
-        text = "\n".join(lines)
+        bodies = {
+            "summarize": returned(lean.fields) if lean.fields else None,
+            "pool": lean.pool,
+            "score": lean.scores.get("score") if set(lean.scores) == {"score"} else returned(lean.scores),
+            "select": lean.select,
+            "attend": lean.attend,
+            "remember": returned(lean.remember) if lean.remember else None,
+        }
+        for key, body in bodies.items():
+            if body is not None and not (key == "score" and not lean.scores):
+                lines += [*method(key, body, lean.locals, set(lean.names)), ""]
+        text = "\n".join(lines[:-1])
         options = ", ".join(f"{key}={ast.unparse(value)}" for key, value in lean.options.items())
         mark = hashlib.sha256((options + text).encode()).hexdigest()[:6]
         quoted = doc.replace("\\", "/").replace('"""', "'''").strip() or "A program of the search."
@@ -90,20 +107,35 @@ class Genome:
         return head + text + "\n"
 
     def _pruned(self) -> Genome:
-        genome = self
-        if set(genome.scores) != {"score"}:
-            used = members(genome.select, "score")
-            genome = replace(genome, scores={k: v for k, v in genome.scores.items() if k in used})
-        elif not any(isinstance(node, ast.Name) and node.id == "score" for node in ast.walk(genome.select)):
-            genome = replace(genome, scores={})
-        read = {name for tree in genome.scores.values() for name in members(tree, "s")}
-        genome = replace(genome, fields={k: v for k, v in genome.fields.items() if k in read})
-        trees = (*genome.options.values(), *genome.fields.values(), *genome.scores.values(), genome.select)
-        mentioned = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        return replace(genome, names={k: v for k, v in genome.names.items() if k in mentioned})
+        """Without the scores, memories, summaries and names that neither selection nor output depends on."""
+        single = set(self.scores) == {"score"}
+        scores: set[str] = set()
+        memories: set[str] = set()
+        while True:
+            trees = [tree for tree in (self.select, self.attend) if tree is not None]
+            trees += [self.scores[key] for key in scores] + [self.remember[key] for key in memories]
+            if single:
+                read = {"score"} if any(mentions(tree, "score") for tree in trees) else set()
+            else:
+                read = {name for tree in trees for name in members(tree, "score")} & set(self.scores)
+            kept = {name for tree in trees for name in members(tree, "m")} & set(self.remember)
+            if read <= scores and kept <= memories:
+                break
+            scores, memories = scores | read, memories | kept
+        summaries = {name for tree in trees for name in members(tree, "s")}
+        genome = replace(
+            self,
+            fields={key: tree for key, tree in self.fields.items() if key in summaries},
+            scores={key: tree for key, tree in self.scores.items() if key in scores},
+            remember={key: tree for key, tree in self.remember.items() if key in memories},
+        )
+        trees += [*genome.options.values(), *genome.fields.values(), *([self.pool] if self.pool else [])]
+        trees += [self.names[key] for key in memories]
+        mentioned = memories | {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        return replace(genome, names={key: tree for key, tree in self.names.items() if key in mentioned})
 
     def parts(self) -> Iterator[tuple[str, str, ast.expr]]:
-        """Every expression with its place: ("fields", name), ("scores", name) or ("select", "")."""
+        """Every expression that operators may change, with its place: ("fields" or "scores", name), ("select", "")."""
         for key, value in self.fields.items():
             yield "fields", key, value
         for key, value in self.scores.items():
@@ -132,19 +164,36 @@ class _Substitute(ast.NodeTransformer):
         return copy.deepcopy(self.values[node.id]) if node.id in self.values else node
 
 
-def _inline(method: ast.FunctionDef) -> ast.expr:
-    """The returned expression with every local variable written out."""
+def _inline(method: ast.FunctionDef, variables: dict[str, str]) -> ast.expr:
+    """The returned expression with every local variable written out; adds the dumps of these to `variables`."""
     values: dict[str, ast.expr] = {}
+    sizes: dict[str, int] = {}
+
+    def written_out(tree: ast.expr) -> ast.expr:
+        size = _nodes(tree, sizes)
+        if size > _MAX_NODES:
+            raise VortexError(f"method {method.name} is too large to take apart: {size} nodes, at most {_MAX_NODES}")
+        made: ast.expr = _Substitute(values).visit(copy.deepcopy(tree))
+        return made
+
     for statement in method.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            values[statement.targets[0].id] = _Substitute(values).visit(copy.deepcopy(statement.value))
+            name, tree = statement.targets[0].id, statement.value
         elif isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-            left = copy.deepcopy(values[statement.target.id])
-            right = _Substitute(values).visit(copy.deepcopy(statement.value))
-            values[statement.target.id] = ast.BinOp(left, statement.op, right)
+            name = statement.target.id
+            tree = ast.BinOp(ast.Name(name, ast.Load()), statement.op, statement.value)
         elif isinstance(statement, ast.Return) and statement.value is not None:
-            return _Substitute(values).visit(copy.deepcopy(statement.value))
+            return written_out(statement.value)
+        else:
+            continue
+        values[name], sizes[name] = written_out(tree), _nodes(tree, sizes)
+        variables.setdefault(ast.dump(values[name]), name)
     raise VortexError(f"method {method.name} returns nothing")
+
+
+def _nodes(tree: ast.expr, sizes: Mapping[str, int]) -> int:
+    """Nodes of an expression whose variables stand for expressions of these sizes."""
+    return sum(sizes.get(node.id, 1) if isinstance(node, ast.Name) else 1 for node in ast.walk(tree))
 
 
 def _mapping(tree: ast.expr | None) -> dict[str, ast.expr] | None:
@@ -161,6 +210,18 @@ def _scores(tree: ast.expr | None) -> dict[str, ast.expr]:
     if tree is None:
         return {}
     return _mapping(tree) or {"score": tree}
+
+
+def is_declaration(tree: ast.expr, *kinds: str) -> bool:
+    """Whether a name of the class body declares a parameter or a memory (of `kinds`, by default either)."""
+    if not isinstance(tree, ast.Call):
+        return False
+    owner = tree.func.value if isinstance(tree.func, ast.Attribute) else tree.func
+    return isinstance(owner, ast.Name) and owner.id in (kinds or ("param", "memory"))
+
+
+def mentions(tree: ast.expr, name: str) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
 
 
 def expression(text: str) -> ast.expr:

@@ -1,20 +1,25 @@
 """Typed mutation and crossover: how new structures are made without a language model.
 
 An operator takes a genome apart, changes one thing, and gives a genome back, or None where it does not apply. Whether
-the result is a valid program is the compiler's business: `mutate` and `cross` try until one passes `parse`.
+the result is a valid program is the compiler's business: `mutate` and `cross` try until one passes `parse`, and count
+what they discard. What no operator changes (parameters, `pool`, `attend`) goes through as it is.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vortexlab.dsl import parse, structure_hash
-from vortexlab.dsl.errors import ProgramError, VortexError
-from vortexlab.search_spaces.genome import Genome, expression, fill, is_attribute, sites, swapped
+from vortexlab.dsl.errors import VortexError
+from vortexlab.search_spaces.genome import Genome, expression, fill, is_attribute, is_declaration, sites, swapped
+from vortexlab.search_spaces.joining import joined
+from vortexlab.search_spaces.knobs import SHARED
 
 Operator = Callable[[Genome, random.Random], Genome | None]
 _REDUCERS = ("max", "mean", "sum", "min", "norm")
@@ -243,36 +248,97 @@ def by_layer(genome: Genome, rng: random.Random) -> Genome | None:
     return genome.with_knob("sink").with_knob("recent")
 
 
+def change_precision(genome: Genome, rng: random.Random) -> Genome | None:
+    """Another precision of the stored summaries, or of the KV cache: half the bytes of bf16 in fp8."""
+    places = ["kv", *(["summaries"] if genome.fields else [])]
+    place, options = rng.choice(places), dict(genome.options)
+    choices = ("auto", "fp8_e4m3", "fp8_e5m2") if place == "kv" else ("kv", "bf16", "fp8_e4m3", "fp8_e5m2")
+    held = options.pop(place, ast.Constant(choices[0]))
+    chosen = rng.choice([name for name in choices if name != getattr(held, "value", None)])
+    if chosen != choices[0]:
+        options[place] = ast.Constant(chosen)
+    return replace(genome, options=options)
+
+
+def reuse_over_steps(genome: Genome, rng: random.Random) -> Genome | None:
+    """A choice by score is kept for some steps, as in LServe; or one that is kept is made at every step."""
+    return _reused(genome, rng, "reuse(a, every=every)", "every")
+
+
+def reuse_over_layers(genome: Genome, rng: random.Random) -> Genome | None:
+    """Some layers choose, the layers above each read the same pages (TidalDecode); or every layer chooses."""
+    apart = rng.choice([2, 4])
+    return _reused(genome, rng, f"reuse(a, layers=ctx.layer % {apart} == 0)", "layers")
+
+
+def _reused(genome: Genome, rng: random.Random, template: str, keyword: str) -> Genome | None:
+    def is_reuse(node: Any) -> bool:
+        return _is_call(node, "reuse") and any(word.arg == keyword for word in node.keywords)
+
+    held = _choose_site(genome, rng, is_reuse)
+    if held is not None:
+        return held.replaced(genome, held.node.args[0])
+    site = _choose_site(genome, rng, lambda node: _is_call(node, "topk", "topp", "above"))
+    if site is None:
+        return None
+    made = site.replaced(genome, fill(template, a=site.node))
+    return made.with_knob("every") if keyword == "every" else made
+
+
+def smooth_over_steps(genome: Genome, rng: random.Random) -> Genome | None:
+    """The score of earlier steps counts on, less at every step; or only the present one counts."""
+    key = _main_score(genome)
+    if key is None:
+        return None
+    name = next(word for word in ("smoothed", *(f"smoothed{i}" for i in range(2, 99))) if word not in genome.names)
+    if name != "smoothed":  # one is enough: leave it out again
+        inner = sites(genome.scores[key], ast.BinOp)
+        held = [node for node in inner if ast.unparse(node.right) == "decay * m.smoothed"]  # type: ignore[attr-defined]
+        return genome.with_part("scores", key, swapped(genome.scores[key], held[0], held[0].left)) if held else None  # type: ignore[attr-defined]
+    written = expression("score" if set(genome.scores) == {"score"} else f"score.{key}")
+    made = genome.with_part("scores", key, fill("x + decay * m.smoothed", x=genome.scores[key])).with_knob("decay")
+    declared = rng.choice(["memory.step(page)", "memory.step(page, every=every)"])
+    made = made.with_knob("every") if "every" in declared else made
+    names = {**made.names, name: expression(declared)}
+    return replace(made, names=names, remember={**made.remember, name: written})
+
+
+def _with_open_periods(genome: Genome) -> Genome:
+    """A period written out becomes the knob `every` of the same default, unless that name is taken."""
+    if "every" in genome.names:
+        return genome
+    trees = [tree for tree in genome.names.values() if is_declaration(tree, "memory")] + [genome.select]
+    words = [word for tree in trees for node in sites(tree, ast.Call) for word in node.keywords if word.arg == "every"]  # type: ignore[attr-defined]
+    fixed = [word.value.value for word in words if isinstance(word.value, ast.Constant)]
+    if not fixed:
+        return genome
+    made = copy.deepcopy(genome)
+    for tree in [*made.names.values(), made.select]:
+        for call in sites(tree, ast.Call):
+            for word in call.keywords:  # type: ignore[attr-defined]
+                if word.arg == "every" and getattr(word.value, "value", None) == fixed[0]:
+                    word.value = ast.Name("every", ast.Load())
+    declared = SHARED["every"].declaration.rpartition("default=")[0]
+    return replace(made, names={"every": expression(f"{declared}default={fixed[0]})"), **made.names})
+
+
 OPERATORS: dict[str, Operator] = {
     function.__name__: function
     for function in (
         swap_reducer, add_term, drop_part, subdivide, add_selector, spare_forced, change_budget, change_selector,
-        normalise_heads, share_heads, lists_per_head, by_layer,
+        normalise_heads, share_heads, lists_per_head, by_layer, change_precision, reuse_over_steps, reuse_over_layers,
+        smooth_over_steps,
     )
 }  # fmt: skip
 
 
 def unite(first: Genome, second: Genome, rng: random.Random) -> Genome | None:
-    """Crossover: both scores, joined into one, or both selections united."""
+    """Crossover: both scores, joined into one; what the second one's score remembers comes with it."""
     a, b = _main_score(first), _main_score(second)
     if a is None or b is None:
         return None
-    renames = {name: next(f"{name}{i}" for i in ("", *range(2, 99)) if f"{name}{i}" not in first.fields)
-               for name in second.fields}  # fmt: skip
-
-    def renamed(tree: ast.expr) -> ast.expr:
-        tree = fill("x", x=tree)
-        for node in ast.walk(tree):
-            if is_attribute(node, "s"):
-                node.attr = renames[node.attr]
-        return tree
-
-    fields = {**first.fields, **{renames[key]: tree for key, tree in second.fields.items()}}
-    names = {**second.names, **first.names}
-    left, right = first.scores[a], renamed(second.scores[b])
-    joined = fill(rng.choice(["l + weight * r", "maximum(l, r)", "l * sigmoid(r)"]), l=left, r=right)
-    made = replace(first, fields=fields, names=names).with_part("scores", a, joined)
-    return made.with_knob("weight")
+    template = rng.choice(["l + weight * r", "maximum(l, r)", "l * sigmoid(r)"])
+    return joined(first, a, second, b, template).with_knob("weight")
 
 
 @dataclass(frozen=True)
@@ -284,43 +350,75 @@ class Offspring:
     note: str
 
 
-def _valid(genome: Genome | None, doc: str, known: set[str]) -> str | None:
+def _valid(genome: Genome | None, doc: str, known: set[str], tally: Counter[str]) -> str | None:
+    """The text of a genome that is a program of a new structure. Counts what became of it in `tally`."""
     if genome is None:
+        tally["inapplicable"] += 1
         return None
-    text = genome.render(doc)
     try:
+        text = genome.render(doc)
         program = parse(text)
         program.bind()
-    except (ProgramError, VortexError):
+    except VortexError:
+        tally["discarded"] += 1
         return None
-    return None if structure_hash(program) in known else text
+    if structure_hash(program) in known:
+        tally["known"] += 1
+        return None
+    tally["valid"] += 1
+    return text
 
 
 def mutate(
-    source: str, rng: random.Random, known: set[str], operators: Sequence[str] = tuple(OPERATORS), *, depth: int = 1
+    source: str,
+    rng: random.Random,
+    known: set[str],
+    operators: Sequence[str] = tuple(OPERATORS),
+    *,
+    depth: int = 1,
+    tally: Counter[str] | None = None,
 ) -> Offspring | None:
     """A valid mutation of the program whose structure is not in `known`; None when `operators` yield none.
 
-    `depth` operators are applied one after the other.
+    `depth` operators are applied one after the other. `tally` counts attempts by what became of them: ``inapplicable``,
+    ``discarded`` (no valid program), ``known`` or ``valid``.
     """
-    parent = Genome.of(source)
+    tally = Counter() if tally is None else tally
+    parent = _taken_apart(source, tally)
+    if parent is None:
+        return None
     for _ in range(_ATTEMPTS):
         names = [rng.choice(list(operators)) for _ in range(depth)]
         genome: Genome | None = parent
         for name in names:
             genome = OPERATORS[name](genome, rng) if genome else None
+        genome = _with_open_periods(genome) if genome else None
         note = "; ".join(" ".join((OPERATORS[name].__doc__ or name).split()) for name in names)
-        text = _valid(genome, f"{parent.name}, changed. {note}", known)
+        text = _valid(genome, f"{parent.name}, changed. {note}", known, tally)
         if text:
             return Offspring(text, "+".join(names), note)
     return None
 
 
-def cross(first: str, second: str, rng: random.Random, known: set[str]) -> Offspring | None:
-    """A valid crossover of two programs whose structure is not in `known`, or None."""
-    a, b = Genome.of(first), Genome.of(second)
+def cross(
+    first: str, second: str, rng: random.Random, known: set[str], *, tally: Counter[str] | None = None
+) -> Offspring | None:
+    """A valid crossover of two programs whose structure is not in `known`, or None. `tally` as in `mutate`."""
+    tally = Counter() if tally is None else tally
+    a, b = _taken_apart(first, tally), _taken_apart(second, tally)
+    if a is None or b is None:
+        return None
     for _ in range(_ATTEMPTS):
-        text = _valid(unite(a, b, rng), f"{a.name} joined with {b.name}.", known)
+        text = _valid(unite(a, b, rng), f"{a.name} joined with {b.name}.", known, tally)
         if text:
             return Offspring(text, "cross", f"{a.name} joined with {b.name}")
     return None
+
+
+def _taken_apart(source: str, tally: Counter[str]) -> Genome | None:
+    """None for a program whose expressions, written out, are too large."""
+    try:
+        return Genome.of(source)
+    except VortexError:
+        tally["inapplicable"] += 1
+        return None

@@ -31,6 +31,8 @@ def _shared(name: str, kind: str, declaration: str, meaning: str, *choices: Attr
 
 _TABLE = [
     _shared("page", "choice", "knob.choice(8, 16, 32, 64, default=16)", "tokens of a page", 8, 16, 32, 64),
+    _shared("block", "choice", "knob.choice(16, 32, 64, 128, default=64)", "queries of one block of sparse prefill",
+            16, 32, 64, 128),
     _shared("budget", "int", "knob.int(4, 512, log=True, default=64)", "pages chosen by score"),
     _shared("fraction", "float", "knob.float(0.005, 0.5, log=True, default=0.1)", "share of the context's pages"),
     _shared("mass", "float", "knob.float(0.3, 0.99, default=0.9)", "share of the attention mass to gather"),

@@ -1,0 +1,99 @@
+"""From one expression to the lines of a method: pieces that occur twice, or had a name before, become variables."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+#: What each method is given, in the order in which it is written.
+_PARAMETERS = {
+    "summarize": ("k", "v", "ctx"),
+    "pool": ("q", "ctx"),
+    "score": ("q", "s", "m", "ctx"),
+    "select": ("score", "m", "ctx"),
+    "attend": ("q", "s", "score", "pages", "m", "ctx"),
+    "remember": ("q", "s", "score", "pages", "m", "ctx"),
+}
+_TAKEN = {name for names in _PARAMETERS.values() for name in names}
+#: Nodes that a piece has at least, for a variable to be shorter than the piece.
+_LEAST = 4
+
+
+def returned(items: Mapping[str, ast.expr]) -> ast.expr:
+    """`dict(name=value, ...)`"""
+    return ast.Call(ast.Name("dict", ast.Load()), [], [ast.keyword(name, tree) for name, tree in items.items()])
+
+
+def method(name: str, body: ast.expr, named: Mapping[str, str], taken: set[str]) -> list[str]:
+    """The indented lines of a method that returns `body`. It takes the parameters that the body names.
+
+    `named`: variables by the dump of what they stood for; `taken`: names that mean something else.
+    """
+    pieces = _Pieces(body, named, taken)
+    tree = pieces.visit(copy.deepcopy(body))
+    used = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
+    parameters = ", ".join(word for word in _PARAMETERS[name] if word in used)
+    lines = [f"{variable} = {ast.unparse(piece)}" for variable, piece in pieces.made.items()]
+    return [f"    def {name}({parameters}):", *(f"        {line}" for line in [*lines, f"return {ast.unparse(tree)}"])]
+
+
+class _Pieces(ast.NodeTransformer):
+    """Replaces shared pieces by variables, the innermost ones first; `made` has them in the order of their use."""
+
+    def __init__(self, body: ast.expr, named: Mapping[str, str], taken: set[str]):
+        self.made: dict[str, ast.expr] = {}
+        self._body, self._named = body, named
+        self._variables: dict[str, str] = {}
+        names = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
+        self._taken = taken | names | _TAKEN | set(_axes_made(body))
+        self._count: Counter[str] = Counter()
+        self._tally(body)
+
+    def _tally(self, node: ast.AST) -> None:
+        """Counts how often each piece is used; what is inside a piece is used once for all of them."""
+        if _is_piece(node):
+            key = ast.dump(node)
+            self._count[key] += 1
+            if self._count[key] > 1:
+                return
+        for child in ast.iter_child_nodes(node):
+            self._tally(child)
+
+    def visit(self, node: ast.AST) -> Any:
+        if node is self._body or not _is_piece(node):
+            return self.generic_visit(node)
+        key = ast.dump(node)
+        large = sum(1 for _ in ast.walk(node)) >= _LEAST
+        if key not in self._named and not (self._count[key] > 1 and large):
+            return self.generic_visit(node)
+        if key not in self._variables:
+            piece = self.generic_visit(node)
+            variable = self._fresh(self._named.get(key, ""))
+            self._variables[key], self.made[variable] = variable, piece
+        return ast.Name(self._variables[key], ast.Load())
+
+    def _fresh(self, wanted: str) -> str:
+        root = wanted or "x"
+        numbered = (f"{root}{i}" for i in range(1 if not wanted else 2, 1000))
+        found = next(word for word in ([wanted] if wanted else []) + list(numbered) if word not in self._taken)
+        self._taken.add(found)
+        return found
+
+
+def _axes_made(body: ast.expr) -> Iterator[str]:
+    """The axes that `split` and `window` make are named by keywords."""
+    for node in ast.walk(body):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("split", "window"):
+            yield from (word.arg for word in node.keywords if word.arg)
+
+
+def _is_piece(node: ast.AST) -> bool:
+    """Whether a variable may stand for it: not for numbers written out, names, and members."""
+    if isinstance(node, ast.UnaryOp):
+        return not isinstance(node.operand, ast.Constant)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return False
+    return isinstance(node, (ast.Call, ast.BinOp, ast.BoolOp, ast.Compare))
