@@ -353,7 +353,7 @@ def test_verify_says_no_to_a_package_that_runs_something_else(exported: tuple[Pa
 def test_verify_says_no_to_numbers_that_were_not_measured(exported: tuple[Path, Path], tmp_path: Path) -> None:
     """Package and evaluator agree today, and what was recorded at export was something else."""
     changed = tmp_path / "package"
-    shutil.copytree(exported[1], changed)
+    shutil.copytree(exported[1], changed, ignore=shutil.ignore_patterns("build", "*.egg-info"))  # pip's own leavings
     (file,) = changed.rglob("selftest.json")
     tests = json.loads(file.read_text())
     tests["cases"][0]["logits"][0]["values"][0] += tests["cases"][0]["logits"][0]["spread"]

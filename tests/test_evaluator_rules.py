@@ -12,8 +12,9 @@ from vortexlab import deployment, search_spaces
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.evaluator import DENSE_FLOOR, SCREEN_FLOOR, TIE_SHARE, Evaluator
-from vortexlab.evaluator.samples import make_suite
+from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import WorkerLost
+from vortexlab.evaluator.tasks import Sample, Turn
 from vortexlab.evaluator.verdict import GATES, Verdict
 
 CONFIG = EvaluationConfig(
@@ -186,6 +187,29 @@ def test_a_task_that_dense_attention_seldom_solves_does_not_count() -> None:
     assert set(half.per_task) == {"keys", "needles"} and DENSE_FLOOR == 0.5
     with pytest.raises(VortexError, match="nothing tells programs apart"):
         evaluate(Scripted(right_densely=lambda *_: False))
+
+
+def test_the_screen_asks_few_short_questions_and_fidelity_one_of_every_task() -> None:
+    def sample(task: str, index: int, *sizes: int) -> Sample:
+        return Sample(task, 320, index, [5] * 320, [Turn([3] * size, [7]) for size in sizes])
+
+    suite = Suite((sample("a", 0, 4, 40), sample("a", 1, 4), sample("a", 2, 4), sample("b", 0, 32, 33)))
+    assert suite.forks == [(0, 0), (0, 1), (1, 0), (2, 0), (3, 0), (3, 1)]
+    assert suite.split(2) == ([0, 2, 4], [1, 3, 5])
+    assert suite.watched() == [0, 4]
+    long = Suite((sample("a", 0, 40), sample("a", 1, 40)))
+    assert long.split(1) == ([0], [1]), "where all are long, long ones are asked"
+
+
+def test_an_answer_counts_only_when_all_of_it_is_right() -> None:
+    class Careless(Scripted):
+        def _answer(self, pair: list[int], order: str, operation: str) -> list[int]:
+            answer = super()._answer(pair, order, operation)
+            return answer if operation == "dense" else [*answer[:-1], answer[-1] + 1]
+
+    assert all(len(turn.answer) > 1 for sample in SUITE.samples for turn in sample.turns)
+    verdict = evaluate(Careless())
+    assert verdict.gate == "screen" and verdict.accuracy is not None and verdict.accuracy.value == 0.0
 
 
 def test_dense_answers_of_other_lengths_are_refused() -> None:

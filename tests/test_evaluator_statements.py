@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator import config as config_module
 from vortexlab.evaluator import statistics
 from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig
 from vortexlab.evaluator.geometries import GEOMETRIES, find_geometry
@@ -85,6 +86,17 @@ def test_the_environment_changes_with_what_is_measured_and_with_nothing_else(tmp
     assert EvaluationConfig(model=str(copy)).environment_key() != base.environment_key()
     with pytest.raises(VortexError, match=r"config\.json"):
         EvaluationConfig(model=str(tmp_path)).environment_key()
+
+
+def test_the_environment_knows_versions_device_and_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {EvaluationConfig().environment_key()}
+    for name, other in (
+        ("versions", lambda: {"torch": "0.0"}), ("device_name", lambda device: "abacus"), ("PROTOCOL_VERSION", 0),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(config_module, name, other)
+            keys.add(EvaluationConfig().environment_key())
+    assert len(keys) == 4
 
 
 def test_splits_draw_from_different_seeds() -> None:

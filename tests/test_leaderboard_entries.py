@@ -165,5 +165,7 @@ def test_json_and_csv_carry_the_promised_columns() -> None:
     assert set(row["speedup"]) == set(row["accuracy"]) == {"value", "low", "high"}
     assert row["device"] == "gpu" and row["speed"] == "predicted" and row["beats_seed"]["id"] == "t0001"
     rows = list(csv.DictReader(io.StringIO(made.to_csv())))
+    assert {"id", "frontier_probability", "accuracy", "accuracy_low", "accuracy_high", "density", "device", "speed",
+            "new", "answers", "contexts", "knobs", "structure"} <= set(rows[0])  # fmt: skip
     assert [line["name"] for line in rows] == [entry.name for entry in made.entries]
     assert rows[1]["beats_seed"] == "t0001" and float(rows[1]["speedup_low"]) == 3.0
