@@ -38,7 +38,7 @@ from tests.differential import (
 )
 from tests.differential_course import compare_course
 from vortexlab.dsl import parse
-from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Program
 from vortexlab.dsl.testing import (
     DTYPES,
@@ -132,7 +132,12 @@ def whole_programs(executor: Any, first: int, count: int, *, stop: bool = False)
     """`total_of` for courses of seed `first`, `first` + 1, ... through the whole language."""
     total, nan, done = Report(), 0, 0
     for seed in range(first, first + count):
-        report = compare_course(executor, whole_course(seed))
+        try:
+            course = whole_course(seed)
+        except ProgramError as error:  # the writer loses a length now and then: about one program in five hundred
+            print(f"whole {seed}: not compared, since it is no program: {error}", flush=True)
+            continue
+        report = compare_course(executor, course)
         for line in report.disagreements[:2]:
             print(f"whole {seed}: {line}", flush=True)
         nan += report.nan
