@@ -188,7 +188,7 @@ def one_layer(program: Program, lengths: list[int], seed: int = 0):
 
 
 def test_rows_change_places_and_begin_again() -> None:
-    program = memory_program("from layer and step")
+    program = memory_program("a sum over steps")
     lengths = [20, 31, 26]
     executor, state, cache, keys, values, q = one_layer(program, lengths)
     memory = executor.new_memory(cache)
@@ -209,7 +209,8 @@ def test_rows_change_places_and_begin_again() -> None:
         for row, i in enumerate(order):
             done[i] += 1
             seen = lengths[i] - 6 + done[i]
-            want = requests[i].step([q[step][row].double()], [keys[i][:, :seen].double()], [values[i][:, :seen].double()])
+            context = [[x[i][:, :seen].double()] for x in (keys, values)]
+            want = requests[i].step([q[step][row].double()], *context)
             assert lists.to_list()[row] == [[list(p) for p in per_kv] for per_kv in want[0].lists], (step, i)
             assert close(out[row], want[0].output)
 

@@ -29,8 +29,11 @@ SCORES = {
     "slice by the width": "dot(q.slice(channel, 1, ctx.head_dim), s.c.slice(channel, 1), channel).max(head)",
     "slice of heads": "x.slice(head, 1).max(head)",
     "concat": "dot(concat(q, 2 * q, channel), concat(s.c, s.d, channel), channel).max(head)",
-    "concat that broadcasts": "concat(s.parts, weight.rename(channel, part).slice(part, 0, 3), part).max(part).max(channel)",
-    "merge": "where(s.parts.merge(part, channel, into=wide).index(wide) % 3 == 1, s.parts.merge(part, channel, into=wide), 0.0).sum(wide)",
+    "concat that broadcasts":
+        "concat(s.parts, weight.rename(channel, part).slice(part, 0, 3), part).max(part).max(channel)",
+    "merge":
+        "where(s.parts.merge(part, channel, into=wide).index(wide) % 3 == 1, "
+        "s.parts.merge(part, channel, into=wide), 0.0).sum(wide)",
     "split and merge": "dot(q, s.c.split(channel, four=4).merge(four, channel, into=channel), channel).max(head)",
     "take of channels": "abs(s.c.take(channel, 3, fill=0.0))",
     "take at an index of pages": "s.c.take(channel, index(page) - 1, fill=7.0)",
@@ -45,8 +48,11 @@ SCORES = {
     "shift of channels": "dot(q, s.c.shift(channel, 3, fill=1.0), channel).max(head)",
     "window of pages": "y.window(page, near=3, fill=-9.0).max(near)",
     "even window of wide pages": "dot(q, s.c.window(page, near=4, fill=2.0).sum(near), channel).max(head)",
-    "window of channels": "(s.c.window(channel, near=3, fill=1.0) * s.c.window(channel, near=3, fill=1.0).index(near)).sum(near).max(channel)",
-    "window and its index": "(y.window(page, near=5, fill=1.0) * (y.window(page, near=5, fill=1.0).index(near) - 2)).sum(near)",
+    "window of channels":
+        "(s.c.window(channel, near=3, fill=1.0) * s.c.window(channel, near=3, "
+        "fill=1.0).index(near)).sum(near).max(channel)",
+    "window and its index":
+        "(y.window(page, near=5, fill=1.0) * (y.window(page, near=5, fill=1.0).index(near) - 2)).sum(near)",
     "cumsum of pages": "y.cumsum(page)",
     "cummax of wide pages": "s.c.cummax(page).sum(channel)",
     "cummin of channels": "s.c.cummin(channel).sum(channel) + y.cummin(page)",

@@ -23,9 +23,13 @@ PROGRAMS = {
     "last query": (POOL, "dot(q, s.c, channel).max(head)", "topk(score, 2) | first(1)", ""),
     "maximum of queries": ("q.max(query)", "dot(q, s.c, channel).max(head)", "topk(score, 2)", ""),
     "lists of query heads": ("q.sum(query)", "dot(q, s.c, channel)", "topk(score, 1)", ""),
-    "one query for all heads": ("0.0 * q.sum(query) + q.sum(query).max(head)", "dot(q, s.c, channel).max(head)", "topk(score, 2)", ""),
+    "one query for all heads": (
+        "0.0 * q.sum(query) + q.sum(query).max(head)", "dot(q, s.c, channel).max(head)", "topk(score, 2)", "",
+    ),
     "positions of queries": ("(q * q.index(query)).sum(query)", "dot(q, s.c, channel).max(head)", "topk(score, 1)", ""),
-    "by phase": (POOL, "dot(q, s.c, channel).max(head)", "where(ctx.prefill, topk(score, ctx.pages // 3), last(2))", ""),
+    "by phase": (
+        POOL, "dot(q, s.c, channel).max(head)", "where(ctx.prefill, topk(score, ctx.pages // 3), last(2))", "",
+    ),
     "random pages": (POOL, "dot(q, s.c, channel).max(head)", "random(2) | stride(3)", ""),
     "weights and entries": (
         POOL, "dot(q, s.c, channel).max(head)", "topk(score, 1)",
@@ -85,7 +89,8 @@ def test_prefill(name: str, block: int, page: int, tmp_path: Path) -> None:
 
 
 def test_dense_prefill() -> None:
-    bound = parse("from vortexlab.dsl import *\n\n\n@program(page=4)\nclass P:\n    def select(): return last(1)\n").bind()
+    text = "from vortexlab.dsl import *\n\n\n@program(page=4)\nclass P:\n    def select(): return last(1)\n"
+    bound = parse(text).bind()
     for static in (STATIC, MLA):
         assert check_prefill(model(bound, static, [19, 6], 19, real=True)) == []
 
@@ -189,9 +194,9 @@ class P:
 
     def score(q, s): return maximum(q * s.lo, q * s.hi).sum(channel).max(head)
 
-    def select(score): return topk(score, 2)
+    def select(score): return topk(score, 20)
 """
     static = replace(STATIC, layers=1)
-    case = model(parse(text).bind(), static, [33, 30], 4, real=True)
-    flat = [[1 + k * 0.01 for k in of_layer] for of_layer in case.keys]
+    case = model(parse(text).bind(), static, [233, 190], 4, real=True)
+    flat = [[1 + k * 0.02 for k in of_layer] for of_layer in case.keys]
     assert check_steps(replace(case, keys=flat)) == []
