@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.kernels.cache import PagedKV
+
+if TYPE_CHECKING:
+    from vortexlab.kernels.memory import Carry, Memory
 
 
 @dataclass
@@ -69,8 +72,8 @@ class PageLists:
 class Executor(Protocol):
     """Runs one bound program on one layer, one decode step at a time.
 
-    A step is `append` to the cache, `update`, `decode` (or `select` and `attend`). The state holds the summaries of
-    complete pages by physical page: a pure function of the pages' tokens, so prefixes may be shared.
+    A step is `append` to the cache, `update`, `decode` (or, without memory, `select` and `attend`). The state holds
+    the summaries of complete pages by physical page: a pure function of the pages' tokens, so prefixes may be shared.
     """
 
     program: Program
@@ -90,14 +93,29 @@ class Executor(Protocol):
         """After an append: writes the summaries of the pages that the newest token completed."""
         ...
 
-    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
-        """The pages that each row's query reads. `q`: [batch, query_heads, channel], after norm and RoPE."""
+    def new_memory(self, cache: PagedKV, rows: int | None = None, carry: Carry | None = None) -> Memory:
+        """What `rows` requests (the cache's by default) carry on in this layer; the layers of a step share a `carry`.
+
+        A program that remembers and reuses nothing (`Program.has_memory`) needs none.
+        """
+        ...
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV, memory: Memory | None = None) -> PageLists:
+        """The pages that each row's query reads; the memory stays as it is.
+
+        `q`: [batch, query_heads, channel], after norm and RoPE.
+        """
         ...
 
     def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
-        """Attention over the listed pages: [batch, query_heads, channel] in q's dtype."""
+        """Attention over the listed pages, for programs without an output of their own.
+
+        Returns [batch, query_heads, value channel] in q's dtype.
+        """
         ...
 
-    def decode(self, q: Tensor, state: Any, cache: PagedKV) -> tuple[Tensor, PageLists]:
-        """`select` and `attend`."""
+    def decode(
+        self, q: Tensor, state: Any, cache: PagedKV, memory: Memory | None = None
+    ) -> tuple[Tensor, PageLists]:
+        """A whole step: the output and the pages that were read; moves the memory on."""
         ...

@@ -318,8 +318,12 @@ def _with_open_periods(genome: Genome) -> Genome:
             for word in call.keywords:  # type: ignore[attr-defined]
                 if word.arg == "every" and getattr(word.value, "value", None) == fixed[0]:
                     word.value = ast.Name("every", ast.Load())
-    declared = SHARED["every"].declaration.rpartition("default=")[0]
-    return replace(made, names={"every": expression(f"{declared}default={fixed[0]})"), **made.names})
+    declared = expression(SHARED["every"].declaration)
+    assert isinstance(declared, ast.Call)
+    for word in declared.keywords:
+        if word.arg == "default":
+            word.value = ast.Constant(fixed[0])
+    return replace(made, names={"every": declared, **made.names})
 
 
 OPERATORS: dict[str, Operator] = {

@@ -70,7 +70,7 @@ class _Pieces(ast.NodeTransformer):
         if key not in self._named and not (self._count[key] > 1 and large):
             return self.generic_visit(node)
         if key not in self._variables:
-            piece = self.generic_visit(node)
+            piece: Any = self.generic_visit(node)
             variable = self._fresh(self._named.get(key, ""))
             self._variables[key], self.made[variable] = variable, piece
         return ast.Name(self._variables[key], ast.Load())

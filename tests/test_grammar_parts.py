@@ -53,8 +53,8 @@ def check_mutations(name: str) -> None:
     parent = library.load(name)
     # Everything united with a pattern is everything, so that few operators change `dense`.
     assert len(found) >= (40 if name == "dense" else 45), tally
+    assert len({structure_hash(program) for program in found}) >= (3 if name == "dense" else 5)
     assert all(structure_hash(program) != structure_hash(parent) for program in found)
-    assert len({structure_hash(program) for program in found}) >= 5
     for program in found:
         assert (program.block, program.pooled is None) == (parent.block, parent.pooled is None)
         assert (program.result is None) == (parent.result is None)

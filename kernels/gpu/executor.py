@@ -19,8 +19,10 @@ from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.attention import attend
 from vortexlab.kernels.gpu.codegen import Kernel, Kernels, generate
+from vortexlab.kernels.gpu.coverage import check_coverage
 from vortexlab.kernels.gpu.device import INTERPRETED, combine_partials
 from vortexlab.kernels.gpu.modules import load_source
+from vortexlab.kernels.memory import Carry, Memory
 
 _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -51,6 +53,7 @@ class TritonExecutor:
     def __post_init__(self) -> None:
         if not self.program.is_bound:
             raise VortexError(f"program {self.program.name}: bind its knobs before running it")
+        check_coverage(self.program, self.static)
 
     # kernels and their arguments
 
@@ -159,7 +162,13 @@ class TritonExecutor:
         kernel = kernels.kernels["summarize"]
         self._launch(module, kernel, (programs, cache.kv_heads), have, num_warps=launch.warps(kernel.largest))
 
-    def select(self, q: Tensor, state: TritonState, cache: PagedKV) -> PageLists:
+    def new_memory(self, cache: PagedKV, rows: int | None = None, carry: Carry | None = None) -> Memory:
+        """An empty one: programs that remember or reuse are not covered."""
+        return Memory(
+            self.program, self.static, rows or cache.batch, cache.kv_heads, cache.k.device, carry or Carry()
+        )
+
+    def select(self, q: Tensor, state: TritonState, cache: PagedKV, memory: Memory | None = None) -> PageLists:
         """The pages that each row's query reads. `q`: [batch, query_heads, channel], after norm and RoPE."""
         return self._select(q, state, cache, self._new_lists(q, cache))
 
@@ -213,7 +222,9 @@ class TritonExecutor:
         self._check(cache)
         return attend(q, cache, lists, self.program.page_size, self.static.scale)
 
-    def decode(self, q: Tensor, state: TritonState, cache: PagedKV) -> tuple[Tensor, PageLists]:
+    def decode(
+        self, q: Tensor, state: TritonState, cache: PagedKV, memory: Memory | None = None
+    ) -> tuple[Tensor, PageLists]:
         """`select` and `attend`, with lists that live in the state."""
         lists, most = state.lists, self.most(cache)
         if lists is None or lists.pages.shape[0] != cache.batch or lists.pages.shape[3] != most:
