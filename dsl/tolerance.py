@@ -26,6 +26,7 @@ from vortexlab.dsl.reference import Lists, Selection
 from vortexlab.dsl.reference_attention import Operands
 from vortexlab.dsl.reference_memory import Carry, LayerMemory, is_computed, is_due, remember
 from vortexlab.dsl.reference_ops import Value
+from vortexlab.dsl.reference_prefill import per_query
 from vortexlab.dsl.reference_sets import list_of_head, own_page
 from vortexlab.dsl.reference_step import Found
 from vortexlab.dsl.scalars import is_exact
@@ -80,20 +81,26 @@ def judge(
     carry: Carry | None = None,
     own: range | None = None,
     tokens: tuple[Tensor, Tensor, Tensor] | None = None,
-    sets: list[dict[int, list[PageMask]]] | None = None,
+    block: Judged | None = None,
 ) -> Judged:
     """Judges one step of one request in one layer by the reference's `values[kv][node]` of it.
 
     `memory` and `carry` are this layer's and this step's, kept for judging alone, and are brought up to date: they
     hold bounds where the reference's hold values. `own`: the pages that are always read. With `tokens`, the
     query [query heads, channel] and the keys and values [KV heads, tokens, channel] that attention sees, the output is
-    judged too. `sets` are taken as they are: a query of a prefill block has those of the block.
+    judged too. `block`: what was found of a prefill block, when one of its queries is judged; its sets, and all that
+    does not depend on the query, are taken from there.
     """
     page = own_page(length, program.page_size)
     own = own or range(page, page + 1)
     step = _Judge(program, static, values, length, page, own, cache_dtype, memory or LayerMemory(), carry or Carry())
-    step.tokens, step.given = tokens, sets
-    step.run()
+    step.tokens = tokens
+    if block is None:
+        step.run([index for index in program.live() if program.nodes[index].stage != POOL_STAGE])
+    else:
+        step.sets = block.sets
+        step.numbers = [dict(numbers) for numbers in block.numbers]
+        step.run(per_query(program))
     result = []
     for kv in range(static.kv_heads):
         masks = [step.sets[kv][index] for index in read_sets(program)]
@@ -122,21 +129,19 @@ class _Judge:
     memory: LayerMemory
     carry: Carry
     tokens: tuple[Tensor, Tensor, Tensor] | None = None
-    given: list[dict[int, list[PageMask]]] | None = None
 
     def __post_init__(self) -> None:
         self.sizes = self.program.axis_sizes(self.static)
         self.numbers: list[dict[int, Bounded]] = [{} for _ in range(self.static.kv_heads)]
         self.sets: list[dict[int, list[PageMask]]] = [{} for _ in range(self.static.kv_heads)]
 
-    def run(self) -> None:
+    def run(self, nodes: list[int]) -> None:
         # Summaries first: the query stage reads them.
-        live = [index for index in self.program.live() if self.program.nodes[index].stage != POOL_STAGE]
-        for index in sorted(live, key=lambda i: (self.program.nodes[i].stage != PAGE_STAGE, i)):
+        for index in sorted(nodes, key=lambda i: (self.program.nodes[i].stage != PAGE_STAGE, i)):
             node = self.program.nodes[index]
             for kv in range(self.static.kv_heads):
                 if node.type.kind == SET:
-                    self.sets[kv][index] = self.given[kv][index] if self.given else self.open(index, node, kv)
+                    self.sets[kv][index] = self.open(index, node, kv)
                 else:
                     self.numbers[kv][index] = self.bounded(index, node, kv)
 

@@ -135,7 +135,7 @@ def _block(
         alone = judged
         if block.alone:
             alone = judge(case.program, static, block.alone[t - block.start], block.start + 1, dtype, own=own,
-                          tokens=tokens, sets=judged.sets)  # fmt: skip
+                          tokens=tokens, block=judged)  # fmt: skip
         expected = replace(block.selection, output=wanted.output[:, t] if block.alone else None)
         mine = out[:, t - block.start]
         report.add(_output(f"query {t}, {place}", case, static, expected, alone, tokens, found, mine))
