@@ -26,6 +26,7 @@ class Signature:
     optional: tuple[str, ...] = ()
     positional: int = 9
     owner: str = ""
+    example: str = ""
 
     def __str__(self) -> str:
         arguments = [*self.required, *(f"{key}=..." for key in self.optional)]
@@ -36,13 +37,13 @@ class Signature:
         known = (*self.required, *self.optional)
         if len(node.args) > min(self.positional, len(known)):
             extra = node.args[min(self.positional, len(known))]
-            by_name = len(self.required) <= self.positional < len(known)
+            named = [f"{key}={shown(extra)}" for key in known[self.positional :]]
             raise place_of(extra).error(
                 "argument-count",
                 f"{self.name} has too many arguments",
                 found=shown(extra),
                 expected=str(self),
-                hint=f"write {known[self.positional]}={shown(extra)}" if by_name else "leave it out",
+                hint=f"write {' or '.join(named)}" if named else "leave it out",
             )
         given = dict(zip(known, node.args, strict=False))
         for keyword in node.keywords:
@@ -71,20 +72,28 @@ class Signature:
                 f"{self.name} lacks {missing[0]}",
                 found=shown(node),
                 expected=str(self),
-                hint=f"write {self}",
+                hint=f"write {self.example or self}",
             )
         return given
 
 
 def read_axis(tracer: Expressions, node: ast.expr) -> Named:
+    if isinstance(node, ast.Name) and not tracer.has(node.id) and node.id not in (*tracer.axes, *FUNCTIONS):
+        raise place_of(node).error(
+            "unknown-name", f"unknown axis {node.id}", found=node.id, expected="the name of an axis",
+            hint=suggestion(node.id, tracer.axes),
+        )  # fmt: skip
     item = tracer.item(node)
     if not isinstance(item, Axis):
+        hint = "name the axis, for example x.mean(token); axes have names and no positions"
+        if isinstance(item, Text):
+            hint = "write the name of the axis without quotes"
         raise place_of(node).error(
             "axis-expected",
             "the name of an axis is expected here",
             found=shown(node),
             expected=", ".join(sorted(tracer.axes)),
-            hint="axes have names and no positions",
+            hint=hint,
         )
     return Named(item.name, place_of(node))
 
@@ -103,15 +112,16 @@ def new_axis(tracer: Expressions, name: str, place: Place) -> str:
 
 def read_word(tracer: Expressions, node: ast.expr, allowed: tuple[str, ...]) -> str | KnobRef:
     """One of some texts, or a choice knob of them."""
-    item = tracer.item(node)
     expected = ", ".join(f'"{name}"' for name in allowed)
+    bare = isinstance(node, ast.Name) and not tracer.has(node.id) and node.id in allowed
+    item = None if bare else tracer.item(node)
     if not isinstance(item, Text):
         raise place_of(node).error(
             "unknown-reduction",
             "a word in quotes, or a choice knob of them, is expected here",
             found=shown(node),
             expected=expected,
-            hint=f"write {expected.split(', ')[0]}",
+            hint=f'write "{shown(node)}" in quotes' if bare else f"write {expected.split(', ')[0]}",
         )
     offered = (item.value,) if isinstance(item.value, str) else tracer.knobs[item.value.name].choices
     wrong = [choice for choice in offered if choice not in allowed]

@@ -34,7 +34,7 @@ class AxisRules(Elementwise):
                 f"{axis.name} cannot be split",
                 expected="token, channel or an axis that the program makes",
                 found=axis.name,
-                hint="only tokens, channels and axes of the program have runs",
+                hint=f"leave it whole, or reduce it with .max({axis.name})",
             )
         self._fresh_axis(x, name, axis.place)
         before = self.sizes[x.index]
@@ -49,7 +49,7 @@ class AxisRules(Elementwise):
             raise old.place.error(
                 "rename-page",
                 "page cannot be renamed",
-                hint="scores keep their page axis",
+                hint="leave it out: scores keep their page axis",
                 found="page",
                 expected="another axis",
             )
@@ -178,7 +178,8 @@ class AxisRules(Elementwise):
                 expected=f"one of {', '.join(allowed)}",
                 hint=f"write x.index({axis.name}) with a value x that has the axis"
                 if own
-                else f"values in {where} have no axis {axis.name}",
+                else f"values in {where} have no axis {axis.name}"
+                + ("; the number of a page is read in score" if axis.name == "page" else ""),
             )
         sizes = {} if axis.name == "page" else {axis.name: self.lengths[axis.name]}
         return self.add("index", Type(INT, (axis.name,)), (), place, sizes, axis=axis.name)

@@ -22,7 +22,10 @@ SIGNATURES = {
     signature.name: signature
     for signature in (
         *(Signature(name, ("x",)) for name in UNARY),
-        *(Signature(name, ("a", "b")) for name in BINARY),
+        *(
+            Signature(name, ("a", "b"), example=f"{name}(a, b); along an axis it is x.{name[:3]}(axis)")
+            for name in BINARY
+        ),
         Signature("where", ("condition", "a", "b")),
         Signature("clamp", ("x", "low", "high")),
         Signature("dot", ("a", "b", "axis")),
@@ -96,7 +99,7 @@ def _selector(tracer: Expressions, name: str, given: dict[str, ast.expr], place:
     graph.selecting(name, place)
 
     def count(key: str) -> Value:
-        return graph.count(tracer.value(given[key]), key, place_of(given[key]))
+        return graph.count(tracer.value(given[key]), key, place_of(given[key]), shown(given[key]))
 
     def number(key: str, axes: tuple[str, ...] = ()) -> Value:
         return graph.number(tracer.value(given[key]), key, place_of(given[key]), axes)

@@ -7,7 +7,7 @@ import math
 
 from vortexlab.dsl.ir import Attr, Knob
 from vortexlab.dsl.places import Place, place_of
-from vortexlab.dsl.words import suggestion
+from vortexlab.dsl.words import precision_hint, suggestion
 
 _INT_LIMIT = 2**31
 _SMALL, _LARGE = 1e-30, 1e30
@@ -17,6 +17,7 @@ _SHAPES = {
     "int": "knob.int(low, high, log=True, default=...)", "float": "knob.float(low, high, log=True, default=...)",
     "choice": 'knob.choice("max", "mean", default="max")', "bool": "knob.bool(default=True)",
 }  # fmt: skip
+_FIRST = ("low", "high", "min", "max", "lo", "hi", "minimum", "maximum", "start", "stop", "values", "choices")
 MAX_CHOICES = 16
 
 
@@ -57,7 +58,9 @@ def literal(node: ast.expr) -> Attr:
         "a value that is written out is expected here",
         found=shown(node),
         expected="a number, True, False or text in quotes",
-        hint="ranges and defaults are literals; arithmetic goes into the methods",
+        hint="write the values without the list: 8, 16, 32"
+        if isinstance(node, (ast.List, ast.Tuple, ast.Set))
+        else "ranges and defaults are literals; arithmetic goes into the methods",
     )
 
 
@@ -69,7 +72,7 @@ def whole_number(node: ast.expr, low: int, high: int) -> int:
         "a whole number is expected here",
         found=shown(node),
         expected=f"{low} to {high}",
-        hint="write the number out",
+        hint=f"write a number from {low} to {high} out, without a point",
     )
 
 
@@ -81,7 +84,7 @@ def one_of(node: ast.expr, allowed: tuple[str, ...]) -> str:
         "unknown precision",
         found=shown(node),
         expected=", ".join(f'"{name}"' for name in allowed),
-        hint="write one of them in quotes",
+        hint=precision_hint(node.id if isinstance(node, ast.Name) else str(getattr(node, "value", "")), allowed),
     )
 
 
@@ -137,7 +140,9 @@ def read_knob(name: str, node: ast.Call) -> Knob:
                 f"knob.{kind} has no option {keyword.arg}",
                 expected=shape,
                 found=f"{keyword.arg}=",
-                hint=suggestion(str(keyword.arg), _KINDS[kind]),
+                hint=f"bounds and choices stand first, without names: {shape}"
+                if keyword.arg in _FIRST
+                else suggestion(str(keyword.arg), _KINDS[kind]),
             )
         options[keyword.arg] = literal(keyword.value)
     values = [literal(arg) for arg in node.args]
@@ -189,7 +194,9 @@ def _range(name: str, kind: str, values: list[Attr], options: dict[str, Attr], n
             f"{name}: knob.{kind} takes its lowest and its highest {kind}",
             expected=shape,
             found=shown(node),
-            hint=f"both bounds and the default are written out and of kind {kind}",
+            hint=f"the default has a name: default={values[2]!r}"
+            if len(values) == 3
+            else f"both bounds and the default are written out and of kind {kind}",
         )
     low, high = values
     assert isinstance(low, (int, float)) and isinstance(high, (int, float))
@@ -198,7 +205,7 @@ def _range(name: str, kind: str, values: list[Attr], options: dict[str, Attr], n
             "knob-range",
             f"the range of {name} is empty",
             found=f"{low} to {high}",
-            hint="low comes first",
+            hint=f"the lowest comes first: {high}, {low}",
             expected="low <= high",
         )
     if log and low <= 0:
@@ -217,12 +224,13 @@ def _range(name: str, kind: str, values: list[Attr], options: dict[str, Attr], n
                 "knob-range",
                 f"the step of {name} does not lead from {low} to {high}",
                 found=str(step),
-                hint="a step is above 0 and leads to high and to the default; a log knob has none",
+                hint="a log knob has no step" if log
+                else f"high - {low} and default - {low} are multiples of the step, which is above 0",
                 expected="equal steps from low to high",
             )
     if default is None:
         raise place.error(
-            "knob-default", f"{name} has no default", expected=shape, found="no default", hint=f"default={low}"
+            "knob-default", f"{name} has no default", expected=shape, found="no default", hint=f"add default={low}"
         )
     assert isinstance(default, (int, float))
     if not low <= default <= high:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from vortexlab.dsl.graph import Nodes, Value
 from vortexlab.dsl.ir import BOOL, DTYPES, FLOAT, INT, SET, Type, ordered
+from vortexlab.dsl.ops import OPS
 from vortexlab.dsl.places import Place
+from vortexlab.dsl.words import precision_hint
 
 
 class Elementwise(Nodes):
     """Operands are matched by the names of their axes. All rules raise `Finding`."""
 
     def unary(self, op: str, x: Value, place: Place) -> Value:
-        self._not_set(op, x, place)
+        if op != "not":
+            self._not_set("+x" if op == "pos" else op, x, place)
         if op in ("floor", "ceil"):
             if x.type.axes:
                 raise place.error(
                     "count-not-scalar",
                     f"{op} takes a scalar",
                     found=str(x),
-                    hint="reduce it first, for example with .mean(page)",
+                    hint=f"reduce it first, for example with .mean({x.type.axes[-1]}); it makes counts of scalars",
                     expected="a scalar",
                 )
             return x if x.type.kind == INT else self.add(op, Type(INT), (x,), place)
@@ -30,11 +33,11 @@ class Elementwise(Nodes):
                     "not-a-truth-value",
                     "`not` takes a truth value",
                     found=str(x),
-                    hint="compare first",
+                    hint="the pages outside a set are ~a" if x.type.kind == SET else "compare first, for example x > 0",
                     expected="bool",
                 )
             return self.add(op, x.type, (x,), place)
-        self._numeric(op, x, place)
+        self._numeric("+x" if op == "pos" else op, x, place)
         if op == "pos":
             return x
         kind = x.type.kind if op in ("neg", "abs", "relu") else FLOAT
@@ -47,7 +50,7 @@ class Elementwise(Nodes):
                 f"unknown precision {dtype!r}",
                 expected=", ".join(DTYPES),
                 found=repr(dtype)[:40],
-                hint=f'x.to("{DTYPES[0]}")',
+                hint=precision_hint(dtype, DTYPES),
             )
         if x.type.kind != FLOAT:
             raise place.error("cast-kind", "only floats are cast", found=str(x), hint="use float(x)", expected="float")
@@ -96,7 +99,9 @@ class Elementwise(Nodes):
                 "not-a-truth-value",
                 "where takes a truth value first",
                 found=str(c),
-                hint="compare first",
+                hint="which candidates a set holds is member(pages)"
+                if c.type.kind == SET
+                else "compare first, for example x > 0",
                 expected="bool",
             )
         if SET in (a.type.kind, b.type.kind):
@@ -147,7 +152,7 @@ class Elementwise(Nodes):
             raise place.error(
                 "set-operator",
                 "sets combine with |, &, - and ~",
-                found=op,
+                found=OPS[op].signature,
                 expected="|, &, - or ~",
                 hint="write a | b, a & b, a - b or ~a",
             )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from vortexlab.dsl.calls import call_function
 from vortexlab.dsl.declarations import check_number
-from vortexlab.dsl.graph import Value
+from vortexlab.dsl.graph import RESERVED_AXES, Value
 from vortexlab.dsl.ir import SET, Knob, Type
 from vortexlab.dsl.items import Axis, Deferred, Item, Poisoned, Record, Text
 from vortexlab.dsl.methods import call_method
@@ -19,6 +19,8 @@ from vortexlab.dsl.words import (
     METHODS,
     MODULES,
     PARAMETERS,
+    did_you_mean,
+    foreign_hint,
     function_hint,
     method_hint,
     owners,
@@ -34,6 +36,7 @@ _COMPARE: dict[type[ast.cmpop], tuple[str, bool]] = {
     ast.Lt: ("lt", False), ast.LtE: ("le", False), ast.Gt: ("lt", True), ast.GtE: ("le", True),
     ast.Eq: ("eq", False), ast.NotEq: ("ne", False),
 }  # fmt: skip
+_DECLARED = {"knob": "budget = knob.int(1, 64, default=4)", "memory": "mass = memory.step(page)"}
 
 
 class Expressions:
@@ -73,17 +76,18 @@ class Expressions:
                 f"{item.name} is the name of an axis, not a value",
                 found=item.name,
                 expected="a value",
-                hint=f"reduce over it: x.max({item.name})",
+                hint=f"positions along it are {'' if item.name in RESERVED_AXES else 'x.'}index({item.name}); "
+                f"a reduction over it is x.max({item.name})",
             )
         if isinstance(item, Record):
             if item.members is None:
                 raise Poisoned
-            first = next(iter(item.members), "name")
+            members = " or ".join(f"{item.what}.{name}" for name in list(item.members)[:4]) or f"{item.what}.name"
             raise place.error(
                 "record-as-value",
                 f"{item.what} is not a value by itself",
                 expected="one of its members",
-                hint=f"write {item.what}.{first}",
+                hint=f"write {members}",
                 found=item.what,
             )
         found = item.value if isinstance(item.value, str) else f"knob {item.value.name}"
@@ -92,7 +96,7 @@ class Expressions:
             "text is not a value",
             found=found[:40],
             expected="a number or a set",
-            hint='text names a reduction or a precision: x.reduce("max", head), x.to("bf16")',
+            hint=_hint_about_text(item),
         )
 
     def item(self, node: ast.expr) -> Item:
@@ -132,7 +136,7 @@ class Expressions:
             "this has no meaning in a program",
             found=repr(value)[:40],
             expected="a number",
-            hint="write a number, True or False",
+            hint="leave the argument out" if value is None else "write a number, True or False",
         )
 
     def _name(self, name: str, place: Place) -> Item:
@@ -158,22 +162,33 @@ class Expressions:
             hint = f"add it to the parameters: def {self.method}({', '.join(METHOD_PARAMETERS[self.method])})"
         elif name in PARAMETERS and self.method:
             hint = f"{name} is given to {owners(name)} only"
+            if name in ("k", "v"):
+                hint += f"; make a summary of it there, and read it as s.{name}_mean or the like"
             if self.method == "select" and name in ("q", "s"):
                 hint += "; let score return what select needs: dict(a=..., b=...)"
         elif name in MODULES:
             hint = "there are no modules: write dot(a, b, axis), exp(x), x.max(axis), topk(score, n), ..."
         elif name in FUNCTIONS:
             hint = f"{name} is a function: write {name}(...)"
+        elif name in ("knob", "memory"):
+            hint = f"a {name} is declared in the class body: {_DECLARED[name]}"
         else:
-            hint = suggestion(name, [*self._scope, *FUNCTIONS, *self.axes])
+            values = ", ".join(sorted(item for item in self._scope if len(item) < 24)[:12]) or "none"
+            hint = did_you_mean(name, [*self._scope, *FUNCTIONS, *self.axes]) or (
+                f"declare it in the class body, for example {name[:20]} = 64; values here: {values}"
+            )
         raise place.error(
             "unknown-name", f"unknown name {name}", found=name, hint=hint, expected="a name that is known here"
         )
 
     def _attribute(self, node: ast.Attribute, place: Place) -> Item:
+        self._not_foreign(node)
         owner = self.item(node.value)
         if not isinstance(owner, Record):
             hint = f"write x.{node.attr}(axis)" if node.attr in METHODS else method_hint(node.attr)
+            is_score = isinstance(node.value, ast.Name) and node.value.id == "score"
+            if is_score and node.attr not in METHODS and not node.attr.startswith("_"):
+                hint = f"score is one value here: write score, or let the method return dict({node.attr}=...)"
             raise place.error(
                 "unknown-attribute",
                 f"there is no attribute {node.attr} here",
@@ -188,13 +203,23 @@ class Expressions:
                 "unknown-member",
                 f"{owner.what} has no {node.attr}",
                 found=f"{owner.what}.{node.attr}",
-                hint=f"declare it in the class body: {node.attr} = memory.step(page)"
-                if owner.what == "m" and not owner.members
-                else suggestion(node.attr, owner.members),
+                hint=_hint_about_member(owner.what, node.attr, owner.members),
                 expected="one of its members",
             )
         self.used.add(f"{owner.what}.{node.attr}")
         return owner.members[node.attr](place)
+
+    def _not_foreign(self, node: ast.Attribute) -> None:
+        """Members of modules and of `self` get a hint about what stands behind the dot."""
+        owner: ast.expr = node
+        while isinstance(owner, ast.Attribute):
+            owner = owner.value
+        hint = foreign_hint(node)
+        if hint and isinstance(owner, ast.Name) and not self.has(owner.id):
+            raise place_of(owner).error(
+                "unknown-name", f"unknown name {owner.id}", found=ast.unparse(node)[:40], hint=hint,
+                expected="a name that is known here",
+            )  # fmt: skip
 
     def _binary(self, node: ast.BinOp, place: Place) -> Value:
         if type(node.op) not in _BINARY:
@@ -248,6 +273,7 @@ class Expressions:
                     expected="one value per argument",
                 )
         if isinstance(node.func, ast.Attribute):
+            self._not_foreign(node.func)
             owner = self.item(node.func.value)
             method = node.func.attr
             if not isinstance(owner, Value):
@@ -257,7 +283,11 @@ class Expressions:
                     f"{what} has nothing to call",
                     found=f".{method}()",
                     expected="a method of a value",
-                    hint=f"values have the methods {', '.join(METHODS)}",
+                    hint='text names a reduction or a precision: x.reduce("max", head), x.to("bf16")'
+                    if isinstance(owner, Text)
+                    else f"name a value first: {what}.name.{method}(...)"
+                    if isinstance(owner, Record)
+                    else f"reduce a value over it, for example x.max({owner.name})",
                 )
             if method not in METHODS:
                 raise place.error(
@@ -272,6 +302,8 @@ class Expressions:
             raise refused(node.func)
         name = node.func.id
         if name not in FUNCTIONS:
+            if self.has(name) and self._scope[name] is None:
+                raise Poisoned
             hint = f"{name} is a value, not a function" if self.has(name) else function_hint(name)
             raise place.error(
                 "unknown-function",
@@ -281,3 +313,22 @@ class Expressions:
                 expected="a function of the language",
             )
         return call_function(self, name, node, place)
+
+
+def _hint_about_text(item: Text) -> str:
+    if not isinstance(item.value, str):
+        return "a choice of texts names a reduction: x.reduce(how, head); choices of numbers stand without quotes"
+    text = item.value.strip().lower()
+    if text.lstrip("+-") in ("inf", "infinity", "nan"):
+        return "there are no infinities: write a number such as -1e30, or choose among= the other pages"
+    if text.replace(".", "", 1).lstrip("-").isdecimal():
+        return "write the number without quotes"
+    return 'text names a reduction or a precision: x.reduce("max", head), x.to("bf16")'
+
+
+def _hint_about_member(what: str, name: str, members: Mapping[str, object]) -> str:
+    if what == "m" and not members:
+        return f"declare it in the class body: {name} = memory.step(page)"
+    if what == "s" and not members:
+        return f"make it in summarize: def summarize(k): return dict({name}=k.mean(token))"
+    return suggestion(name, members)

@@ -22,7 +22,7 @@ from vortexlab.dsl.ir import (
 )  # fmt: skip
 from vortexlab.dsl.ops import OPS
 from vortexlab.dsl.places import Named, Place
-from vortexlab.dsl.sizes import Size
+from vortexlab.dsl.sizes import MAX_LENGTH, Size
 
 RESERVED_AXES = ("page", "head", "query", "token", "channel")
 
@@ -76,6 +76,15 @@ class Nodes:
     ) -> Value:
         """`sizes` are those of a leaf or of an op that changes axes; elsewhere they follow from the inputs."""
         merged = dict(self._merged(inputs, place) if sizes is None else sizes)
+        for axis in type_.axes if sizes is not None else ():
+            if axis != "page" and merged[axis].is_unwieldy():
+                raise place.error(
+                    "axis-size",
+                    f"the axis {axis} becomes too long",
+                    found=f"{op} of {', '.join(str(value) for value in inputs)}",
+                    expected=f"at most {MAX_LENGTH} positions",
+                    hint=f"reduce {axis} or what it is made of first",
+                )
         spelled = tuple((name, type(value), value) for name, value in sorted(attrs.items()))
         key = (op, type_, tuple(v.index for v in inputs), spelled, self.stage)
         if key not in self._seen:
@@ -97,7 +106,7 @@ class Nodes:
 
     @staticmethod
     def _sizes_differ(axis: str, a: Size, b: Size, place: Place) -> NoReturn:
-        hint = f"reduce {axis}, or rename one of them"
+        hint = f"make them equally long, reduce {axis}, or rename it in one of them"
         if {a, b} == {Size.of("channel"), Size.of("value")}:
             hint = "keys may be wider than values: take runs of one length, for example x.slice(channel, 0, ctx.latent)"
         raise place.error(
@@ -132,18 +141,18 @@ class Nodes:
         if x.type.kind == SET:
             raise place.error(
                 "set-and-number",
-                f"{op} takes numbers",
+                f"{OPS[op].signature if op in OPS else op} takes numbers",
                 found=str(x),
-                hint="sets combine with |, &, - and ~",
+                hint="sets combine with |, &, - and ~; member(pages) is a truth value per page",
                 expected="a number",
             )
 
     def _numeric(self, op: str, x: Value, place: Place) -> None:
-        self._not_set(OPS[op].signature if op in OPS else op, x, place)
+        self._not_set(op, x, place)
         if x.type.kind == BOOL:
             raise place.error(
                 "truth-and-number",
-                f"{op} takes numbers",
+                f"{OPS[op].signature if op in OPS else op} takes numbers",
                 found=str(x),
                 hint="use float(x) or where(c, a, b)",
                 expected="a number",
@@ -164,9 +173,10 @@ class Nodes:
 
     def _fresh_axis(self, x: Value, name: str, place: Place) -> None:
         if name in x.type.axes or name in RESERVED_AXES:
+            of_model = name not in x.type.axes
             raise place.error(
                 "axis-taken",
-                f"the axis name {name} is taken",
+                f"{name} is an axis of the model" if of_model else f"the axis name {name} is taken",
                 found=str(x),
                 hint="choose another name",
                 expected="a new name",

@@ -42,6 +42,13 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: What to write instead of characters that mathematics and other languages use.
+_INSTEAD = {
+    "?": "write where(condition, a, b)", "!": "write not a, or a != b", "$": "leave it out", "`": "leave it out",
+    **{sign: f"write {plain}" for sign, plain in zip("\u00d7\u00b7\u22c5\u00f7\u2212\u2264\u2265\u2260",
+                                                    ("*", "*", "*", "/", "-", "<=", ">=", "!="), strict=True)},
+    **dict.fromkeys("\u201c\u201d\u201e\u2018\u2019", "write straight quotes"),
+}  # fmt: skip
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Mn", "Me")
 
 
@@ -101,7 +108,9 @@ def _check_characters(text: str, at: _Position) -> None:
                 "the text holds an invisible or undefined character",
                 f"U+{ord(char):04X}",
                 "visible characters",
-                "remove it",
+                {"\ufeff": "save the file as UTF-8 without a byte order mark", "\r": "end lines with a line feed"}.get(
+                    char, "remove it"
+                ),
             )
 
 
@@ -152,7 +161,7 @@ def _check_tokens(text: str, at: _Position) -> None:
                 "the character has no meaning here",
                 repr(char),
                 "letters a-z, digits and operators",
-                "other characters stand in docstrings and comments",
+                _INSTEAD.get(char) or "other characters stand in docstrings and comments",
             )
         kind, piece = match.lastgroup, match.group()
         if kind == "newline" and depth == 0:
@@ -198,7 +207,7 @@ def _check_tokens(text: str, at: _Position) -> None:
                 "strings have no prefix",
                 piece[:20],
                 'text in quotes: "max"',
-                "text has no meaning in a program beyond naming a reduction or a precision",
+                "write it in plain quotes, without the prefix; text names a reduction or a precision",
             )
         elif kind == "number" and len(piece) > MAX_NUMBER:
             raise at.fail(
@@ -250,17 +259,31 @@ def syntax_tree(text: str) -> ast.Module:
                     column,
                     lines[line - 1].strip()[:40] if line <= len(lines) else "the end of the text",
                     "Python syntax",
-                    "a program is one class whose methods are name = expression lines and a return",
+                    _syntax_hint(error, lines[line - 1] if line <= len(lines) else ""),
                 )
             ]
         ) from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        found, expected = type(error).__name__, "a text that Python can parse"
+    except (ValueError, RecursionError, MemoryError):
+        found, expected = "too deep a nesting", "a text that Python can parse"
         raise ProgramError(
             [Diagnostic("syntax", "the text cannot be parsed", 1, 1, found, expected, "simplify it")]
         ) from None
     _check_tree(tree)
     return tree
+
+
+def _syntax_hint(error: SyntaxError, line: str) -> str:
+    """What usually causes the error: the interpreter's own words differ between versions."""
+    said = error.msg
+    if isinstance(error, IndentationError):
+        return "indent what stands in a class by four spaces, and what stands in a method by eight"
+    if "&&" in line or "||" in line:
+        return "join conditions with the words and, or, not"
+    if "never closed" in said or "unmatched" in said or "does not match" in said:
+        return "close every bracket that is opened, and none twice"
+    if "':'" in said:
+        return "end the line with a colon"
+    return "a comma, an operator, a bracket or a quote is missing or too much here or at the end of the line above"
 
 
 def _check_tree(tree: ast.Module) -> None:

@@ -36,24 +36,30 @@ def unused_names(
     found = []
     for name, place in returned.get("summarize", {}).items():
         if name not in program.fields:
-            found.append(_warning("unused-summary", f"the selection does not depend on summary {name}", place))
+            text = f"the selection does not depend on summary {name}"
+            hint = f"use s.{name}, or remove {name}= from summarize"
+            found.append(_warning("unused-summary", text, place, hint))
     for name, place in returned.get("score", {}).items():
         if f"score.{name}" not in used:
-            found.append(_warning("unused-score", f"nothing reads score.{name}", place))
+            hint = f"use score.{name}, or remove {name}= from score"
+            found.append(_warning("unused-score", f"nothing reads score.{name}", place, hint))
     for name in outline.memories:
         if name not in program.memories:
             text = f"neither the selection nor the output depends on the memory {name}"
-            found.append(_warning("unused-memory", text, outline.places[name]))
+            hint = f"read m.{name} in score, select or attend, or remove the memory"
+            found.append(_warning("unused-memory", text, outline.places[name], hint))
     for name in outline.params:
         if name not in program.params:
-            found.append(_warning("unused-param", f"nothing depends on the parameter {name}", outline.places[name]))
+            text, hint = f"nothing depends on the parameter {name}", f"use {name} in a method, or remove it"
+            found.append(_warning("unused-param", text, outline.places[name], hint))
     live = {str(node.attrs["name"]) for node in program.nodes if node.op == "knob"}
     live |= {v.name for node in program.nodes for v in node.attrs.values() if isinstance(v, KnobRef)}
     live |= {item.every.name for item in program.memories.values() if isinstance(item.every, KnobRef)}
     live |= {item.name for item in (program.page, program.block) if isinstance(item, KnobRef)}
     for name in outline.knobs:
         if name not in live:
-            found.append(_warning("unused-knob", f"the selection does not depend on knob {name}", outline.places[name]))
+            text, hint = f"the selection does not depend on knob {name}", f"use {name} in a method, or remove it"
+            found.append(_warning("unused-knob", text, outline.places[name], hint))
     for name in outline.constants:
         if name not in used:
             found.append(_warning("unused-variable", f"nothing reads {name}", outline.places[name]))
@@ -161,9 +167,26 @@ def _passed_on(program: Program, index: int) -> set[int]:
 
 
 def whole_budgets(program: Program) -> list[Diagnostic]:
-    """topk and random with a budget of all pages: a choice that leaves nothing out."""
+    """topk and random with a budget of all pages, topp with a mass above 1: a choice that leaves nothing out."""
     found = []
     for _, node in program:
+        if node.op == "topp":
+            mass = program.nodes[node.inputs[1]]
+            mass = program.nodes[mass.inputs[0]] if mass.op == "float" else mass
+            value = mass.attrs["value"] if mass.op == "const" else 0
+            if value > 1:  # type: ignore[operator]
+                found.append(
+                    Diagnostic(
+                        "whole-budget",
+                        "topp may choose every page",
+                        node.line,
+                        node.column,
+                        found=f"a mass of {value:g}",
+                        expected="a mass of at most 1",
+                        hint="a mass is a share, not percent: 0.95",
+                        severity="warning",
+                    )
+                )
         if node.op not in ("topk", "random"):
             continue
         count = program.nodes[node.inputs[_CHOOSING[node.op] - 1]]
@@ -227,5 +250,5 @@ def _is_never_candidate(program: Program, index: int) -> bool:
     return number <= (1 if node.op == "last" else 0) and node.op in ("first", "last")
 
 
-def _warning(code: str, message: str, place: Place) -> Diagnostic:
-    return Diagnostic(code, message, place.line, place.column, hint="remove it, or use it", severity="warning")
+def _warning(code: str, message: str, place: Place, hint: str = "remove it, or use it") -> Diagnostic:
+    return Diagnostic(code, message, place.line, place.column, hint=hint, severity="warning")

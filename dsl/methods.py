@@ -13,7 +13,7 @@ from vortexlab.dsl.ir import DTYPES, INT, REDUCTIONS, Attr, KnobRef
 from vortexlab.dsl.items import Text
 from vortexlab.dsl.places import Finding, Named, Place, place_of
 from vortexlab.dsl.sizes import Size, settings
-from vortexlab.dsl.words import SCANS
+from vortexlab.dsl.words import SCANS, precision_hint
 
 if TYPE_CHECKING:
     from vortexlab.dsl.expressions import Expressions
@@ -24,7 +24,7 @@ ORDERS = ("down", "up")
 _SIGNATURES = {
     signature.name: signature
     for signature in (
-        Signature("merge", ("first", "second", "into"), owner="x."),
+        Signature("merge", ("first", "second", "into"), owner="x.", example="x.merge(part, token, into=tokens)"),
         Signature("slice", ("axis", "start"), ("stop",), owner="x."),
         Signature("take", ("axis", "index"), ("fill",), owner="x."),
         Signature("shift", ("axis", "by"), ("fill",), owner="x."),
@@ -45,12 +45,17 @@ def call_method(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> 
     shape = 'x.reduce("max", axis)' if method == "reduce" else f"x.{method}(axis)"
     least = 2 if method == "reduce" else 1
     if len(node.args) < least or node.keywords:
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        named = [item.id for item in given if isinstance(item, ast.Name) and item.id in tracer.axes]
+        if method == "reduce":
+            named = []
         raise place.error(
             "argument-count",
             f".{method} takes the names of the axes it runs over",
             found=shown(node),
             expected=shape,
-            hint=f"the value has the axes {', '.join(x.type.axes) or 'none'}",
+            hint=f"write x.{method}({', '.join(named)})" if named
+            else f"the value has the axes {', '.join(x.type.axes) or 'none'}",
         )
     how: str | KnobRef = read_word(tracer, node.args[0], REDUCTIONS) if method == "reduce" else method
     for argument in node.args[least - 1 :]:
@@ -116,7 +121,13 @@ def _rename(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Valu
 
 
 def _to(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Value:
-    item = tracer.item(node.args[0]) if len(node.args) == 1 and not node.keywords else None
+    argument = node.args[0] if len(node.args) == 1 and not node.keywords else None
+    if isinstance(argument, ast.Name) and not tracer.has(argument.id):
+        raise place_of(argument).error(
+            "unknown-dtype", ".to takes a precision in quotes", found=argument.id,
+            expected=", ".join(f'"{name}"' for name in DTYPES), hint=precision_hint(argument.id, DTYPES),
+        )  # fmt: skip
+    item = tracer.item(argument) if argument is not None else None
     if not isinstance(item, Text) or isinstance(item.value, KnobRef):
         raise place.error(
             "unknown-dtype",
@@ -125,7 +136,8 @@ def _to(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Value:
             expected=", ".join(f'x.to("{name}")' for name in DTYPES),
             hint="write the precision in quotes",
         )
-    return tracer.graph.cast(x, item.value, place_of(node.args[0]))
+    assert argument is not None
+    return tracer.graph.cast(x, item.value, place_of(argument))
 
 
 def _split(tracer: Expressions, x: Value, node: ast.Call, place: Place) -> Value:
@@ -189,11 +201,12 @@ def _slice(tracer: Expressions, x: Value, axis: Named, given: dict[str, ast.expr
     size = tracer.graph.sizes[x.index].get(axis.name, Size.of(1))
     start, low = _limit(tracer, given["start"], size)
     stop, high = _limit(tracer, given["stop"], size) if "stop" in given else (None, size)
-    made = tracer.graph.slice(x, axis, start, stop, high - low, place)
+    width = high - low
+    made = tracer.graph.slice(x, axis, start, stop, width, place)
     here = place_of(given["start"])
     for is_default, setting in settings(size.knobs() | low.knobs() | high.knobs(), tracer.knobs):
         length, first, last = size.value(setting), low.value(setting), high.value(setting)
-        span = (high - low).value(setting)
+        span = width.value(setting)
         empty = span is not None and span <= 0
         outside = length is not None and axis.name != "query" and (
             (first is not None and not 0 <= first < length) or (last is not None and not 0 < last <= length)

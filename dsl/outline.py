@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from vortexlab.dsl.declarations import check_each_once, is_knob_call, one_of, read_knob, whole_number
 from vortexlab.dsl.ir import DTYPES, KV_DTYPES, Knob, KnobRef, Memory, Param
-from vortexlab.dsl.places import Findings, Place, place_of
+from vortexlab.dsl.places import MAX_FINDINGS, Findings, Place, place_of
 from vortexlab.dsl.sizes import settings
 from vortexlab.dsl.state import is_memory, is_param, read_memory, read_param
 from vortexlab.dsl.words import METHOD_PARAMETERS, PARAMETERS, RESERVED, owners, refused, suggestion
@@ -54,6 +54,8 @@ def read_outline(tree: ast.Module, findings: Findings) -> Outline | None:
     findings.guard(lambda: _decorator(body, outline))
     for position, item in enumerate(body.body):
         findings.guard(lambda item=item, position=position: _member(item, position, outline))  # type: ignore[misc]
+        if len(findings) >= MAX_FINDINGS:
+            break
     for step in (_axes_of_params, _blocks):
         findings.guard(lambda step=step: step(outline))  # type: ignore[misc]
     if "select" not in outline.methods and not findings:
@@ -88,9 +90,11 @@ def _the_class(tree: ast.Module) -> ast.ClassDef:
             raise place_of(item).error(
                 "top-level",
                 "this cannot stand outside the class",
-                found=type(item).__name__,
+                found=ast.unparse(item).split("\n")[0][:40],
                 expected="one class decorated with @program(page=16)",
-                hint="move it into the class, or remove it",
+                hint="move it into the class, or remove it"
+                if any(isinstance(other, ast.ClassDef) for other in tree.body)
+                else "write @program(page=16) and class Name: above it, and indent it into the class",
             )
         if found is not None:
             raise place_of(item).error(
@@ -285,7 +289,7 @@ def check_name(name: str, place: Place) -> None:
         raise place.error(
             "name-taken",
             f"{name} is a word of the language",
-            hint="choose another name",
+            hint="the page size is an option: @program(page=32)" if name == "page" else "choose another name",
             found=name,
             expected="a name of your own",
         )
@@ -330,7 +334,9 @@ def _method(item: ast.FunctionDef, outline: Outline) -> None:
             f"{item.name} has plain parameters only",
             expected=shape,
             hint="no decorators, defaults, annotations or stars, and each parameter once",
-            found=f"def {item.name}({ast.unparse(arguments)[:40]})",
+            found=f"@{ast.unparse(item.decorator_list[0])}" if item.decorator_list
+            else f"def {item.name}({ast.unparse(arguments)[:40]})" + (f" -> {ast.unparse(item.returns)}" if item.returns
+                                                                     else ""),
         )
     for argument in arguments.args:
         if argument.arg not in allowed:

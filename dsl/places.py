@@ -10,6 +10,7 @@ from typing import TypeVar
 from vortexlab.dsl.errors import Diagnostic
 
 T = TypeVar("T")
+MAX_FINDINGS = 20  #: findings of one method, or of the class body, after which the rest of it is not read
 
 
 class Finding(Exception):
@@ -20,13 +21,22 @@ class Finding(Exception):
         self.diagnostic = diagnostic
 
 
+def shortened(text: str, most: int = 140) -> str:
+    """A text that stays readable whatever a program puts into it; lists lose their end."""
+    if len(text) <= most:
+        return text
+    kept = text[:most].rpartition(", ")[0]
+    return f"{kept}, ..." if kept else text[:most]
+
+
 @dataclass(frozen=True)
 class Place:
     line: int
     column: int
 
     def error(self, code: str, message: str, *, found: str, expected: str, hint: str) -> Finding:
-        return Finding(Diagnostic(code, message, self.line, self.column, found, expected, hint))
+        said = shortened(found, 48), shortened(expected), shortened(hint)
+        return Finding(Diagnostic(code, message, self.line, self.column, *said))
 
 
 @dataclass(frozen=True)

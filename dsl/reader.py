@@ -22,7 +22,7 @@ from vortexlab.dsl.ir import (
 from vortexlab.dsl.items import Deferred, Item, Poisoned, Record, Returned, Text, knob_item
 from vortexlab.dsl.lint import early_reuse, out_of_range, spent_on_forced, unused_names, whole_budgets
 from vortexlab.dsl.outline import Outline
-from vortexlab.dsl.places import Findings, Place, place_of
+from vortexlab.dsl.places import MAX_FINDINGS, Findings, Place, place_of
 from vortexlab.dsl.returns import check_memory, check_output, check_pool, check_selection, check_summary
 from vortexlab.dsl.rules import Graph
 from vortexlab.dsl.tracer import Tracer
@@ -110,6 +110,8 @@ class Reader:
         )
 
     def _is_sound(self, name: str, earlier: Mapping[str, Deferred | None]) -> bool:
+        if len(self.findings) >= MAX_FINDINGS:
+            return False
         try:
             return self.findings.guard(lambda: self._constant(name, earlier)) is not None
         except Poisoned:

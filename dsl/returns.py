@@ -9,6 +9,7 @@ from vortexlab.dsl.ir import FLOAT, INT, SET, Memory, Type
 from vortexlab.dsl.items import Returned
 from vortexlab.dsl.places import Findings, Place
 from vortexlab.dsl.rules import Graph
+from vortexlab.dsl.set_rules import set_hint
 from vortexlab.dsl.words import suggestion
 
 
@@ -67,7 +68,7 @@ def check_pool(graph: Graph, made: Returned, end: Place) -> Value:
     elif isinstance(made, Value) and axes == ("head", "channel"):
         hint = f"its width is {graph.sizes[made.index]['channel']}; score expects that of a key"
     else:
-        hint = "the same score runs in decode and prefill, so it takes a query of one shape"
+        hint = "reduce query alone, for example with q.mean(query): score takes queries of one shape"
     raise end.error(
         "pool-shape",
         "pool returns one query for the block",
@@ -84,7 +85,7 @@ def check_selection(made: Returned, end: Place) -> Value:
             "select returns a set of pages",
             found="a mapping" if isinstance(made, dict) else str(made),
             expected="set",
-            hint="make one with topk(score, n), first(n), last(n), ...",
+            hint=set_hint(made.type) if isinstance(made, Value) else "return one set: a | b holds the pages of both",
         )
     return made
 
@@ -98,7 +99,7 @@ def check_output(graph: Graph, made: Returned, end: Place) -> Value:
     if isinstance(made, Value) and made.type.kind == SET:
         hint = "write attention(pages) to attend to a set"
     elif extra:
-        hint = f"reduce {extra[0]}"
+        hint = "weigh pages inside: attention(pages, log_weight=w)" if extra[0] == "page" else f"reduce {extra[0]}"
     elif isinstance(made, Value) and axes == ("head", "channel"):
         hint = f"its width is {graph.sizes[made.index]['channel']}; attention(...) has the width of a value"
     else:

@@ -84,7 +84,7 @@ class Graph(SetRules):
                     "attention-entries",
                     f"{name} holds a vector per page, as wide as a {name[:-1]}",
                     found=str(value) if wrong else f"{value}, its width {size}",
-                    expected="float[page, channel] or float[page, (axes of the program), channel]",
+                    expected="float[page, channel], or with axes of the program between",
                     hint="entries are made of summaries, such as s.k of k.mean(token) and s.v of v.mean(token)",
                 )
         if keys.type.axes != values.type.axes:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from vortexlab.dsl.axis_rules import AxisRules
 from vortexlab.dsl.graph import Value
 from vortexlab.dsl.ir import BOOL, DYNAMIC_CTX, FLOAT, INT, QUERY_STAGE, SET, KnobRef, Type, ordered
+from vortexlab.dsl.ops import OPS
 from vortexlab.dsl.places import Place
+
+
+def set_hint(type_: Type) -> str:
+    """How to make a set of something that is none."""
+    if "page" in type_.axes:
+        return "choose pages by a score: topk(score, n), or above(score, 0.0, max=n) for a comparison"
+    return "make one with topk(score, n), first(n), last(n), ..."
 
 
 class SetRules(AxisRules):
@@ -24,13 +32,15 @@ class SetRules(AxisRules):
                 expected=makes,
             )
 
-    def count(self, value: Value, what: str, place: Place) -> Value:
+    def count(self, value: Value, what: str, place: Place, text: str) -> Value:
+        """A number of pages; `text` is how the program writes it."""
         if value.type.kind != INT or value.type.axes:
-            hint = (
-                "use floor(x) or ceil(x)"
-                if value.type.kind == FLOAT and not value.type.axes
-                else "reduce it to a scalar"
-            )
+            if value.type.kind not in (INT, FLOAT):
+                hint = "write the number of pages, or compute it"
+            elif value.type.axes:
+                hint = f"reduce it to a scalar: floor(x.sum({', '.join(value.type.axes)}))"
+            else:
+                hint = f"write floor({text})"
             raise place.error(
                 "count-not-int", f"{what} must be an int scalar", found=str(value), hint=hint, expected="int"
             )
@@ -43,12 +53,20 @@ class SetRules(AxisRules):
                 "not-scalar",
                 f"{what} must be a scalar",
                 found=str(value),
-                hint="reduce it first, for example with .mean(page)",
+                hint=f"reduce it first, for example with .mean({value.type.axes[0]})",
                 expected=" or ".join(["float", *(f"float[{axis}]" for axis in axes)]),
             )
         return self.unary("float", value, place)
 
     def score(self, op: str, x: Value, place: Place) -> Value:
+        if x.type.kind == SET:
+            raise place.error(
+                "set-and-number",
+                f"{op} chooses by a score",
+                found=str(x),
+                expected="float[page] or float[page, head]",
+                hint=f"give it a score, and the set that it chooses from as among=: {OPS[op].signature}",
+            )
         self._numeric(op, x, place)
         if x.type.axes not in (("page",), ("page", "head")):
             extra = [axis for axis in x.type.axes if axis not in ("page", "head")]
@@ -75,7 +93,7 @@ class SetRules(AxisRules):
                 "not-a-set",
                 f"{what} must be a set of pages",
                 found=str(value),
-                hint="make one with topk(score, n), first(n), last(n), ...",
+                hint=set_hint(value.type),
                 expected="set",
             )
         return value

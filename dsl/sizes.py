@@ -16,6 +16,8 @@ from fractions import Fraction
 from vortexlab.dsl.ir import Attr, Knob, KnobRef
 
 _MANY = 64
+MAX_TERMS = 16  #: terms of a size, and factors of a term
+MAX_LENGTH = 2**20  #: the longest axis
 #: Lengths that belong to the model: query heads of a KV head, channels of a key, channels of a value.
 MODEL_SIZES = ("head", "channel", "value")
 
@@ -49,6 +51,12 @@ class Size:
             return _sum([(product, factor / max(1, count)) for product, factor in self.terms])
         return _sum([(_product(product, ((count, -1),)), factor) for product, factor in self.terms])
 
+    def is_unwieldy(self) -> bool:
+        """Whether no program needs such a length. A product of two that are not stays small to compute."""
+        powers = [sum(abs(power) for _, power in product) for product, _ in self.terms]
+        parts = [part for _, factor in self.terms for part in (abs(factor.numerator), factor.denominator)]
+        return len(self.terms) > MAX_TERMS or max(powers, default=0) > MAX_TERMS or max(parts, default=0) > MAX_LENGTH
+
     def knobs(self) -> set[str]:
         return {symbol.name for product, _ in self.terms for symbol, _ in product if isinstance(symbol, KnobRef)}
 
@@ -56,11 +64,14 @@ class Size:
         """The length under a setting of the knobs; None where it belongs to the model."""
         total = Fraction(0)
         for product, factor in self.terms:
+            above, below = factor.numerator, factor.denominator
             for symbol, power in product:
                 if not isinstance(symbol, KnobRef):
                     return None
-                factor *= Fraction(setting[symbol.name]) ** power  # type: ignore[arg-type]
-            total += factor
+                value = setting[symbol.name]
+                assert isinstance(value, int)
+                above, below = (above * value**power, below) if power > 0 else (above, below * value**-power)
+            total += Fraction(above, below)
         return total
 
     def __str__(self) -> str:

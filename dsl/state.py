@@ -9,9 +9,9 @@ from vortexlab.dsl.declarations import check_each_once, literal, shown, whole_nu
 from vortexlab.dsl.graph import RESERVED_AXES
 from vortexlab.dsl.ir import FLOAT, INT, MEMORY_SCOPES, SET, Knob, KnobRef, Memory, Param, Type, ordered
 from vortexlab.dsl.places import place_of
+from vortexlab.dsl.sizes import MAX_LENGTH
 from vortexlab.dsl.words import RESERVED, suggestion
 
-MAX_LENGTH = 2**20  #: the longest axis of a learned constant
 MAX_PERIOD = 2**20  #: steps after which a kept set or a memory may at most be made anew
 _PARAM = "param(head, channel, rank=64, per_layer=True, per_kv_head=False)"
 _PARAM_OPTIONS = ("per_layer", "per_kv_head", "kind")
@@ -140,7 +140,7 @@ def read_memory(name: str, node: ast.Call, knobs: Mapping[str, Knob]) -> Memory:
             "a memory lasts for a step or for a layer",
             found=shown(node),
             expected=" or ".join(f"memory.{known}(...)" for known in MEMORY_SCOPES),
-            hint=suggestion(scope, MEMORY_SCOPES),
+            hint=suggestion(scope, MEMORY_SCOPES) if scope else f"write {name} = memory.step(page)",
         )
     check_each_once(f"memory.{scope}", node)
     type_ = _memory_type(name, scope, node)

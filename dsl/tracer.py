@@ -14,11 +14,9 @@ from vortexlab.dsl.graph import Value
 from vortexlab.dsl.ir import Knob
 from vortexlab.dsl.items import Deferred, Item, Poisoned, Returned, Text
 from vortexlab.dsl.outline import check_name, is_docstring
-from vortexlab.dsl.places import Place, place_of
+from vortexlab.dsl.places import MAX_FINDINGS, Place, place_of
 from vortexlab.dsl.rules import Graph
 from vortexlab.dsl.words import METHOD_PARAMETERS, refused
-
-MAX_FINDINGS = 20  #: findings of one method after which the rest is not read
 
 
 class Tracer(Expressions):

@@ -36,16 +36,19 @@ METHOD_PARAMETERS = {
 PARAMETERS = frozenset(name for names in METHOD_PARAMETERS.values() for name in names)
 RESERVED = frozenset({*RESERVED_AXES, *FUNCTIONS, "ctx", "program", "knob", "param", "memory"})
 
-_CHOICE, _REDUCE = "write where(condition, a, b)", "name the axis and reduce it"
+_CHOICE = "write where(condition, a, b)"
+_REDUCE = "an axis is handled whole: reduce it with x.sum(axis), x.max(axis), ..."
 _SETS = "sets of pages are made by topk, first, last, ... and combine with |, & and -"
+_MANY_OF = "reduce an axis with x.sum(axis), x.max(axis), ...; sets of pages combine with |, & and -"
 _TARGET, _IMPORT = (
-    "assign to one plain name",
+    "assign one plain name on each line",
     "only `from vortexlab.dsl import *` may be imported, at the top of the file",
 )
 _HINTS = {
     **dict.fromkeys(("If", "IfExp", "Match"), _CHOICE),
-    **dict.fromkeys(("For", "While", "ListComp", "GeneratorExp"), _REDUCE),
-    **dict.fromkeys(("Set", "SetComp", "List"), _SETS),
+    **dict.fromkeys(("For", "AsyncFor", "While"), _REDUCE),
+    **dict.fromkeys(("ListComp", "GeneratorExp", "SetComp"), _MANY_OF),
+    **dict.fromkeys(("Set", "List"), _SETS),
     **dict.fromkeys(("Assign", "AugAssign"), _TARGET),
     **dict.fromkeys(("Import", "ImportFrom"), _IMPORT),
     **dict.fromkeys(("Dict", "DictComp"), "a mapping stands behind return only: return dict(a=..., b=...)"),
@@ -54,10 +57,11 @@ _HINTS = {
     "Lambda": "write the expression where it is used",
     "NamedExpr": "assign on a line of its own",
     "Pass": "remove it",
-    "Subscript": "axes have names: write x.slice(axis, start, stop), x.take(axis, i) or a reduction",
+    "Subscript": "axes have names: write x.slice(axis, start, stop), x.take(axis, i) or a reduction; "
+    "pages are left out with among=",
     "Tuple": "return one value, or dict(a=..., b=...)",
-    "FunctionDef": "a method has no inner functions",
-    "ClassDef": "a program has no inner classes",
+    "FunctionDef": "a method has no inner functions: write the expression where it is used",
+    "ClassDef": "a program has no inner classes: remove it",
     "Pow": "write x * x, sqrt(x) or exp(x)",
     "MatMult": "write dot(a, b, axis)",
     "BitXor": "write (a | b) - (a & b)",
@@ -65,7 +69,7 @@ _HINTS = {
     "RShift": "write x // 2",
     "Is": "write ==",
     "IsNot": "write !=",
-    "In": "write a == 1 or a == 2",
+    "In": "write a == 1 or a == 2; whether a set holds a page is member(pages)",
     "NotIn": "write a != 1 and a != 2",
 }
 
@@ -74,6 +78,7 @@ _FUNCTION_HINTS = {
     "round": "use floor(x + 0.5)",
     "bool": "compare: x > 0",
     "pow": "write x * x, sqrt(x) or exp(x)",
+    "print": "remove it: a program prints nothing",
     "len": "use ctx.pages",
     "range": _REDUCE,
     **dict.fromkeys(("matmul", "einsum"), "write dot(a, b, axis)"),
@@ -89,6 +94,7 @@ _FUNCTION_HINTS = {
     "param": "declare it in the class body: gate = param(head, channel)",
     "memory": "declare it in the class body: mass = memory.step(page)",
     "logsumexp": "write x.max(axis) + log(exp(x - x.max(axis)).sum(axis))",
+    "argmin": "write (-x).argmax(axis)",
     "argsort": "pages are chosen by topk(score, n); positions by x.argmax(axis)",
 }
 MODULES = ("torch", "np", "numpy", "math", "F", "nn", "tl", "triton", "vortexlab")
@@ -113,6 +119,13 @@ _ELSEWHERE = {
     **dict.fromkeys(("item", "detach", "clone", "cpu", "numpy"), "leave it out"),
 }  # fmt: skip
 
+_LENGTHS = "lengths are ctx.page (tokens), ctx.head_dim (channels), ctx.group (heads) and ctx.pages"
+_PRECISIONS = {
+    **dict.fromkeys(("fp8", "float8", "e4m3", "float8_e4m3fn", "int8", "e5m2", "float8_e5m2"), "fp8_e4m3 or fp8_e5m2"),
+    "bfloat16": "bf16", **dict.fromkeys(("float16", "half"), "fp16"), **dict.fromkeys(("float32", "float"), "fp32"),
+}  # fmt: skip
+#: Longer names, and more of them, are not compared: that would cost more than all the rest of reading.
+_LONG, _MANY = 24, 150
 _SYMBOLS = {
     "Pow": "**", "MatMult": "@", "BitXor": "^", "LShift": "<<", "RShift": ">>", "Is": "is", "IsNot": "is not",
     "In": "in", "NotIn": "not in",
@@ -122,19 +135,60 @@ _SYMBOLS = {
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The closest known name, or the known names."""
     known = sorted(set(known))
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known[:20]) or 'nothing'}"
+    return did_you_mean(name, known) or f"known here: {', '.join(known[:20]) or 'nothing'}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The closest known name, or two that are equally close; empty where none is close."""
+    known = sorted(item for item in set(known) if len(item) <= _LONG)[:_MANY] if len(name) <= _LONG else []
+    close = difflib.get_close_matches(name, known, 2)
+    if len(close) == 2 and _likeness(name, close[0]) > _likeness(name, close[1]):
+        close.pop()
+    return f"did you mean {' or '.join(sorted(close))}?" if close else ""
+
+
+def _likeness(name: str, known: str) -> float:
+    return difflib.SequenceMatcher(None, known, name).ratio()
 
 
 def function_hint(name: str) -> str:
     return _FUNCTION_HINTS.get(name) or _ELSEWHERE.get(name) or suggestion(name, FUNCTIONS)
 
 
+def foreign_hint(node: ast.Attribute) -> str:
+    """What to write instead of a member of a module or of `self`; empty where the owner is neither."""
+    owner: ast.expr = node
+    while isinstance(owner, ast.Attribute):
+        owner = owner.value
+    name = owner.id if isinstance(owner, ast.Name) else ""
+    if name == "self":
+        return f"methods have no self: write {node.attr}"
+    if name not in MODULES:
+        return ""
+    known = _FUNCTION_HINTS.get(node.attr) or _ELSEWHERE.get(node.attr)
+    if node.attr in OPS or node.attr in FUNCTIONS:
+        known = f"write {_call_of(node.attr)}"
+    return f"there are no modules: {known or 'use the functions of the language, or write the number out'}"
+
+
+def _call_of(function: str) -> str:
+    return OPS[function].signature if function in OPS else f"{function}(...)"
+
+
+def precision_hint(name: str, allowed: Iterable[str]) -> str:
+    """What to write instead of a precision that does not exist."""
+    return f'write "{name}" in quotes' if name in allowed else f"write {_PRECISIONS.get(name, 'one of them')} in quotes"
+
+
 def method_hint(name: str) -> str:
     """What to write instead of a method that values do not have."""
+    if name in ("shape", "size", "ndim", "dtype", "device"):
+        return _LENGTHS
     if name in _ELSEWHERE:
         return _ELSEWHERE[name]
-    return f"write {name}(x)" if name in FUNCTIONS else suggestion(name, METHODS)
+    if name in FUNCTIONS:
+        return f"write {_call_of(name)}"
+    return _FUNCTION_HINTS.get(name) or suggestion(name, METHODS)
 
 
 def owners(parameter: str) -> str:
@@ -151,6 +205,19 @@ def refused(node: ast.AST, at: ast.AST | None = None) -> Finding:
         "not-in-language",
         "this is Python that the language does not have",
         found=found,
-        hint=_HINTS.get(kind, "see the language reference"),
+        hint=_hint_about(node),
         expected="a construct of the language",
     )
+
+
+def _hint_about(node: ast.AST) -> str:
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+        return f"write {ast.unparse(node.value)[:40]}.{node.slice.value[:40]}"
+    if isinstance(node, (ast.Assign, ast.AugAssign)):
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "m":
+            return f"the method remember writes it: return dict({target.attr}=...)"
+    if isinstance(node, ast.Expr) and isinstance(node.value, (ast.Yield, ast.YieldFrom, ast.Await)):
+        return "write return"
+    default = "leave it out: a body has lines `name = expression` and one return at its end"
+    return _HINTS.get(type(node).__name__, default)
