@@ -1,0 +1,18 @@
+# topk is called as a method.
+@program(page=16)
+class Centroid:
+    budget = knob.int(1, 512, log=True, default=64)
+
+    def summarize(k):
+        return dict(centre=k.mean(token))
+
+    def score(q, s):
+        return dot(q, s.centre, channel).max(head)
+
+    def select(score):
+        return score.topk(budget)
+
+# finding: unknown-function at 13:16
+# says: no method topk
+# hint: topk(score, n
+# fix 13:         return topk(score, budget)

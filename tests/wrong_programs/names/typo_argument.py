@@ -1,0 +1,17 @@
+# An argument is misspelt.
+@program(page=16)
+class Forced:
+    def summarize(k):
+        return dict(centre=k.mean(token))
+
+    def score(q, s):
+        return dot(q, s.centre, channel).max(head)
+
+    def select(score):
+        forced = first(1) | last(4)
+        return forced | topk(score, 64, amnog=~forced)
+
+# finding: unknown-argument at 12:47
+# says: no argument amnog
+# hint: did you mean among?
+# fix 12:         return forced | topk(score, 64, among=~forced)

@@ -1,0 +1,21 @@
+# A kind of memory is misspelt.
+@program(page=16)
+class RunningMass:
+    mass = memory.steps(page, init=0.0)
+
+    def summarize(k):
+        return dict(centre=k.mean(token))
+
+    def score(q, s, m):
+        return 0.9 * m.mass + 0.1 * dot(q, s.centre, channel).max(head)
+
+    def select(score):
+        return topk(score, 64)
+
+    def remember(score):
+        return dict(mass=score)
+
+# finding: memory-kind at 4:12
+# says: a step or for a layer
+# hint: did you mean step?
+# fix 4:     mass = memory.step(page, init=0.0)

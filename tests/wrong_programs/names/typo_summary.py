@@ -1,0 +1,18 @@
+# A summary is misspelt.
+@program(page=16)
+class Centroid:
+    budget = knob.int(1, 512, log=True, default=64)
+
+    def summarize(k):
+        return dict(centre=k.mean(token))
+
+    def score(q, s):
+        return dot(q, s.center, channel).max(head)
+
+    def select(score):
+        return topk(score, budget)
+
+# finding: unknown-member at 10:23
+# says: s has no center
+# hint: did you mean centre?
+# fix 10:         return dot(q, s.centre, channel).max(head)

@@ -1,0 +1,19 @@
+# attend reads values itself.
+@program(page=16)
+class Gated:
+    def summarize(k, v):
+        return dict(keys=k.mean(token), values=v.mean(token))
+
+    def score(q, s):
+        return dot(q, s.keys, channel).max(head)
+
+    def select(score):
+        return topk(score, 32)
+
+    def attend(q, s, pages):
+        return 0.5 * v.mean(token) + 0.5 * attention(keys=s.keys, values=s.values)
+
+# finding: unknown-name at 14:22
+# says: unknown name v
+# hint: given to summarize only
+# fix 14:         return 0.5 * attention(pages) + 0.5 * attention(keys=s.keys, values=s.values)

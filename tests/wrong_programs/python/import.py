@@ -1,0 +1,21 @@
+# numpy is imported.
+import numpy as np
+
+@program(page=16)
+class Centroid:
+    budget = knob.int(1, 512, log=True, default=64)
+
+    def summarize(k):
+        return dict(centre=k.mean(token))
+
+    def score(q, s):
+        return dot(q, s.centre, channel).max(head)
+
+    def select(score):
+        return topk(score, budget)
+
+# finding: import at 2:1
+# says: imports nothing else
+# hint: remove the line
+# fix 2:
+# fix 3:

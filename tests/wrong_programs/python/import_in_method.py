@@ -1,0 +1,19 @@
+# A method imports.
+@program(page=16)
+class Centroid:
+    budget = knob.int(1, 512, log=True, default=64)
+
+    def summarize(k):
+        return dict(centre=k.mean(token))
+
+    def score(q, s):
+        return dot(q, s.centre, channel).max(head)
+
+    def select(score):
+        import math
+        return topk(score, budget)
+
+# finding: not-in-language at 13:9
+# says: import math
+# hint: at the top of the file
+# fix 13:

@@ -1,0 +1,17 @@
+# Sets are added.
+@program(page=16)
+class Forced:
+    def summarize(k):
+        return dict(centre=k.mean(token))
+
+    def score(q, s):
+        return dot(q, s.centre, channel).max(head)
+
+    def select(score):
+        forced = first(1) + last(4)
+        return forced | topk(score, 64, among=~forced)
+
+# finding: set-operator at 11:18
+# says: +
+# hint: a | b
+# fix 11:         forced = first(1) | last(4)

@@ -1,0 +1,18 @@
+# The selection is the score itself.
+@program(page=16)
+class Centroid:
+    budget = knob.int(1, 512, log=True, default=64)
+
+    def summarize(k):
+        return dict(centre=k.mean(token))
+
+    def score(q, s):
+        return dot(q, s.centre, channel).max(head)
+
+    def select(score):
+        return score
+
+# finding: not-a-set at 13:9
+# says: set of pages
+# hint: topk(score, n)
+# fix 13:         return topk(score, budget)

@@ -1,0 +1,18 @@
+# A method lacks its colon.
+@program(page=16)
+class Centroid:
+    budget = knob.int(1, 512, log=True, default=64)
+
+    def summarize(k):
+        return dict(centre=k.mean(token))
+
+    def score(q, s)
+        return dot(q, s.centre, channel).max(head)
+
+    def select(score):
+        return topk(score, budget)
+
+# finding: syntax at 9:20
+# says: ':'
+# hint: colon
+# fix 9:     def score(q, s):
