@@ -337,8 +337,8 @@ def _findings() -> str:
     rows += [f"| `{code}` | {meaning} |" for code, meaning in CODES.items()]
     return (
         "Each finding has a line and a column, what was found, what was expected, a hint, and a code that keeps its "
-        "meaning between versions. Warnings do not refuse a program. [Diagnostics](diagnostics.md) shows a wrong program "
-        "for each code, and its mending.\n\n" + "\n".join(rows)
+        "meaning between versions. Warnings do not refuse a program. [Diagnostics](diagnostics.md) shows a wrong "
+        "program for each code, and its mending.\n\n" + "\n".join(rows)
     )
 
 
