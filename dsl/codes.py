@@ -75,6 +75,7 @@ EXPRESSION_CODES = {
     "axis-missing": "an axis that the value does not have",
     "axis-taken": "a new axis under a name in use",
     "axis-size": "one axis with two lengths",
+    "value-size": "a value with more axes or numbers than any program needs",
     "split-axis": "an axis that cannot be split",
     "page-axis": "an op that does not work on the page axis",
     "index-axis": "positions along an axis that nothing has here",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -22,7 +23,7 @@ from vortexlab.dsl.ir import (
 )  # fmt: skip
 from vortexlab.dsl.ops import OPS
 from vortexlab.dsl.places import Named, Place
-from vortexlab.dsl.sizes import MAX_LENGTH, Size
+from vortexlab.dsl.sizes import MAX_AXES, MAX_LENGTH, Size
 
 RESERVED_AXES = ("page", "head", "query", "token", "channel")
 
@@ -76,15 +77,7 @@ class Nodes:
     ) -> Value:
         """`sizes` are those of a leaf or of an op that changes axes; elsewhere they follow from the inputs."""
         merged = dict(self._merged(inputs, place) if sizes is None else sizes)
-        for axis in type_.axes if sizes is not None else ():
-            if axis != "page" and merged[axis].is_unwieldy():
-                raise place.error(
-                    "axis-size",
-                    f"the axis {axis} becomes too long",
-                    found=f"{op} of {', '.join(str(value) for value in inputs)}",
-                    expected=f"at most {MAX_LENGTH} positions",
-                    hint=f"reduce {axis} or what it is made of first",
-                )
+        self._check_size([merged[axis] for axis in type_.axes if axis != "page"], type_, place)
         spelled = tuple((name, type(value), value) for name, value in sorted(attrs.items()))
         key = (op, type_, tuple(v.index for v in inputs), spelled, self.stage)
         if key not in self._seen:
@@ -103,6 +96,20 @@ class Nodes:
                 if merged.setdefault(axis, size) != size and axis != but:
                     self._sizes_differ(axis, merged[axis], size, place)
         return merged
+
+    @staticmethod
+    def _check_size(sizes: Sequence[Size], type_: Type, place: Place) -> None:
+        """No value is so large that its lengths, or its numbers for one page, could exhaust a machine."""
+        positions = math.prod(size.number() or 1 for size in sizes if not size.is_unwieldy())
+        if len(sizes) <= MAX_AXES and positions <= MAX_LENGTH and not any(size.is_unwieldy() for size in sizes):
+            return
+        raise place.error(
+            "value-size",
+            "the value becomes too large",
+            found=str(type_),
+            expected=f"at most {MAX_LENGTH} numbers for each page, head and channel, on at most {MAX_AXES} axes",
+            hint="reduce an axis before the next one is made",
+        )
 
     @staticmethod
     def _sizes_differ(axis: str, a: Size, b: Size, place: Place) -> NoReturn:

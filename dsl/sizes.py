@@ -17,7 +17,8 @@ from vortexlab.dsl.ir import Attr, Knob, KnobRef
 
 _MANY = 64
 MAX_TERMS = 16  #: terms of a size, and factors of a term
-MAX_LENGTH = 2**20  #: the longest axis
+MAX_LENGTH = 2**20  #: the longest axis, and the most numbers of a value on all axes whose lengths are written out
+MAX_AXES = 12  #: axes of a value beside page
 #: Lengths that belong to the model: query heads of a KV head, channels of a key, channels of a value.
 MODEL_SIZES = ("head", "channel", "value")
 
@@ -50,6 +51,11 @@ class Size:
         if isinstance(count, int):
             return _sum([(product, factor / max(1, count)) for product, factor in self.terms])
         return _sum([(_product(product, ((count, -1),)), factor) for product, factor in self.terms])
+
+    def number(self) -> int | None:
+        """The length where it is written out and a whole number."""
+        whole = len(self.terms) == 1 and not self.terms[0][0] and self.terms[0][1].denominator == 1
+        return self.terms[0][1].numerator if whole else None
 
     def is_unwieldy(self) -> bool:
         """Whether no program needs such a length. A product of two that are not stays small to compute."""

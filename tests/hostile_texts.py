@@ -61,12 +61,14 @@ HOSTILE = [
             f"b = {'a' * 45}b{i}" for i in range(25)))),
     Hostile("an operation on an operation, 380 times", "program-too-large", "simplify", lambda: program(
         "x = ctx.length\n" + "x = x + x\n" * 380 + "return first(x)")),
-    Hostile("an axis squared 40 times", "axis-size", "becomes too long", lambda: _summary(
+    Hostile("an axis squared 40 times", "value-size", "becomes too large", lambda: _summary(
         "x = k.max(channel)\n" + _SQUARED * 40)),
-    Hostile("an axis doubled 300 times", "axis-size", "becomes too long", lambda: _summary(
+    Hostile("an axis doubled 300 times", "value-size", "becomes too large", lambda: _summary(
         "x = k.max(channel)\n" + "x = concat(x, x, token)\n" * 300)),
-    Hostile("a length that is a polynomial of six knobs", "axis-size", "becomes too long", lambda: _summary(
+    Hostile("a length that is a polynomial of six knobs", "value-size", "becomes too large", lambda: _summary(
         "x = k.max(channel)\n" + _CUT + _SQUARED * 6, body=_KNOBS)),
+    Hostile("300 windows in windows", "value-size", "becomes too large", lambda: _summary(
+        "x = k\n" + "".join(f"x = x.window(token, w{i}=2)\n" for i in range(300)))),
     Hostile("350 slices between knobs", "unused-variable", "", lambda: _summary(
         "x = k.max(channel)\n" + "".join(f"y{i} = k.slice(token, a, b)\n" for i in range(350)),
         options="page=knob.int(32, 63, default=32)",

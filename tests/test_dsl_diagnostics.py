@@ -163,6 +163,8 @@ CASES = [
     ("axis-taken", program(summarize="part = 2.0\nreturn dict(c=part * k.split(token, part=‹2))")),
     ("axis-taken", program(summarize="return dict(c=k.split(token, part=2).split(‹token, part=2))")),
     ("axis-size", program(summarize="return dict(c=‹k.split(token, part=2) + k)")),
+    ("value-size", summary("‹k.window(token, a=64).window(token, b=64).window(token, c=64).max(a, b, c)")),
+    ("value-size", summary("‹k" + "".join(f".split(channel, p{i}=2)" for i in range(12)) + ".max(token)")),
     ("split-axis", program(score="return q.split(‹head, part=2)")),
     ("split-size", program(summarize="return dict(c=k.split(token, part=‹5))")),
     ("split-size", program(summarize="return dict(c=k.split(token, part=‹0))")),
