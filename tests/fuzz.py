@@ -137,7 +137,10 @@ def whole_programs(executor: Any, first: int, count: int, *, stop: bool = False)
         except ProgramError as error:  # the writer loses a length now and then: about one program in five hundred
             print(f"whole {seed}: not compared, since it is no program: {error}", flush=True)
             continue
-        report = compare_course(executor, course)
+        try:
+            report = compare_course(executor, course)
+        except Exception as error:  # whatever an executor raises is one more disagreement
+            report = Report(disagreements=[f"crashed: {type(error).__name__}: {error}"])
         for line in report.disagreements[:2]:
             print(f"whole {seed}: {line}", flush=True)
         nan += report.nan
