@@ -72,9 +72,8 @@ class PageLists:
 class Executor(Protocol):
     """Runs one bound program on one layer, one decode step at a time.
 
-    A step is `append` to the cache, `update`, `decode` (or `select` and `attend`). The state holds the summaries of
-    complete pages by physical page: a pure function of the pages' tokens, so prefixes may be shared. What a program
-    remembers from step to step, or hands from layer to layer, is in a memory that belongs to the requests.
+    A step is `append` to the cache, `update`, `decode` (or, without memory, `select` and `attend`). The state holds
+    the summaries of complete pages by physical page: a pure function of the pages' tokens, so prefixes may be shared.
     """
 
     program: Program
@@ -94,43 +93,39 @@ class Executor(Protocol):
         """After an append: writes the summaries of the pages that the newest token completed."""
         ...
 
-    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
-        """The pages that each row's query reads. `q`: [batch, query_heads, channel], after norm and RoPE."""
-        ...
+    def new_memory(self, cache: PagedKV, rows: int | None = None, carry: Carry | None = None) -> Memory:
+        """What `rows` requests (the cache's by default) carry on in this layer; the layers of a step share a `carry`.
 
-    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
-        """Attention over the listed pages: [batch, query_heads, value channel] in q's dtype.
-
-        Only for programs without an attention output of their own.
+        A program that remembers and reuses nothing (`Program.has_memory`) needs none.
         """
         ...
 
-    def decode(self, q: Tensor, state: Any, cache: PagedKV) -> tuple[Tensor, PageLists]:
-        """`select` and `attend`, or the program's own attention output and all pages that it reads."""
+    def select(self, q: Tensor, state: Any, cache: PagedKV, memory: Memory | None = None) -> PageLists:
+        """The pages that each row's query reads; the memory stays as it is.
+
+        `q`: [batch, query_heads, channel], after norm and RoPE.
+        """
+        ...
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        """Attention over the listed pages, for programs without an output of their own.
+
+        Returns [batch, query_heads, value channel] in q's dtype.
+        """
+        ...
+
+    def decode(
+        self, q: Tensor, state: Any, cache: PagedKV, memory: Memory | None = None
+    ) -> tuple[Tensor, PageLists]:
+        """A whole step: the output and the pages that were read; moves the memory on."""
         ...
 
 
-class RememberingExecutor(Executor, Protocol):
-    """An executor of the whole language: programs may remember, and read prompts by themselves.
-
-    The memories of all layers share one carry, and the layers of a step run in order. Row i of a batch has slot i of
-    the memory unless its `slots` say otherwise, so a batch may shrink to its first rows; `reset` begins a request anew.
-    """
-
-    def new_memory(self, cache: PagedKV, rows: int | None = None, carry: Any = None) -> Any:
-        """Memory for `rows` requests (those of the cache by default) in this layer."""
-        ...
-
-    def select(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> PageLists:
-        """As without memory, which stays as it is: only `decode` moves it on."""
-        ...
-
-    def decode(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> tuple[Tensor, PageLists]:
-        """A program that remembers needs its memory here."""
-        ...
+class PrefillExecutor(Executor, Protocol):
+    """An executor that also reads prompts by blocks of queries."""
 
     def prefill(
-        self, q: Tensor, cache: PagedKV, state: Any = None, memory: Any = None
+        self, q: Tensor, cache: PagedKV, state: Any = None, memory: Memory | None = None
     ) -> tuple[Tensor, list[PageLists]]:
         """The prompts that the cache holds: q [batch, query_heads, tokens, channel] -> output of the same shape (value
         channels), and the lists of every block of queries, none where prefill is dense."""

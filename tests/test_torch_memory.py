@@ -14,7 +14,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.parser import parse
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.executor import RememberingExecutor
+from vortexlab.kernels.executor import PrefillExecutor
 from vortexlab.kernels.memory import Carry
 from vortexlab.kernels.torch_executor import TorchExecutor
 
@@ -242,7 +242,7 @@ def test_what_only_a_kept_set_needs_is_computed_when_it_is_due(monkeypatch: pyte
 
 
 def test_selection_alone_moves_nothing_on() -> None:
-    executor: RememberingExecutor
+    executor: PrefillExecutor
     executor, state, cache, _, _, q = one_layer(memory_program("a sum over steps"), [20, 33])
     memory = executor.new_memory(cache)
     first = executor.select(q[0], state, cache, memory).to_list()

@@ -68,7 +68,7 @@ def test_generated_source_holds_no_text_of_the_program():
 
 def test_generated_source_depends_on_meaning_alone():
     plain = {"name": "P", "budget": "n", "low": "a", "high": "b", "product": "x"}
-    other = {"name": "Q", "budget": "m", "low": "c", "high": "d", "product": "y"}
+    other = {"name": "Q", "budget": "w", "low": "c", "high": "d", "product": "y"}
     assert text_of(ENVELOPE.format(**plain)) == text_of(ENVELOPE.format(**other))
     assert text_of(ENVELOPE.format(**plain)) != text_of(ENVELOPE.format(**plain).replace("k.max", "k.mean"))
 
