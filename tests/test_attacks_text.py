@@ -319,6 +319,7 @@ def _disguise(text: str, rng: random.Random) -> str:
     for name in sorted(names, key=len, reverse=True):
         new = "".join(rng.choice("abcdefgh") for _ in range(9))
         text = re.sub(rf"(?<![\w]){name}\b(?!\()", new, text)
+    text = re.sub(r"^(    def .*?\)): (return .*)$", r"\1:\n        \2", text, flags=re.MULTILINE)  # one line each
     lines = []
     for line in text.split("\n"):
         lines.append(line + "  # " + str(rng.random()))
