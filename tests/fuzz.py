@@ -128,10 +128,14 @@ def total_of(executor: Any, cases: Iterator[tuple[str, Case]], *, stop: bool = F
     return total, count, nan
 
 
-def whole_programs(executor: Any, first: int, count: int, *, stop: bool = False) -> tuple[Report, int, int]:
-    """`total_of` for courses of seed `first`, `first` + 1, ... through the whole language."""
-    total, nan, done = Report(), 0, 0
+def whole_programs(
+    executor: Any, first: int, count: int, *, stop: bool = False, seconds: float = float("inf")
+) -> tuple[Report, int, int]:
+    """`total_of` for courses of seed `first`, `first` + 1, ... through the whole language, until time is up."""
+    total, nan, done, ends = Report(), 0, 0, time.monotonic() + seconds
     for seed in range(first, first + count):
+        if time.monotonic() > ends:
+            break
         try:
             course = whole_course(seed)
         except ProgramError as error:  # the writer loses a length now and then: about one program in five hundred
@@ -166,13 +170,16 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first random seed")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--name", action="append", help="one published program; may be given again")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more of `whole` after so long")
     parser.add_argument("--stop", action="store_true", help="end at the first disagreement")
     given = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
     executor = executor_class(given.executor)
     if given.what == "whole":
-        total, count, nan = whole_programs(executor, given.first, given.count, stop=given.stop)
+        total, count, nan = whole_programs(
+            executor, given.first, given.count, stop=given.stop, seconds=given.seconds
+        )
     else:
         programs = given.what == "programs"
         cases = (
