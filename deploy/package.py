@@ -111,8 +111,7 @@ def write(
             for name, text in files.items():
                 (fresh / name).write_text(text, encoding="utf-8")
             if program.parameters:
-                program.parameters.tensors()  # refuses a file that has changed since it was measured
-                shutil.copyfile(program.parameters.path, fresh / module / PARAMETERS)
+                _copy(program.parameters, fresh / module / PARAMETERS)
             _swap(fresh, directory, Path(scratch) / "earlier")
     except OSError as error:
         raise VortexError(
@@ -239,6 +238,17 @@ def read(directory: Path) -> Package:
             f"the manifest's {expected[:12]}; export it again"
         )
     return Package(inner.parent, module, program, manifest, selftest)
+
+
+def _copy(parameters: Parameters, file: Path) -> None:
+    """Raises `VortexError` when the parameters are others than when the program was bound."""
+    tensors = parameters.tensors()
+    if parameters.held is None:
+        shutil.copyfile(parameters.path, file)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(dict(tensors), file)
 
 
 def _with_parameters(program: Program, inner: Path) -> Program:

@@ -1,4 +1,7 @@
-"""Learned constants: named tensors in one safetensors file, read when they are needed and checked when they are."""
+"""Learned constants: named tensors in one safetensors file, read when they are needed and checked when they are.
+
+torch is loaded with the first tensor, since programs are parsed without it.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
-
 from vortexlab.dsl.errors import VortexError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vortexlab.dsl.ir import Param, Program, Static
 
 #: Whole numbers of a file stay within this magnitude, exact in fp32 and int32.
@@ -48,6 +48,8 @@ class Parameters:
     @staticmethod
     def of(tensors: Mapping[str, Tensor]) -> Parameters:
         """Parameters in memory, for use in this process; the digest is that of the file they would be."""
+        from safetensors.torch import save
+
         return Parameters("(in memory)", hashlib.sha256(save(dict(tensors))).hexdigest(), dict(tensors))
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -64,6 +66,9 @@ class Parameters:
 
 @functools.lru_cache(maxsize=8)
 def _load(path: str, digest: str) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     found = Parameters.open(path)
     if found.digest != digest:
         raise VortexError(f"the parameters {path} have changed since the program was bound; bind it again")
@@ -117,6 +122,8 @@ def _checked(program: Program, param: Param, static: Static) -> Tensor:
 @functools.lru_cache(maxsize=256)
 def _verified(parameters: Parameters, key: str, kind: str, shape: tuple[tuple[str, int], ...]) -> Tensor:
     """A tensor of the file in the precision that programs compute in."""
+    import torch
+
     path, tensors = parameters.path, parameters.tensors()
     if key not in tensors:
         raise VortexError(

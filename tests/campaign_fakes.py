@@ -36,7 +36,9 @@ class FakeEvaluator:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.closed = False
 
-    def evaluate(self, source: str, knobs: dict[str, Any] | None = None, *, fidelity: str = "full") -> Verdict:
+    def evaluate(
+        self, source: str, knobs: dict[str, Any] | None = None, *, fidelity: str = "full", parameters: Any = None
+    ) -> Verdict:
         self.calls.append((source, dict(knobs or {})))
         time.sleep(self.seconds)
         program = parse(source)

@@ -77,7 +77,7 @@ def test_a_file_that_is_no_program(command: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["check", "eval", "bench"])
 def test_a_word_that_is_neither_file_nor_published_program(command: str) -> None:
     assert "'qest'; did you mean quest?" in vortex(command, "qest").complaint()
-    assert "the seeds are dense, sink_window" in vortex(command, "zebra").complaint()
+    assert "the programs are dense, sink_window" in vortex(command, "zebra").complaint()
 
 
 def test_a_finding_names_line_column_and_hint(tmp_path: Path) -> None:

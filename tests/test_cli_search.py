@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from campaign_fakes import FakeEvaluator
@@ -29,7 +30,9 @@ class Mine:
 
 
 class Rejecting(FakeEvaluator):
-    def evaluate(self, source: str, knobs: dict | None = None, *, fidelity: str = "full") -> Verdict:
+    def evaluate(
+        self, source: str, knobs: dict | None = None, *, fidelity: str = "full", parameters: Any = None
+    ) -> Verdict:
         found = super().evaluate(source, knobs, fidelity=fidelity)
         return self._stopped(found, "rejected", "fidelity", "keeps 0.10 of the mass")
 

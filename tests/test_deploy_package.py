@@ -182,6 +182,9 @@ def test_parameters_go_along_and_are_those_that_were_measured(tmp_path: Path) ->
     save_file({"retrieval": torch.arange(28 * 8).view(28, 8).float()}, file)
     bound = load("streaming_heads").bind({}, Parameters.open(file))
     more = {"engine": "transformers", "version": "0.1.0", "knobs": {}, "source": "", "measurements": {}, "selftest": {}}
+    in_memory = load("streaming_heads").bind({}, Parameters.of({"retrieval": torch.zeros(28, 8)}))
+    kept = package.write(in_memory, tmp_path / "out", **more).program
+    assert float(parameter(kept, "retrieval", static, 5)) == 0.0 and kept.parameters.held is None  # type: ignore[union-attr]
     written = package.write(bound, tmp_path / "out", **more)
     held = tmp_path / "out" / written.module / PARAMETERS
     assert held.read_bytes() == file.read_bytes()

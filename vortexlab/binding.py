@@ -57,6 +57,8 @@ def check_evaluation(program: Program, config: EvaluationConfig) -> None:
     """
     from vortexlab.evaluator.geometries import find_geometry
 
+    if not program.params and not program.reads_latent:
+        return
     model = find_geometry(config.model)
     check_fit(program, model)
     if config.speed != "measured" or not program.params:
