@@ -51,7 +51,8 @@ class Case:
     """One random configuration of a bound program.
 
     `q`: [batch, query_heads, channel]; `keys[b]`, `values[b]`: [kv_heads, tokens, channel], all in the cache's
-    precision; `block`: tokens of a cache block; `kind`: what the numbers are like; `seed` makes it again.
+    precision; `block`: tokens of a cache block; `kind`: what the numbers are like; `seed` makes it again,
+    and `inputs` its numbers alone.
     """
 
     program: Program
@@ -62,6 +63,7 @@ class Case:
     block: int
     kind: str
     seed: int
+    inputs: int
 
     @property
     def lengths(self) -> list[int]:
@@ -110,13 +112,22 @@ def random_case(
         lengths.append(length)
     block = rng.choice([b for b in (p, p, 2 * p, 4 * p, p // 2, p // 4, 1) if b >= 1 and (p % b == 0 or b % p == 0)])
     dtype = rng.choice([d for d in dtypes if not (d == torch.float16 and kind == "huge")] or list(dtypes))
-    generator = torch.Generator().manual_seed(rng.randrange(2**31))
-    q, keys, values = _inputs(generator, kind, static, lengths, p)
-    if bound.params:
-        bound = replace(bound, parameters=random_parameters(generator, bound, static, kind in EXACT_KINDS))
+    inputs = rng.randrange(2**31)
+    return drawn_case(bound, static, lengths, kind=kind, dtype=dtype, block=block, inputs=inputs, seed=seed)
+
+
+def drawn_case(
+    program: Program, static: Static, lengths: list[int], *, kind: str, dtype: torch.dtype, block: int, inputs: int,
+    seed: int = 0,
+) -> Case:  # fmt: skip
+    """A case of given geometry of a bound program; its numbers come from the seed `inputs`."""
+    generator = torch.Generator().manual_seed(inputs)
+    q, keys, values = _inputs(generator, kind, static, lengths, program.page_size)
+    if program.params:
+        program = replace(program, parameters=random_parameters(generator, program, static, kind in EXACT_KINDS))
     q = q.to(torch.bfloat16 if dtype in SATURATING else dtype)
     keys, values = ([rounded(x, dtype).to(dtype) for x in part] for part in (keys, values))
-    return Case(bound, static, q, keys, values, block, kind, seed)
+    return Case(program, static, q, keys, values, block, kind, seed, inputs)
 
 
 def _geometry(rng: random.Random, program: Program, kind: str, latent: bool) -> Static:
@@ -182,9 +193,13 @@ def random_course(
     seed: int, program: Program, *, layers: int = 2, steps: int = 6, max_length: int = 120, **options: Any
 ) -> Course:
     """A random `Course` of `layers` layers and at most `steps` steps; `options` as in `random_case`."""
-    case = random_case(seed, program, max_length=max_length, **options)
-    case.static = replace(case.static, layer=0, layers=layers)
-    generator = torch.Generator().manual_seed(seed)
+    return drawn_course(random_case(seed, program, max_length=max_length, **options), layers, steps)
+
+
+def drawn_course(case: Case, layers: int, steps: int) -> Course:
+    """A course of the case's geometry; what the case does not hold comes from its `seed`."""
+    case = replace(case, static=replace(case.static, layer=0, layers=layers))
+    generator = torch.Generator().manual_seed(case.seed)
     if case.program.params:
         drawn = random_parameters(generator, case.program, case.static, case.is_exact)
         case.program = replace(case.program, parameters=drawn)
