@@ -10,6 +10,7 @@ from typing import Any
 from vortexlab.dsl.canonical import canonical_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static, digest
+from vortexlab.kernels.gpu.coverage import NotCovered
 from vortexlab.kernels.gpu.report import compile_report
 
 SECONDS, MEMORY_MB = 60.0, 6144
@@ -32,6 +33,9 @@ def report(program: Program, static: Static, targets: list[str], dtype: str, fol
         found = compile_report(program, static, targets, dtype, seconds=SECONDS, memory_mb=MEMORY_MB)
         kernels = [{**asdict(item), "uses": list(item.uses)} for item in found]
         answer = {"failure": _excess(kernels), "kernels": kernels}
+    except NotCovered as error:
+        # Such a program runs on the torch executor, on a GPU too; there are no kernels of its own to judge.
+        answer = {"failure": "", "not_covered": list(error.what), "kernels": []}
     except VortexError as error:
         answer = {"failure": str(error), "kernels": []}
     folder.mkdir(exist_ok=True)

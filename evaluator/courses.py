@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.reference_memory import LayerMemory
 from vortexlab.dsl.reference_prefill import prefill_layers
 from vortexlab.dsl.tolerance import Judged, judge
+from vortexlab.evaluator.executors import Make
 from vortexlab.evaluator.traits import depends_on_layer, period
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.memory import Carry
@@ -50,7 +50,7 @@ def needs_course(program: Program) -> bool:
     return program.has_memory or program.result is not None or program.pooled is not None
 
 
-def check(program: Program, model: Static, kind: type[Any], device: str, generator: torch.Generator) -> int:
+def check(program: Program, model: Static, kind: Make, device: str, generator: torch.Generator) -> int:
     """How many steps and blocks were compared. Raises `Disagreement`."""
     page = program.page_size
     layers = min(model.layers, _LAYERS) if depends_on_layer(program) else 1
@@ -94,14 +94,14 @@ Found = tuple[Tensor, list[list[list[int]]]]
 Seen = tuple[Found, Found, Judged, str]
 
 
-def _decoded(program: Program, course: Course, kind: type[Any], device: str, steps: int) -> Iterator[Seen]:
+def _decoded(program: Program, course: Course, kind: Make, device: str, steps: int) -> Iterator[Seen]:
     """Step by step and layer by layer."""
     rows, carry = len(course.begin), Carry()
     executors = [kind(program, static) for static in course.statics]
     caches, states, memories = [], [], []
     for layer, executor in enumerate(executors):
-        short = [_cut(part[layer], course.begin, device) for part in (course.keys, course.values)]
-        cache = PagedKV.from_dense(*short, program.page_size, shuffle_seed=layer, spare=steps)
+        k, v = (_cut(part[layer], course.begin, device) for part in (course.keys, course.values))
+        cache = PagedKV.from_dense(k, v, program.page_size, shuffle_seed=layer, spare=steps)
         fill_unused(cache, float("nan"))  # nothing behind the newest token may be read
         state = executor.new_state(cache)
         executor.summarize(state, cache)
@@ -119,8 +119,8 @@ def _decoded(program: Program, course: Course, kind: type[Any], device: str, ste
             ]
             caches[layer].append(*new)
             executor.update(states[layer], caches[layer])
-            q = course.q[step, layer].to(device)
-            out, lists = executor.decode(q, states[layer], caches[layer], *memories[layer])
+            newest = course.q[step, layer].to(device)
+            out, lists = executor.decode(newest, states[layer], caches[layer], *memories[layer])
             given.append((out.cpu(), lists.to_list()))
         for row in range(rows):
             seen = course.begin[row] + step + 1
@@ -139,14 +139,13 @@ def _decoded(program: Program, course: Course, kind: type[Any], device: str, ste
                 yield found, (selection.output, _plain(selection.lists)), judged, place
 
 
-def _read(program: Program, course: Course, kind: type[Any], device: str) -> Iterator[Seen]:
+def _read(program: Program, course: Course, kind: Make, device: str) -> Iterator[Seen]:
     """The prompt, layer by layer and block by block."""
     carry, given = Carry(), []
     for layer, static in enumerate(course.statics):
         executor = kind(program, static)
-        cache = PagedKV.from_dense(
-            *(_cut(part[layer], course.begin, device) for part in (course.keys, course.values)), program.page_size
-        )
+        k, v = (_cut(part[layer], course.begin, device) for part in (course.keys, course.values))
+        cache = PagedKV.from_dense(k, v, program.page_size)
         memory = executor.new_memory(cache, carry=carry)
         given.append(executor.prefill(course.q[:, layer].permute(1, 2, 0, 3).to(device), cache, memory=memory))
     wanted = prefill_layers(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import SET, Node, Program, Type
+from vortexlab.dsl.ir import SET, Node, Program, Static, Type
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.torch_executor import TorchExecutor
@@ -17,15 +18,24 @@ from vortexlab.kernels.torch_select import reversed_ties
 EVERYTHING = Program(name="everything", page=128, nodes=(Node("everything", Type(SET)),), fields={}, output=0)
 
 
-def executor_for(device: str) -> type[Any]:
-    """The torch executor on the CPU, the Triton executor on a GPU."""
+#: Makes the executor of a bound program for one layer.
+Make = Callable[[Program, Static], Any]
+
+
+def executor_for(device: str) -> Make:
+    """The torch executor on the CPU; on a GPU the Triton executor, or the torch executor for what it does not cover."""
     if device == "cpu":
         return TorchExecutor
     try:
+        from vortexlab.kernels.gpu.coverage import uncovered
         from vortexlab.kernels.gpu.executor import TritonExecutor
     except ImportError as error:
         raise VortexError(f"device {device!r} needs Triton, which cannot be imported here: {error}") from error
-    return TritonExecutor
+
+    def made(program: Program, static: Static) -> Any:
+        return TorchExecutor(program, static) if uncovered(program, static) else TritonExecutor(program, static)
+
+    return made
 
 
 class ReversedTies(TorchExecutor):

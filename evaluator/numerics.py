@@ -21,7 +21,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.tolerance import attention_tolerance, open_pages
 from vortexlab.evaluator import courses
-from vortexlab.evaluator.executors import executor_for
+from vortexlab.evaluator.executors import Make, executor_for
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor, PageLists
 
@@ -100,8 +100,8 @@ def _cases(program: Program, model: Static, generator: torch.Generator) -> Itera
         yield Case(kind, static, q, keys, _values(static, keys, values))
     # One request long enough that usual budgets leave pages out, on one KV head since the reference takes its time.
     static = replace(model, kv_heads=model.kv_heads if program.params else 1, layer=0)
-    shape = (static.kv_heads, _MANY_PAGES * page + 1, model.head_dim)
-    k, v = (_draw("integers", shape, page, generator) for _ in range(2))
+    long = (static.kv_heads, _MANY_PAGES * page + 1, model.head_dim)
+    k, v = (_draw("integers", long, page, generator) for _ in range(2))
     q = _draw("integers", (1, static.kv_heads * model.group, model.head_dim), 0, generator)
     yield Case("long integers", static, q, [k], _values(static, [k], [v]))
 
@@ -127,7 +127,7 @@ def _draw(kind: str, shape: tuple[int, ...], page: int, generator: torch.Generat
 Run = tuple[str, list[int], Tensor, PageLists]
 
 
-def _runs(case: Case, kind: type[Any], program: Program, device: str, generator: torch.Generator) -> Iterator[Run]:
+def _runs(case: Case, kind: Make, program: Program, device: str, generator: torch.Generator) -> Iterator[Run]:
     """The case in several ways that must not matter: name, rows, output and lists of each."""
     executor: Executor = kind(program, case.static)
     everyone = list(range(len(case.keys)))
@@ -169,7 +169,7 @@ def _cache(case: Case, page: int, device: str, behind: float, spare: int = 0) ->
     )
 
 
-def _fresh(kind: type[Any], program: Program, case: Case, device: str) -> tuple[Tensor, PageLists]:
+def _fresh(kind: Make, program: Program, case: Case, device: str) -> tuple[Tensor, PageLists]:
     executor: Executor = kind(program, case.static)
     cache = _cache(case, program.page_size, device, float("nan"))
     state = executor.new_state(cache)
@@ -177,7 +177,7 @@ def _fresh(kind: type[Any], program: Program, case: Case, device: str) -> tuple[
     return executor.decode(case.q.to(device), state, cache)
 
 
-def _stepwise(kind: type[Any], program: Program, case: Case, device: str, steps: int) -> tuple[Tensor, PageLists]:
+def _stepwise(kind: Make, program: Program, case: Case, device: str, steps: int) -> tuple[Tensor, PageLists]:
     """All but the last tokens at once, these one at a time, as in generation."""
     executor: Executor = kind(program, case.static)
     start = Case(

@@ -30,7 +30,7 @@ class OracleExecutor(TorchExecutor):
         super().__init__(program, static)
         self._forced = TorchExecutor(forced_part(program), static)
 
-    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+    def select(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> PageLists:
         page = self.program.page_size
         most = (int(cache.lengths.max()) - 1) // page + 1
         forced = self._forced.select(q, state, cache).to_mask(most)

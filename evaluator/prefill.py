@@ -24,7 +24,7 @@ from vortexlab.evaluator.speed import SpeedError, Timing
 from vortexlab.evaluator.timing import Clock
 from vortexlab.evaluator.traits import depends_on_layer
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.executor import Executor, PageLists
+from vortexlab.kernels.executor import PageLists, PrefillExecutor
 from vortexlab.kernels.memory import Carry
 
 PAIRS = 3
@@ -36,7 +36,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 class SparsePrefill(Prefill):
     """Reads one context with a program, block of queries after block, layer after layer."""
 
-    def __init__(self, executors: Sequence[Executor], page: int):
+    def __init__(self, executors: Sequence[PrefillExecutor], page: int):
         super().__init__()
         self._executors, self._page, self._carry = executors, page, Carry()
 
@@ -46,13 +46,13 @@ class SparsePrefill(Prefill):
         return out.transpose(1, 2)
 
 
-def reader(model: LoadedModel, executors: Sequence[Executor], page: int) -> Callable[[Tensor], Prefill]:
+def reader(model: LoadedModel, executors: Sequence[PrefillExecutor], page: int) -> Callable[[Tensor], Prefill]:
     """What `ContextStore` reads contexts with."""
     return lambda tokens: model.prefill(tokens, SparsePrefill(executors, page))
 
 
 def _read(
-    executor: Executor, q: Tensor, k: Tensor, v: Tensor, page: int, carry: Carry
+    executor: PrefillExecutor, q: Tensor, k: Tensor, v: Tensor, page: int, carry: Carry
 ) -> tuple[Tensor, list[PageLists]]:
     """`q`: [1, query_heads, tokens, channel]; `k`, `v`: [kv_heads, tokens, channel]."""
     cache = PagedKV.from_dense([k], [v], page)
@@ -63,7 +63,7 @@ def _read(
 @torch.inference_mode()
 def measure(
     program: Program,
-    executor: Callable[[Program, Static], Executor],
+    executor: Callable[[Program, Static], PrefillExecutor],
     geometry: Geometry,
     length: int,
     *,

@@ -6,14 +6,14 @@ generated greedily from the model's own tokens, never teacher-forced.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vortexlab.dsl.ir import Program
+from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator.contexts import ContextStore, Fork
 from vortexlab.evaluator.models import LoadedModel
 from vortexlab.kernels.cache import PagedKV
@@ -43,7 +43,13 @@ class Tally:
 class Session:
     """One bound program on one model: an executor and the summaries of the recorded contexts for every layer."""
 
-    def __init__(self, program: Program, model: LoadedModel, store: ContextStore, executor: type[Any]):
+    def __init__(
+        self,
+        program: Program,
+        model: LoadedModel,
+        store: ContextStore,
+        executor: Callable[[Program, Static], Any],
+    ):
         self.program, self.model, self.store = program, model, store
         self.executors: list[Executor] = [executor(program, model.static(layer)) for layer in range(model.layers)]
         self.states: list[Any] = []

@@ -59,6 +59,7 @@ class Compiled(_Reply):
     failure: Text
     kernels: list[dict[str, Any]]
     cached: bool
+    not_covered: list[str] = []
 
 
 class Fidelity(_Reply):

@@ -27,6 +27,7 @@ from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.dense import DENSE_PATHS, DensePath
 from vortexlab.kernels.executor import Executor, PageLists
 from vortexlab.kernels.memory import Carry
+from vortexlab.kernels.torch_executor import TorchExecutor
 
 #: Sparse calls of a run, each between two dense ones; a noisy run goes on to the second number.
 PAIRS, MOST_PAIRS = 9, 27
@@ -122,7 +123,9 @@ def measure(
     dense, result.baseline, result.baselines_ms = _fastest_dense(executor, static, workload, clock, generator)
     example = workload.fresh(generator)
     turns = [(layer, at) for at in range(span) for layer in range(len(executors))]
-    steps = {turn: as_served(partial(step, *turn), example) for turn in turns}
+    # The torch executor looks at numbers on the host, so its steps cannot be captured in a graph.
+    served = _as_called if isinstance(executors[0], TorchExecutor) else as_served
+    steps = {turn: served(partial(step, *turn), example) for turn in turns}
     for turn in turns:  # allocates workspaces, as the first steps of a server do
         steps[turn](example)
     seen: list[Call] = []
@@ -170,6 +173,10 @@ def measure(
     return result
 
 
+def _as_called(call: Callable[[Tensor], Any], example: Tensor) -> Callable[[Tensor], Any]:
+    return call
+
+
 def _memories(program: Program, executors: Sequence[Executor], cache: PagedKV) -> list[Any]:
     """What the requests carry on, by layer; None where the program remembers nothing."""
     carry = Carry()
@@ -192,11 +199,12 @@ def _time_stages(
 ) -> None:
     """Selection and attention apart; attention that a program composes itself is what its step takes beyond that."""
     extra = [] if not program.has_memory else [executor.new_memory(cache)]
-    select = as_served(lambda q: executor.select(q, state, cache, *extra), q)
+    served = _as_called if isinstance(executor, TorchExecutor) else as_served
+    select = served(lambda q: executor.select(q, state, cache, *extra), q)
     lists = forced or select(q)
     result.select_ms = median(clock(lambda: select(q))[0] for _ in range(3))
     if program.result is None:
-        attend = as_served(lambda q: executor.attend(q, cache, lists), q)
+        attend = served(lambda q: executor.attend(q, cache, lists), q)
         result.attend_ms = median(clock(lambda: attend(q))[0] for _ in range(3))
     else:
         result.attend_ms = max(0.0, result.sparse_ms - result.summary_ms - result.select_ms)

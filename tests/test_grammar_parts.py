@@ -84,11 +84,11 @@ def test_few_mutations_are_no_programs() -> None:
     assert tally["discarded"] > 0 and tally["discarded"] <= 0.1 * tried, tally
 
 
-def test_precisions_of_cache_and_summaries_vary() -> None:
+def test_the_precision_of_summaries_varies_and_that_of_the_cache_does_not() -> None:
     rng, text = random.Random(1), library.source("quest")
     made = [mutate(text, rng, set(), ("change_precision",)) for _ in range(40)]
     found = [parse(item.source) for item in made if item]
-    assert {program.kv_dtype for program in found} == {"auto", "fp8_e4m3", "fp8_e5m2"}
+    assert {program.kv_dtype for program in found} == {"auto"}
     assert {program.summary_dtype for program in found} == {"kv", "bf16", "fp8_e4m3", "fp8_e5m2"}
     back = mutate(library.source("dsa"), random.Random(0), set(), ("change_precision",), depth=2)
     assert back is not None
