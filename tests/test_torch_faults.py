@@ -41,7 +41,9 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         "torch_step.py", "return torch.where(afresh[:, None, None, None], found, before)",
         "return found", MEMORY,
     ),
-    "a new request inherits a memory": ("memory.py", "            self._started[slot] = False", "            pass", MEMORY),
+    "a new request inherits a memory": (
+        "memory.py", "            self._started[slot] = False", "            pass", MEMORY,
+    ),
     "rows read each other's slots": (
         "memory.py", "list(range(batch)) if self.slots is None else self.slots", "list(range(batch))", MEMORY,
     ),
@@ -49,8 +51,9 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         "memory.py", ".expand(rows, 1, pages, *self._shapes[name])",
         ".expand(rows, 1, pages, *[1 for _ in self._shapes[name]])", MEMORY,
     ),
-    "a layer reads its own memory of the last step": ("memory.py", "        if stamp != self.stamp:", "        if False:",
-        MEMORY),
+    "a layer reads its own memory of the last step": (
+        "memory.py", "        if stamp != self.stamp:", "        if False:", MEMORY,
+    ),
     "the own page is weighted": ("torch_output.py", "torch.where(candidate & ~own, given, 0.0)", "given", MEMORY),
     "entries of pages that are no candidates": ("torch_output.py", "allowed = live[:, None, None, None]\n",
         "allowed = torch.ones_like(live[:, None, None, None])\n", MEMORY),
