@@ -3,14 +3,15 @@
     python -m tests.fuzz programs --count 2000
     python -m tests.fuzz whole --count 1000
     python -m tests.fuzz seeds --count 200
+    python -m tests.fuzz whole --count 1000 --shrink
     python -m tests.fuzz programs --executor vortexlab.kernels.torch_executor:TorchExecutor --first 5000 --count 100
 
 `programs` draws random typed programs, one configuration each; `whole` those of the whole language, over steps, layers
 and prompts, on grouped and latent heads, in all precisions; `seeds` takes every published program through random
 configurations with pages of 8 to 64 tokens and lengths to 4,096. Each configuration also goes through one of the
-changes that must not matter (physical layout, batch, later tokens, growth, shared
-prefixes). Prints each disagreement with what makes
-it again, then the totals; the exit status is 1 if there was any disagreement.
+changes that must not matter (physical layout, batch, later tokens, growth, shared prefixes). Prints each disagreement
+with what makes it again, with --shrink also the least program and configuration that still disagree, then the totals;
+the exit status is 1 if there was any disagreement.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from tests.differential import (
     compare,
 )
 from tests.differential_course import compare_course
+from tests.shrink import Setting, Shrunk, shrink
 from vortexlab.dsl import parse
-from vortexlab.dsl.errors import ProgramError, VortexError
+from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
 from vortexlab.dsl.testing import (
     DTYPES,
@@ -79,6 +81,53 @@ def judge(executor: Any, case: Case, check: str) -> Report:
     return report
 
 
+def again(executor: Any, program: str | Program, setting: Setting, check: str | None = None) -> Report:
+    """Compares a program in one setting: a case under a change that must not matter, or without `check` a course."""
+    bound = parse(program).bind() if isinstance(program, str) else program
+    if check is None:
+        return course_report(executor, setting.course(bound))
+    return judge(executor, setting.case(bound), check)
+
+
+def course_report(executor: Any, course: Course) -> Report:
+    try:
+        return compare_course(executor, course)
+    except Exception as error:  # whatever an executor raises is one more disagreement
+        return Report(disagreements=[f"crashed: {type(error).__name__}: {error}"])
+
+
+def _crash(report: Report) -> str:
+    """The kind of a report's first crash, so that shrinking keeps to it; the empty text where it ended well."""
+    crashes = [line.split(":")[1] for line in report.disagreements if line.startswith("crashed:")]
+    return crashes[0] if crashes else ""
+
+
+def shrunk(executor: Any, program: Program, setting: Setting, check: str | None, seconds: float) -> Shrunk:
+    """The least program and setting that still disagree; raises `VortexError` where these do not."""
+    kind = _crash(again(executor, program, setting, check))
+
+    def disagrees(program: Program, setting: Setting) -> bool:
+        report = again(executor, program, setting, check)
+        return bool(report.disagreements) and _crash(report) == kind
+
+    return shrink(program, setting, disagrees, seconds=seconds)
+
+
+def print_shrunk(executor: Any, program: Program, setting: Setting, check: str | None, seconds: float) -> None:
+    """Prints what `again` takes to make the least disagreement once more."""
+    try:
+        found = shrunk(executor, program, setting, check, seconds)
+    except VortexError as error:
+        print(f"not shrunk: {error}", flush=True)
+        return
+    end = "nothing smaller disagrees" if found.finished else "time is up"
+    how = "" if check is None else f', "{check}"'
+    print(
+        f"shrunk in {found.tried} runs; {end}. tests.fuzz.again(executor, TEXT, {found.setting}{how}) of this TEXT:\n"
+    )
+    print(found.text, flush=True)
+
+
 def random_programs(first: int, count: int) -> Iterator[tuple[str, Case]]:
     """Seed `first`, `first` + 1, ...: a program and a configuration of it.
 
@@ -110,16 +159,21 @@ def seed_case(program: Program, seed: int) -> Case:
             page = 16  # the drawn page does not divide as the drawn knobs ask
 
 
-def total_of(executor: Any, cases: Iterator[tuple[str, Case]], *, stop: bool = False) -> tuple[Report, int, int]:
+def total_of(
+    executor: Any, cases: Iterator[tuple[str, Case]], *, stop: bool = False, shrinking: float = 0.0
+) -> tuple[Report, int, int]:
     """The sum of all reports, the number of configurations, and of those in which a NaN occurred.
 
-    With `stop` it ends at the first disagreement.
+    With `stop` it ends at the first disagreement. Each is shrunk for `shrinking` seconds, if that is not 0.
     """
     total, count, nan = Report(), 0, 0
     for name, case in cases:
-        report = judge(executor, case, CHECKS[count % len(CHECKS)])
+        check = CHECKS[count % len(CHECKS)]
+        report = judge(executor, case, check)
         for line in report.disagreements[:2]:
             print(f"{name}: {line}", flush=True)
+        if report.disagreements and shrinking:
+            print_shrunk(executor, case.program, Setting.of(case), check, shrinking)
         nan += report.nan
         total.add(report)
         count += 1
@@ -129,24 +183,19 @@ def total_of(executor: Any, cases: Iterator[tuple[str, Case]], *, stop: bool = F
 
 
 def whole_programs(
-    executor: Any, first: int, count: int, *, stop: bool = False, seconds: float = float("inf")
+    executor: Any, first: int, count: int, *, stop: bool = False, seconds: float = float("inf"), shrinking: float = 0.0
 ) -> tuple[Report, int, int]:
     """`total_of` for courses of seed `first`, `first` + 1, ... through the whole language, until time is up."""
     total, nan, done, ends = Report(), 0, 0, time.monotonic() + seconds
     for seed in range(first, first + count):
         if time.monotonic() > ends:
             break
-        try:
-            course = whole_course(seed)
-        except ProgramError as error:  # the writer loses a length now and then: about one program in five hundred
-            print(f"whole {seed}: not compared, since it is no program: {error}", flush=True)
-            continue
-        try:
-            report = compare_course(executor, course)
-        except Exception as error:  # whatever an executor raises is one more disagreement
-            report = Report(disagreements=[f"crashed: {type(error).__name__}: {error}"])
+        course = whole_course(seed)
+        report = course_report(executor, course)
         for line in report.disagreements[:2]:
             print(f"whole {seed}: {line}", flush=True)
+        if report.disagreements and shrinking:
+            print_shrunk(executor, course.case.program, Setting.of(course), None, shrinking)
         nan += report.nan
         total.add(report)
         done += 1
@@ -172,20 +221,23 @@ def main() -> int:
     parser.add_argument("--name", action="append", help="one published program; may be given again")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more of `whole` after so long")
     parser.add_argument("--stop", action="store_true", help="end at the first disagreement")
+    parser.add_argument(
+        "--shrink", type=float, nargs="?", const=180.0, default=0.0, metavar="SECONDS",
+        help="make each disagreement small, for 180 seconds or as many as given",
+    )  # fmt: skip
     given = parser.parse_args()
+    options = {"stop": given.stop, "shrinking": given.shrink}
     torch.set_num_threads(1)
     started = time.perf_counter()
     executor = executor_class(given.executor)
     if given.what == "whole":
-        total, count, nan = whole_programs(
-            executor, given.first, given.count, stop=given.stop, seconds=given.seconds
-        )
+        total, count, nan = whole_programs(executor, given.first, given.count, seconds=given.seconds, **options)
     else:
         programs = given.what == "programs"
         cases = (
             random_programs(given.first, given.count) if programs else published(given.first, given.count, given.name)
         )
-        total, count, nan = total_of(executor, cases, stop=given.stop)
+        total, count, nan = total_of(executor, cases, **options)
     facts = {key: value for key, value in asdict(total).items() if key not in ("disagreements", "nan")}
     facts |= {"configurations": count, "with_nan": nan, "disagreements": len(total.disagreements)}
     facts |= {"share_differing": total.differing / max(1, total.pages), "seconds": round(time.perf_counter() - started)}
