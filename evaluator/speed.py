@@ -158,12 +158,7 @@ def measure(
     for call in (seen[i] for i in checked.tolist()):
         workload.restore(call.k_new, call.v_new)
         if forced is None:
-            at, layer = caches[call.at], call.layer
-            out, lists = _decode(executors[layer], call.q, states[layer], at, call.memories[layer])
-            if lists.to_list() != call.lists.to_list():
-                raise SpeedError("a timed call selected other pages than the same call made again")
-            if float((out - call.out).norm()) > _TOLERANCE[workload.k.dtype] * float(call.out.norm()):
-                raise SpeedError("a timed call gave another output than the same call made again")
+            _repeat(program, executors[call.layer], states[call.layer], caches[call.at], call)
         if program.result is None:
             result.worst_error = max(result.worst_error, _error(workload, caches[call.at], page, call, seed))
         elif not bool(call.out.isfinite().all()):
@@ -175,6 +170,18 @@ def measure(
 
 def _as_called(call: Callable[[Tensor], Any], example: Tensor) -> Callable[[Tensor], Any]:
     return call
+
+
+def _repeat(program: Program, executor: Executor, state: Any, cache: PagedKV, call: Call) -> None:
+    """Raises `SpeedError` when a timed call, made again, does something else."""
+    if program.result is None and not program.has_memory:
+        out, lists = call.out, executor.select(call.q, state, cache)
+    else:
+        out, lists = _decode(executor, call.q, state, cache, call.memories[call.layer])
+    if lists.to_list() != call.lists.to_list():
+        raise SpeedError("a timed call selected other pages than the same call made again")
+    if float((out - call.out).norm()) > _TOLERANCE[call.out.dtype] * float(call.out.norm()):
+        raise SpeedError("a timed call gave another output than the same call made again")
 
 
 def _memories(program: Program, executors: Sequence[Executor], cache: PagedKV) -> list[Any]:

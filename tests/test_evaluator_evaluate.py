@@ -150,7 +150,7 @@ def test_finalists_are_measured_on_contexts_that_no_search_has_seen(
 ) -> None:
     asked: list[Evaluator] = []
 
-    def evaluate(self: Evaluator, source: str, knobs: object) -> str:
+    def evaluate(self: Evaluator, source: str, knobs: object, parameters: object = None) -> str:
         asked.append(self)
         return source
 

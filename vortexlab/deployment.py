@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _SECONDS = 1800.0
 #: What of a verdict's conditions goes into a package; paths stay out.
 _CONDITIONS = (
-    "device", "evaluated_on", "speed", "geometry", "lengths", "data", "batch", "batch_tokens", "dtype", "protocol",
+    "device", "evaluated_on", "phase", "speed", "geometry", "lengths", "data", "batch", "batch_tokens", "dtype",
+    "protocol",
     "baseline", "split", "seed", "threads", "versions", "model_digest", "environment", "dense_scores",
 )  # fmt: skip
 
