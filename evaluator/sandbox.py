@@ -109,6 +109,9 @@ class Sandbox:
             "PYTHONNOUSERSITE": "1",
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
+            # As many threads as said, always: with fewer, sums come out differently in their last bits.
+            "MKL_DYNAMIC": "FALSE",
+            "OMP_DYNAMIC": "FALSE",
             # Threads that wait for others sleep: spinning would starve whoever shares the cores, and slow us most.
             "OMP_WAIT_POLICY": "PASSIVE",
         }
