@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import SET, Node, Program, Static, Type
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.executor import Executor, PageLists
+from vortexlab.kernels.memory import Carry
 from vortexlab.kernels.torch_executor import TorchExecutor
 from vortexlab.kernels.torch_select import reversed_ties
 
@@ -36,6 +37,20 @@ def executor_for(device: str) -> Make:
         return TorchExecutor(program, static) if uncovered(program, static) else TritonExecutor(program, static)
 
     return made
+
+
+def new_memories(program: Program, executors: Sequence[Executor], caches: Sequence[PagedKV]) -> list[Any]:
+    """For every layer what the requests of its cache will carry on; None where the program remembers nothing."""
+    carry = Carry()
+    return [
+        executor.new_memory(cache, carry=carry) if program.has_memory else None
+        for executor, cache in zip(executors, caches, strict=True)
+    ]
+
+
+def decode(executor: Executor, q: Tensor, state: Any, cache: PagedKV, memory: Any) -> tuple[Tensor, PageLists]:
+    """One decode step of one layer; `memory` is that of `new_memories`."""
+    return executor.decode(q, state, cache) if memory is None else executor.decode(q, state, cache, memory)
 
 
 class ReversedTies(TorchExecutor):

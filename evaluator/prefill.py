@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import LoadedModel, Prefill
-from vortexlab.evaluator.speed import SpeedError, Timing
+from vortexlab.evaluator.speed import TOLERANCE, SpeedError, Timing
 from vortexlab.evaluator.timing import Clock
 from vortexlab.evaluator.traits import depends_on_layer
 from vortexlab.kernels.cache import PagedKV
@@ -30,7 +30,6 @@ from vortexlab.kernels.memory import Carry
 PAIRS = 3
 _SECONDS = 30.0
 _CHECKED_QUERIES = 16
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 
 
 class SparsePrefill(Prefill):
@@ -116,7 +115,7 @@ def measure(
     for q, k, v, out, lists in seen:
         result.worst_error = max(result.worst_error, _error(program, static, q, k, v, out, lists, seed))
         result.density = _density(program, lists, length)
-    if result.worst_error > _TOLERANCE[dtype]:
+    if result.worst_error > TOLERANCE[dtype]:
         raise SpeedError(f"a timed output is off by {result.worst_error:.2g} of its norm")
     return result
 

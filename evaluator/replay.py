@@ -15,10 +15,10 @@ from torch import Tensor
 
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator.contexts import ContextStore, Fork
+from vortexlab.evaluator.executors import decode, new_memories
 from vortexlab.evaluator.models import LoadedModel
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor, PageLists
-from vortexlab.kernels.memory import Carry
 
 
 @dataclass
@@ -69,17 +69,11 @@ class Session:
 
     def memories(self, caches: Sequence[PagedKV]) -> list[Any]:
         """For every layer what the requests of `caches` will carry on; None where the program remembers nothing."""
-        if not self.program.has_memory:
-            return [None] * len(self.executors)
-        carry = Carry()
-        return [
-            executor.new_memory(cache, carry=carry) for executor, cache in zip(self.executors, caches, strict=True)
-        ]
+        return new_memories(self.program, self.executors, caches)
 
     def decode(self, layer: int, q: Tensor, cache: PagedKV, memory: Any) -> tuple[Tensor, PageLists]:
         """One decode step of one layer."""
-        executor, state = self.executors[layer], self.states[layer]
-        return executor.decode(q, state, cache) if memory is None else executor.decode(q, state, cache, memory)
+        return decode(self.executors[layer], q, self.states[layer], cache, memory)
 
 
 class _Step:

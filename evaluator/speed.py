@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.evaluator.executors import EVERYTHING
+from vortexlab.evaluator.executors import EVERYTHING, decode, new_memories
 from vortexlab.evaluator.timing import Clock, Workload, as_served
 from vortexlab.evaluator.traits import depends_on_data, depends_on_layer, period
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.dense import DENSE_PATHS, DensePath
 from vortexlab.kernels.executor import Executor, PageLists
-from vortexlab.kernels.memory import Carry
 from vortexlab.kernels.torch_executor import TorchExecutor
 
 #: Sparse calls of a run, each between two dense ones; a noisy run goes on to the second number.
@@ -35,7 +34,8 @@ PAIRS, MOST_PAIRS = 9, 27
 NOISY = 0.15
 _NOISY_SECONDS = 4.0
 _CHECKED_CALLS, _CHECKED_HEADS = 2, 12
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+#: Largest error of a timed output, relative to its norm.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 
 
 @dataclass
@@ -106,7 +106,7 @@ def measure(
     states = [item.new_state(cache) for item in executors]
     for item, state in zip(executors, states, strict=True):
         item.summarize(state, cache)
-    memories = _memories(program, executors, cache)
+    memories = new_memories(program, executors, [cache] * len(executors))
     imposed = depends_on_data(program) and program.result is None and not program.has_memory
     forced = _lists_like(counts, cache, page, generator) if imposed else None
 
@@ -115,7 +115,7 @@ def measure(
         if forced is not None:
             executors[layer].select(q, states[layer], cache)
             return executors[layer].attend(q, cache, forced), forced
-        return _decode(executors[layer], q, states[layer], caches[at], memories[layer])
+        return decode(executors[layer], q, states[layer], caches[at], memories[layer])
 
     result = Timing(batch=workload.batch)
     whole = workload.cache(page, workload.length // page * page)
@@ -163,7 +163,7 @@ def measure(
             result.worst_error = max(result.worst_error, _error(workload, caches[call.at], page, call, seed))
         elif not bool(call.out.isfinite().all()):
             raise SpeedError("a timed output is not finite")
-    if result.worst_error > _TOLERANCE[workload.k.dtype]:
+    if result.worst_error > TOLERANCE[workload.k.dtype]:
         raise SpeedError(f"a timed output is off by {result.worst_error:.2g} of its norm")
     return result
 
@@ -177,21 +177,11 @@ def _repeat(program: Program, executor: Executor, state: Any, cache: PagedKV, ca
     if program.result is None and not program.has_memory:
         out, lists = call.out, executor.select(call.q, state, cache)
     else:
-        out, lists = _decode(executor, call.q, state, cache, call.memories[call.layer])
+        out, lists = decode(executor, call.q, state, cache, call.memories[call.layer])
     if lists.to_list() != call.lists.to_list():
         raise SpeedError("a timed call selected other pages than the same call made again")
-    if float((out - call.out).norm()) > _TOLERANCE[call.out.dtype] * float(call.out.norm()):
+    if float((out - call.out).norm()) > TOLERANCE[call.out.dtype] * float(call.out.norm()):
         raise SpeedError("a timed call gave another output than the same call made again")
-
-
-def _memories(program: Program, executors: Sequence[Executor], cache: PagedKV) -> list[Any]:
-    """What the requests carry on, by layer; None where the program remembers nothing."""
-    carry = Carry()
-    return [item.new_memory(cache, carry=carry) if program.has_memory else None for item in executors]
-
-
-def _decode(executor: Executor, q: Tensor, state: Any, cache: PagedKV, memory: Any) -> tuple[Tensor, PageLists]:
-    return executor.decode(q, state, cache) if memory is None else executor.decode(q, state, cache, memory)
 
 
 def _time_stages(

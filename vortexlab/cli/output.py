@@ -89,3 +89,28 @@ def duration(seconds: float | None) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def print_gates(verdict: dict[str, Any]) -> None:
+    """Alarms, gates and tasks of a verdict in its JSON form."""
+    for alarm in verdict["alarms"]:
+        print(printable(f"ALARM          {alarm}"))
+    print()
+    table(
+        "gates",
+        ("gate", "passed", "seconds", "reason"),
+        [(g["name"], "yes" if g["passed"] else "no", number(g["seconds"], 2), g["reason"]) for g in verdict["gates"]],
+        right=("seconds",),
+    )
+    if verdict["per_task"]:
+        print()
+        table(
+            "exact match by task",
+            ("task", "dense", "sparse", "difference", "answers"),
+            [
+                (name, number(row.get("dense")), number(row.get("sparse")), interval(row.get("difference")),
+                 str(row.get("n", "")))
+                for name, row in verdict["per_task"].items()
+            ],
+            right=("dense", "sparse", "answers"),
+        )  # fmt: skip

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vortexlab.cli import options
-from vortexlab.cli.output import AsJson, interval, lines, number, print_json, printable, settings, table, where
+from vortexlab.cli.output import (
+    AsJson,
+    interval,
+    lines,
+    number,
+    print_gates,
+    print_json,
+    printable,
+    settings,
+    table,
+    where,
+)
 from vortexlab.dsl.errors import Diagnostic, ProgramError, VortexError
 
 if TYPE_CHECKING:
@@ -291,27 +302,7 @@ def _print_verdict(verdict: dict[str, Any]) -> None:
         "density": number(verdict["density"], 4),
         "seconds": number(verdict["seconds"], 1),
     })  # fmt: skip
-    for alarm in verdict["alarms"]:
-        print(printable(f"ALARM          {alarm}"))
-    print()
-    table(
-        "gates",
-        ("gate", "passed", "seconds", "reason"),
-        [(g["name"], "yes" if g["passed"] else "no", number(g["seconds"], 2), g["reason"]) for g in verdict["gates"]],
-        right=("seconds",),
-    )
-    if verdict["per_task"]:
-        print()
-        table(
-            "exact match by task",
-            ("task", "dense", "sparse", "difference", "answers"),
-            [
-                (name, number(row.get("dense")), number(row.get("sparse")), interval(row.get("difference")),
-                 str(row.get("n", "")))
-                for name, row in verdict["per_task"].items()
-            ],
-            right=("dense", "sparse", "answers"),
-        )  # fmt: skip
+    print_gates(verdict)
 
 
 def bench(

@@ -17,6 +17,7 @@ from vortexlab.cli.output import (
     interval,
     lines,
     number,
+    print_gates,
     print_json,
     printable,
     settings,
@@ -159,27 +160,7 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
         ),
         "hash": found["hash"],
     })  # fmt: skip
-    for alarm in verdict["alarms"]:
-        print(printable(f"ALARM          {alarm}"))
-    print()
-    table(
-        "gates",
-        ("gate", "passed", "seconds", "reason"),
-        [(g["name"], "yes" if g["passed"] else "no", number(g["seconds"], 2), g["reason"]) for g in verdict["gates"]],
-        right=("seconds",),
-    )
-    if verdict["per_task"]:
-        print()
-        table(
-            "exact match by task",
-            ("task", "dense", "sparse", "difference", "answers"),
-            [
-                (task, number(row.get("dense")), number(row.get("sparse")), interval(row.get("difference")),
-                 str(row.get("n", "")))
-                for task, row in verdict["per_task"].items()
-            ],
-            right=("dense", "sparse", "answers"),
-        )  # fmt: skip
+    print_gates(verdict)
     print()
     print(printable(found["source"].strip()))
 
