@@ -26,7 +26,8 @@ class PagedKV:
     `k`, `v`: [blocks, kv_heads, block, channel], views with any strides whose channel stride is 1. They may be in any
     floating-point precision, fp8 included. In MLA `v` has fewer channels and may be a view of k's first ones.
     `table`: int32 [batch, max_blocks], the physical block of each logical block; entries that name no block are -1.
-    `lengths`: int32 [batch], tokens in the cache, the query's own included.
+    `lengths`: int32 [batch], tokens in the cache, the query's own included; a row of length 0 is idle: it holds no
+    request, reads nothing and gets an output of 0.
     `block`: tokens of one block. Rows share a prefix by naming the same blocks.
     """
 
@@ -113,6 +114,15 @@ class PagedKV:
         if inside == 1:
             return table
         return (table[:, :, None] * inside + torch.arange(inside, device=table.device)).flatten(1)
+
+    def busy(self) -> list[int] | None:
+        """The rows that hold a request, or None when all do."""
+        rows = (self.lengths > 0).nonzero()[:, 0].tolist()
+        return None if len(rows) == self.batch else rows
+
+    def part(self, rows: list[int]) -> PagedKV:
+        """Some rows of the batch, over the same pool."""
+        return PagedKV(self.k, self.v, self.table[rows], self.lengths[rows], self.block)
 
     def append(self, k_new: Tensor, v_new: Tensor) -> None:
         """Writes one token per request ([batch, kv_heads, channel]) and lengthens every row by one.

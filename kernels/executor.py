@@ -38,6 +38,13 @@ class PageLists:
         pages[row, torch.arange(row.numel(), device=mask.device) - first[row]] = page.int()
         return PageLists(pages.view(*mask.shape[:3], most), counts.int().view(mask.shape[:3]))
 
+    def spread(self, rows: list[int], batch: int) -> PageLists:
+        """These lists as those of `rows` in a larger batch, whose other rows read nothing."""
+        pages = self.pages.new_full((batch, *self.pages.shape[1:]), -1)
+        counts = self.counts.new_zeros(batch, *self.counts.shape[1:])
+        pages[rows], counts[rows] = self.pages, self.counts
+        return PageLists(pages, counts)
+
     def to_mask(self, pages: int) -> Tensor:
         """bool [batch, kv_heads, lists, `pages`]; pages at or past `pages` must not occur."""
         mask = torch.zeros(*self.pages.shape[:3], pages + 1, dtype=torch.bool, device=self.pages.device)
@@ -59,7 +66,7 @@ class PageLists:
         """
         own = (lengths.long() - 1) // page
         union = self.union().counts[:, :, 0].long()
-        return (union - 1) * page + (lengths.long() - own * page)[:, None]
+        return ((union - 1) * page + (lengths.long() - own * page)[:, None]).where(union > 0, 0)
 
     def to_list(self) -> list[list[list[list[int]]]]:
         """Plain lists without padding: [batch][kv head][list] -> pages."""

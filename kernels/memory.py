@@ -7,7 +7,8 @@ share one `Carry`, which holds what the layers of the step under way have handed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,16 @@ class Memory:
                 "set `slots` when rows change places"
             )
         return slots
+
+    @contextmanager
+    def only(self, rows: Sequence[int], batch: int) -> Iterator[None]:
+        """Inside the block the batch is `rows` of a batch of `batch`."""
+        before, slots = self.slots, self.slots_of(batch)
+        self.slots = [slots[row] for row in rows]
+        try:
+            yield
+        finally:
+            self.slots = before
 
     def due(self, every: int, lengths: Sequence[int], slots: Sequence[int]) -> list[bool]:
         """For which rows something with this period is renewed: those at their first step or at a multiple of it."""

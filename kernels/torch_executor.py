@@ -7,6 +7,7 @@ of K and V are read at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -93,7 +94,7 @@ class TorchExecutor:
 
     def update(self, state: PageState, cache: PagedKV) -> None:
         lengths = cache.lengths.long()
-        rows = (lengths % self._page == 0).nonzero()[:, 0]
+        rows = ((lengths % self._page == 0) & (lengths > 0)).nonzero()[:, 0]
         if state.fields and rows.numel():
             self._write(state, cache, rows, lengths[rows] // self._page - 1)
 
@@ -140,18 +141,38 @@ class TorchExecutor:
     def select(self, q: Tensor, state: PageState, cache: PagedKV, memory: Memory | None = None) -> PageLists:
         """The memory stays as it is: only `decode` moves it on."""
         form = self.compiled(cache.k.dtype)
+        rows = cache.busy()
+        if rows is not None:
+            if not rows:
+                return self._nothing(form, cache)
+            with nullcontext() if memory is None else memory.only(rows, cache.batch):
+                return self.select(q[rows], state, cache.part(rows), memory).spread(rows, cache.batch)
         return self._step(form, q, state, cache, memory, [form.program.output, *form.attended], False)[0]
 
     def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
         """Raises `VortexError` for a program with an attention output of its own."""
         if not self.compiled(cache.k.dtype).is_plain:
             raise VortexError(f"program {self.program.name} attends by itself; decode it in one call")
+        rows = cache.busy()
+        if rows is not None:
+            out = q.new_zeros(*q.shape[:2], cache.value_dim)
+            if rows:
+                some = PageLists(lists.pages[rows], lists.counts[rows])
+                out[rows] = self.attend(q[rows], cache.part(rows), some)
+            return out
         return attend(q, cache, lists, self._page, self.static.scale, self._workspace)
 
     def decode(
         self, q: Tensor, state: PageState, cache: PagedKV, memory: Memory | None = None
     ) -> tuple[Tensor, PageLists]:
-        form = self.compiled(cache.k.dtype)
+        form, rows = self.compiled(cache.k.dtype), cache.busy()
+        if rows is not None:
+            out = q.new_zeros(*q.shape[:2], cache.value_dim)
+            if not rows:
+                return out, self._nothing(form, cache)
+            with nullcontext() if memory is None else memory.only(rows, cache.batch):
+                out[rows], lists = self.decode(q[rows], state, cache.part(rows), memory)
+            return out, lists.spread(rows, cache.batch)
         with lanes(q.device):
             if form.is_plain and not form.carried:
                 lists = self.select(q, state, cache)
@@ -164,6 +185,13 @@ class TorchExecutor:
             if out is None:
                 return self.attend(q, cache, lists), lists
             return out.reshape(*q.shape[:2], -1).to(q.dtype), lists
+
+    @staticmethod
+    def _nothing(form: Compiled, cache: PagedKV) -> PageLists:
+        """The lists of a batch without a request."""
+        shape = (cache.batch, cache.kv_heads, form.lists)
+        make = torch.zeros(*shape, dtype=torch.int32, device=cache.k.device)
+        return PageLists(make.new_zeros(*shape, 0), make)
 
     def prefill(
         self,

@@ -96,7 +96,8 @@ def _chunks(lengths: list[int], block: int, form: Compiled, kv_heads: int) -> It
             yield _chunk(held)
             held = []
         held.append(item)
-    yield _chunk(held)
+    if held:
+        yield _chunk(held)
 
 
 def _chunk(held: list[tuple[int, int, int]]) -> Chunk:
@@ -223,6 +224,8 @@ def _dense(form: Compiled, q: Tensor, cache: PagedKV, lengths: list[int], out: T
     """Causal attention of every query to all tokens up to its own, written to `out`."""
     scale, heads = form.static.scale, cache.kv_heads
     for row, length in enumerate(lengths):
+        if not length:
+            continue
         k, v = (x.float() for x in cache.dense(row))
         mine = q[row : row + 1, :, :length].float()
         if cache.value_dim == cache.head_dim:

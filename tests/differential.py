@@ -253,6 +253,46 @@ def check_rows(executor_class: type[Executor], case: Case, expected: Expected) -
     for order in orders:
         part = expected.rows(order)
         report.add(compare(executor_class, part.case, expected=part, what=f"rows {order}"))
+    report.add(check_idle(executor_class, case, expected))
+    return report
+
+
+def with_idle(cache: PagedKV, places: Sequence[int]) -> PagedKV:
+    """The cache with rows of length 0 inserted before the given rows; their table names no block."""
+    table, lengths = cache.table, cache.lengths
+    for place in sorted(places, reverse=True):
+        none = table.new_full((1, table.shape[1]), -1)
+        table = torch.cat([table[:place], none, table[place:]])
+        lengths = torch.cat([lengths[:place], lengths.new_zeros(1), lengths[place:]])
+    return PagedKV(cache.k, cache.v, table, lengths, cache.block)
+
+
+def check_idle(executor_class: type[Executor], case: Case, expected: Expected) -> Report:
+    """Rows without a request read nothing, give 0 and change nothing for the others, whatever their query holds."""
+    count, report = len(case.lengths), Report()
+    places = [0, count]
+    rows = [row + 1 for row in range(count)]
+    with poisoned():
+        cache = with_idle(make_cache(case), places)
+        executor, state = prepared(executor_class, case, cache)
+        executor.update(state, cache)
+        q = case.q.new_full((count + 2, *case.q.shape[1:]), torch.nan)
+        q[rows] = case.q
+        selected = executor.select(q, state, cache)
+        output, lists = executor.decode(q, state, cache)
+        apart = executor.attend(q, cache, lists)
+    idle = [0, count + 1]
+    for out, what in ((output, "decode"), (apart, "attend")):
+        if bool((out[idle] != 0).any()) or bool(out[idle].isnan().any()):
+            report.disagreements.append(f"idle rows: {case}: {what} gives them {out[idle].abs().max()}, not 0")
+    for found, what in ((selected, "select"), (lists, "decode")):
+        if bool(found.counts[idle].any()):
+            report.disagreements.append(f"idle rows: {case}: {what} lists {found.counts[idle].tolist()} pages for them")
+        part = PageLists(found.pages[rows], found.counts[rows])
+        report.add(judge_lists(expected, part, f"{what} beside idle rows"))
+    own_lists = [[[tuple(pages) for pages in per_kv] for per_kv in row] for row in lists.to_list()[1:-1]]
+    for out in (output, apart):
+        report.add(judge_output(expected, own_lists, out[rows], "beside idle rows"))
     return report
 
 

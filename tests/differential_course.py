@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.differential import _OUTPUT, Report, make_cache, poisoned
+from tests.differential import _OUTPUT, Report, make_cache, poisoned, with_idle
 from vortexlab.dsl import reference
 from vortexlab.dsl.ir import Static
 from vortexlab.dsl.reference import Request, Selection
@@ -43,12 +43,15 @@ def layer_case(course: Course, layer: int, lengths: Sequence[int]) -> Case:
 def compare_steps(executor_class: type[Any], course: Course) -> Report:
     case, report = course.case, Report()
     first = [n - course.steps + 1 for n in case.lengths]
+    # Every other course appends its first step's token too, so a request may begin as an idle row of length 0.
+    late = case.seed % 2
     rows = range(len(case.lengths))
     requests = [Request(case.program, case.static) for _ in rows]
     judging = [[LayerMemory() for _ in course.statics] for _ in rows]
     with poisoned():
-        cases = [layer_case(course, layer, first) for layer in range(len(course.statics))]
-        caches = [make_cache(part, spare=course.steps) for part in cases]
+        begin = [n - late for n in first]
+        cases = [layer_case(course, layer, begin) for layer in range(len(course.statics))]
+        caches = [make_cache(part, spare=course.steps + late) for part in cases]
         executors = [executor_class(case.program, static) for static in course.statics]
         states = [executor.new_state(cache) for executor, cache in zip(executors, caches, strict=True)]
         handed = Handed()
@@ -62,7 +65,7 @@ def compare_steps(executor_class: type[Any], course: Course) -> Report:
         for layer, static in enumerate(course.statics):
             cache, keys, values = caches[layer], course.keys[layer], course.values[layer]
             with poisoned():
-                if s:
+                if s or late:
                     cache.append(*(torch.stack([x[:, n - 1] for x, n in zip(part, lengths, strict=True)]) for part in
                                    (keys, values)))  # fmt: skip
                     executors[layer].update(states[layer], cache)
@@ -100,6 +103,9 @@ def compare_prefill(executor_class: type[Any], course: Course) -> Report:
             q[b, :, : case.lengths[b]] = course.prompt[layer][b]
         with poisoned():
             cache: PagedKV = make_cache(layer_case(course, layer, case.lengths))
+            if case.seed % 2:  # a row without a prompt changes nothing
+                cache = with_idle(cache, [len(rows)])
+                q = torch.cat([q, torch.full_like(q[:1], torch.nan)])
             executor = executor_class(case.program, static)
             out, lists = executor.prefill(q, cache, memory=executor.new_memory(cache, carry=handed))
         for b in rows:

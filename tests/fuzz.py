@@ -1,7 +1,7 @@
 """Long random comparison of an executor with the reference.
 
     python -m tests.fuzz programs --count 2000
-    python -m tests.fuzz whole --count 1000
+    python -m tests.fuzz whole --count 20000 --jobs 14
     python -m tests.fuzz seeds --count 200
     python -m tests.fuzz whole --count 1000 --shrink
     python -m tests.fuzz programs --executor vortexlab.kernels.torch_executor:TorchExecutor --first 5000 --count 100
@@ -17,8 +17,11 @@ the exit status is 1 if there was any disagreement.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
+import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -160,14 +163,17 @@ def seed_case(program: Program, seed: int) -> Case:
 
 
 def total_of(
-    executor: Any, cases: Iterator[tuple[str, Case]], *, stop: bool = False, shrinking: float = 0.0
-) -> tuple[Report, int, int]:
+    executor: Any, cases: Iterator[tuple[str, Case]], *, stop: bool = False, seconds: float = float("inf"),
+    shrinking: float = 0.0,
+) -> tuple[Report, int, int]:  # fmt: skip
     """The sum of all reports, the number of configurations, and of those in which a NaN occurred.
 
     With `stop` it ends at the first disagreement. Each is shrunk for `shrinking` seconds, if that is not 0.
     """
-    total, count, nan = Report(), 0, 0
+    total, count, nan, ends = Report(), 0, 0, time.monotonic() + seconds
     for name, case in cases:
+        if time.monotonic() > ends:
+            break
         check = CHECKS[count % len(CHECKS)]
         report = judge(executor, case, check)
         for line in report.disagreements[:2]:
@@ -204,6 +210,39 @@ def whole_programs(
     return total, done, nan
 
 
+def in_parts(jobs: int, arguments: list[str], count: int, first: int) -> int:
+    """Runs this module in `jobs` processes, a part of the seeds each, and adds up their totals."""
+    each = -(-count // jobs)
+    parts = [range(at, min(at + each, first + count)) for at in range(first, first + count, each)]
+    command = [sys.executable, "-m", "tests.fuzz", *arguments]
+    running = [
+        subprocess.Popen([*command, "--first", str(part.start), "--count", str(len(part))], stdout=subprocess.PIPE,
+                         text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        for part in parts
+    ]  # fmt: skip
+    totals: dict[str, Any] = {}
+    failed = 0
+    for process in running:
+        out, _ = process.communicate()
+        *lines, last = out.strip().splitlines() or [""]
+        for line in lines:
+            print(line, flush=True)
+        failed |= process.returncode
+        if not last.startswith("{"):
+            print(f"a part of the seeds ended without totals: {last}", flush=True)
+            failed = 1
+            continue
+        for key, value in ast.literal_eval(last).items():
+            totals[key] = max(totals.get(key, 0), value) if key in _LARGEST else totals.get(key, 0) + value
+    totals["share_differing"] = totals.get("differing", 0) / max(1, totals.get("pages", 0))
+    print(totals)
+    return failed
+
+
+#: Totals of which the largest of all parts is told; the others add up.
+_LARGEST = ("worst_error", "seconds")
+
+
 def whole_course(seed: int) -> Course:
     smooth = seed % 2 == 0
     program = parse(random_program(random.Random(seed), smooth=smooth, whole=True))
@@ -219,19 +258,25 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first random seed")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--name", action="append", help="one published program; may be given again")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more of `whole` after so long")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more after so long")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
     parser.add_argument("--stop", action="store_true", help="end at the first disagreement")
     parser.add_argument(
         "--shrink", type=float, nargs="?", const=180.0, default=0.0, metavar="SECONDS",
         help="make each disagreement small, for 180 seconds or as many as given",
     )  # fmt: skip
     given = parser.parse_args()
-    options = {"stop": given.stop, "shrinking": given.shrink}
+    if given.jobs > 1:
+        arguments = [given.what, "--executor", given.executor, "--seconds", str(given.seconds)]
+        arguments += [f"--name={name}" for name in given.name or ()] + ["--stop"] * given.stop
+        arguments += ["--shrink", str(given.shrink)] if given.shrink else []
+        return in_parts(given.jobs, arguments, given.count, given.first)
+    options = {"stop": given.stop, "seconds": given.seconds, "shrinking": given.shrink}
     torch.set_num_threads(1)
     started = time.perf_counter()
     executor = executor_class(given.executor)
     if given.what == "whole":
-        total, count, nan = whole_programs(executor, given.first, given.count, seconds=given.seconds, **options)
+        total, count, nan = whole_programs(executor, given.first, given.count, **options)
     else:
         programs = given.what == "programs"
         cases = (

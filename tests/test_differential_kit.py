@@ -54,9 +54,17 @@ class Dressed:
         )
 
     def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        rows = cache.busy()
+        if rows is not None:
+            return self.select(q[rows], state, cache.part(rows)).spread(rows, cache.batch)
         return page_lists(self.lists(q, cache))
 
     def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        rows = cache.busy()
+        if rows is not None:
+            out = torch.zeros_like(q)
+            out[rows] = self.attend(q[rows], cache.part(rows), PageLists(lists.pages[rows], lists.counts[rows]))
+            return out
         keys, values = self.context(cache)
         given = [[[tuple(pages) for pages in per_kv] for per_kv in row] for row in lists.to_list()]
         return reference.attend(self.program.page_size, self.static, q.float(), keys, values, given).to(q.dtype)
@@ -285,6 +293,10 @@ class _Remembers(Dressed):
             state["lengths"] = cache.lengths.tolist()
 
     def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        rows = cache.busy()
+        if rows is not None:
+            some = {"lengths": [state["lengths"][row] for row in rows]}
+            return self.select(q[rows], some, cache.part(rows)).spread(rows, cache.batch)
         lists = self.lists(q, cache)
         page = self.program.page_size
         wrong = (self.batch_matters and cache.batch == 1) or (self.layout_matters and cache.block == 1)

@@ -271,3 +271,44 @@ def _summarised(executor: TorchExecutor, cache: PagedKV):
     state = executor.new_state(cache)
     executor.summarize(state, cache)
     return state
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_idle_rows_touch_no_memory(name: str) -> None:
+    """A request remembers the same with rows of length 0 around it, and begins anew after its own row was idle."""
+    program = memory_program(name)
+    generator = torch.Generator().manual_seed(5)
+    contexts = [torch.randn(2, 2, 40, 8, generator=generator) for _ in range(2)]
+    cache = PagedKV.from_dense([c[0] for c in contexts], [c[1] for c in contexts], 4)
+    q = torch.randn(7, 2, 4, 8, generator=generator)
+    # The second request pauses at step 3, which restarts nothing, and the third row never holds one.
+    lengths = torch.tensor([[20 + s, 31 + s - (s > 3) if s != 3 else 0] for s in range(7)], dtype=torch.int32)
+
+    def outputs(rows: list[int], idle: bool) -> list[list[torch.Tensor]]:
+        executors = [TorchExecutor(program, replace(STATIC, layer=layer)) for layer in range(3)]
+        shared, table = Carry(), cache.table[rows]
+        if idle:
+            table = torch.cat([table, torch.full_like(table[:1], -1)])
+        whole = PagedKV(cache.k, cache.v, table, torch.zeros(len(table), dtype=torch.int32), 4)
+        memories = [executor.new_memory(whole, carry=shared) for executor in executors]
+        found: list[list[torch.Tensor]] = [[] for _ in rows]
+        for step in range(7):
+            now = lengths[step, rows]
+            if not idle and not bool(now.all()):
+                continue
+            whole.lengths = torch.cat([now, now.new_zeros(len(table) - len(rows))])
+            given = torch.cat([q[step, rows], q.new_full((len(table) - len(rows), 4, 8), torch.nan)])
+            for executor, memory in zip(executors, memories, strict=True):
+                state = executor.new_state(whole)
+                executor.summarize(state, whole)
+                out, lists = executor.decode(given, state, whole, memory)
+                assert not bool(out[whole.lengths == 0].any()) and not bool(lists.counts[whole.lengths == 0].any())
+                for place in range(len(rows)):
+                    if now[place]:
+                        found[place].append(out[place])
+        return found
+
+    together = outputs([0, 1], idle=True)
+    for row in (0, 1):
+        for mine, alone in zip(together[row], outputs([row], idle=False)[0], strict=True):
+            assert close(mine, alone)
