@@ -320,6 +320,14 @@ class Program:
         def fault(what: str) -> VortexError:
             return VortexError(f"program {self.name}, line {node.line}: {what}")
 
+        def met(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+            """The sizes of two values that meet; those of an axis that both have are one."""
+            for axis in a.keys() & b.keys():
+                if judged and a[axis] != b[axis] and (node.op, axis) != ("concat", attrs.get("axis")):
+                    hint = "keys may be wider than values: take runs of one length, as x.slice(channel, 0, ctx.latent)"
+                    raise fault(f"the axis {axis} has the lengths {a[axis]} and {b[axis]}; {hint}")
+            return {**a, **b}
+
         if node.op == "param":
             width = {"head": static.group, "channel": static.head_dim, "token": self.page_size}
             return {**width, **self.params[str(attrs["name"])].sizes}
@@ -330,16 +338,12 @@ class Program:
             return {"token": self.page_size, "head": static.group, "query": int(self.block or 1), "channel": value}  # type: ignore[arg-type]
         if node.op == "gather":
             inner = {axis: size for axis, size in sizes[node.inputs[0]].items() if axis != attrs["axis"]}
-            return {**inner, **sizes[node.inputs[1]]}
+            return met(inner, sizes[node.inputs[1]])
         if node.op == "attention":
             return {"head": static.group, "channel": static.value_dim}
         found: dict[str, int] = {}
         for index in node.inputs:
-            for axis, size in sizes[index].items():
-                if judged and found.setdefault(axis, size) != size and (node.op, axis) != ("concat", attrs.get("axis")):
-                    hint = "keys may be wider than values: take runs of one length, as x.slice(channel, 0, ctx.latent)"
-                    raise fault(f"the axis {axis} has the lengths {found[axis]} and {size}; {hint}")
-            found.update(sizes[index])
+            found = met(found, sizes[index])
         if node.op == "split":
             axis, name, count = str(attrs["axis"]), str(attrs["name"]), int(attrs["size"])  # type: ignore[arg-type]
             if count < 1 or ((judged or axis != "channel") and found[axis] % count):

@@ -200,3 +200,23 @@ class P:
     case = model(parse(text).bind(), static, [233, 190], 4, real=True)
     flat = [[1 + k * 0.02 for k in of_layer] for of_layer in case.keys]
     assert check_steps(replace(case, keys=flat)) == []
+
+
+@pytest.mark.parametrize("summary", ["v.take(token, k.argmax(token)).sum(channel)", "(k * v).sum(token).sum(channel)"])
+def test_keys_and_values_of_different_widths_cannot_meet(summary: str) -> None:
+    text = f"""
+@program(page=4)
+class Meets:
+    def summarize(k, v):
+        return dict(c={summary})
+
+    def score(q, s):
+        return s.c
+
+    def select(score):
+        return topk(score, 2)
+"""
+    met = parse(text).bind()
+    TorchExecutor(met, STATIC)
+    with pytest.raises(VortexError, match="the axis channel has the lengths 8 and 12|has the lengths 12 and 8"):
+        TorchExecutor(met, MLA)
