@@ -42,7 +42,7 @@ def test_chosen_physical_pages_are_summarised_and_no_others():
 
 def test_planted_faults_are_found():
     found = interpreted("faults")
-    assert len(found) == 20
+    assert len(found) == 23
     assert not [fault for fault, disagreement in found.items() if disagreement is None]
 
 

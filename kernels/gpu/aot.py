@@ -34,9 +34,8 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-_POINTERS = {name: "*i32" for name in ("table", "lengths", "pages", "counts", "wanted")} | {
-    name: "*fp32" for name in ("partial", "summit", "mass")
-}
+_INTEGERS = ("table", "lengths", "pages", "counts", "wanted", "entries", "tokens", "arrived")
+_POINTERS = dict.fromkeys(_INTEGERS, "*i32") | dict.fromkeys(("partial", "summit", "mass"), "*fp32")
 #: What an instruction must look like to count, in PTX and in AMD's assembly.
 _INSTRUCTIONS = {
     "tensor core": r"\b(wgmma|mma\.sync|tcgen05\.mma|v_mfma)",
@@ -59,11 +58,11 @@ def jobs(kernels: Kernels, dtype: str) -> Iterator[Job]:
     program, static = kernels.graph.program, kernels.graph.static
     module, page = load_source(kernels.text), program.page_size
     for kernel in kernels.kernels.values():
-        constants, warps = launch.shape(kernel, launch.WHOLE_ROW)
-        constants["BLOCK"] = page
+        constants, options = launch.shape(kernel, launch.WHOLE_ROW)
+        constants |= {"BLOCK": page, "CHAINED": False}
         if kernel.name == "summarize":
             constants |= {"NEWEST": False, "FILTER": False}
-        yield Job(kernel.name, getattr(module, kernel.name), constants, {"num_warps": warps})
+        yield Job(kernel.name, getattr(module, kernel.name), constants, options)
     lists = kernels.graph.lists
     shape = AttentionShape.of(static.group // lists, static.head_dim, 4 if dtype == "fp32" else 2)
     common = {
@@ -71,12 +70,11 @@ def jobs(kernels: Kernels, dtype: str) -> Iterator[Job]:
         "WIDTH": shape.width,
     }  # fmt: skip
     split = {
-        "PAGE": page, "BLOCK": page, "IDENTITY": False, "DIRECT": False, "ROWS": shape.rows, "TILE": shape.tile,
-        "PRECISE": shape.precise,
+        "ATOM": page, "BLOCK": page, "IDENTITY": False, "DIRECT": False, "ROWS": shape.rows, "TILE": shape.tile,
+        "PRECISE": shape.precise, "SPLITS": 16, "CHAINED": False,
     }  # fmt: skip
     options = {"num_warps": shape.warps, "num_stages": shape.stages}
     yield Job("attend_split", attention_kernels.attend_split, common | split, options)
-    yield Job("attend_combine", attention_kernels.attend_combine, common | {"SPLITS": 16}, {"num_warps": 4})
 
 
 def compile_job(job: Job, kernels: Kernels, dtype: str, target: GPUTarget) -> Any:

@@ -1,8 +1,10 @@
-"""Paged decode attention over page lists: split over the listed tokens, on tensor cores, then combined.
+"""Paged decode attention over page lists: split over the listed tokens, on tensor cores, in one launch.
 
 All query heads that share a list are packed into the rows of one tile, so keys and values are read once for the
-group. Dense attention is this same kernel over the identity list. The online softmax is that of FlashAttention
-(arXiv 2205.14135), the split over tokens that of Flash-Decoding.
+group. A list names the places of its tokens in the pool, so that a token's address takes one read, which the compiler
+overlaps with the tiles before. Dense attention is this same kernel over the rows of the block table. The online softmax
+is that of FlashAttention (arXiv 2205.14135), the split over tokens that of Flash-Decoding; the last run of a list to
+end joins them all.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
-from vortexlab.kernels.gpu.attention_kernels import attend_combine, attend_split
+from vortexlab.kernels.gpu.attention_kernels import attend_split
 
 _LOG2E = math.log2(math.e)
 
@@ -45,8 +47,49 @@ class AttentionShape:
         rows = max(16, triton.next_power_of_2(heads) * (2 if precise else 1))
         # Keys and values of one stage take 2 * tile * width * itemsize bytes of shared memory.
         tile = max(16, min(64, 16384 // (width * itemsize) if itemsize > 2 else 16384 // width))
-        warps = 8 if rows * width > 4096 else 2 if precise and rows * tile * width <= 16 * 64 * 128 else 4
-        return AttentionShape(rows, width, tile, warps, 3 if precise else 2, precise)
+        warps = 8 if rows * width > 4096 or not precise else 4
+        # An address takes a load of its own, so it takes two stages more to have one tile more under way.
+        return AttentionShape(rows, width, tile, warps, 5 if precise else 2, precise)
+
+
+@dataclass
+class LocatedLists(PageLists):
+    """Page lists together with where their tokens lie.
+
+    `entries`: int32 [batch, kv_heads, lists, atoms], for every listed page in order its physical page, or the blocks
+    that it spans; what stands behind the last one is not read. `live`: int32 [batch, kv_heads, lists], how many
+    of the listed tokens are before the row's length.
+    """
+
+    entries: Tensor
+    live: Tensor
+
+    @staticmethod
+    def empty(cache: PagedKV, lists: int, most: int, page: int) -> LocatedLists:
+        """Storage for `lists` lists of each KV head, of at most `most` pages each."""
+        shape, device = (cache.batch, cache.kv_heads, lists), cache.k.device
+        none = torch.zeros(*shape, dtype=torch.int32, device=device)
+        pages = torch.full((*shape, most), -1, dtype=torch.int32, device=device)
+        entries = torch.zeros(*shape, most * cache.blocks_per_page(page), dtype=torch.int32, device=device)
+        return LocatedLists(pages, none, entries, none.clone())
+
+    @staticmethod
+    def of(lists: PageLists, cache: PagedKV, page: int) -> LocatedLists:
+        """Any page lists (ascending) over the cache; no host synchronisation."""
+        span = cache.blocks_per_page(page)
+        listed = lists.pages.long().clamp(min=0)
+        if span == 1:
+            place = listed
+            table = cache.page_table(page)
+        else:
+            place = (listed[..., None] * span + torch.arange(span, device=listed.device)).flatten(3)
+            table = cache.table.long()
+        place = place.clamp(max=table.shape[1] - 1)  # the last page may not be full
+        entries = table.gather(1, place.flatten(1)).view(place.shape).int()
+        last = listed.gather(3, (lists.counts.long() - 1).clamp(min=0)[..., None])[..., 0]
+        missing = ((last + 1) * page - cache.lengths.long()[:, None, None]).clamp(min=0)
+        live = (lists.counts.long() * page - missing).clamp(min=0)
+        return LocatedLists(lists.pages, lists.counts, entries, live.int())
 
 
 def attend(
@@ -58,11 +101,13 @@ def attend(
     *,
     splits: int | None = None,
     shape: AttentionShape | None = None,
+    arrived: Tensor | None = None,
 ) -> Tensor:
     """Attention of `q` [batch, query_heads, channel] over the listed pages, or over all pages when `lists` is None.
 
     `page`: tokens of a page; `splits`: runs that each list is cut into; `shape`: tile sizes (both are chosen from the
-    device and the head width when None).
+    device and the head width when None). `arrived`: int32, at least one 0 for every list; calls of one stream share
+    one by default, so graphs that are replayed at the same time need their own.
     """
     batch, query_heads, channels = q.shape
     if batch != cache.batch or channels != cache.head_dim or query_heads % cache.kv_heads:
@@ -77,33 +122,45 @@ def attend(
     group = query_heads // cache.kv_heads
     count = 1 if lists is None else lists.pages.shape[2]
     heads, rows = group // count, batch * cache.kv_heads * count
+    if lists is None:
+        entries, tokens, atom, longest = cache.table, cache.lengths, cache.block, cache.capacity
+    else:
+        located = lists if isinstance(lists, LocatedLists) else LocatedLists.of(lists, cache, page)
+        entries, tokens, atom = located.entries.flatten(0, 2), located.live, min(page, cache.block)
+        longest = min(cache.capacity, lists.pages.shape[3] * page)
     shape = shape or AttentionShape.of(heads, channels, q.element_size())
-    most = -(-cache.capacity // page) if lists is None else lists.pages.shape[3]
     if splits is None:
-        splits = split_count(rows, -(-min(cache.capacity, most * page) // shape.tile), launch.processors(q.device))
+        splits = split_count(rows, -(-longest // shape.tile), launch.processors(q.device))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     direct = splits == 1
     partial = out if direct else q.new_empty(rows, splits, heads, channels, dtype=torch.float32)
     edges = out if direct else q.new_empty(2, rows, splits, heads, dtype=torch.float32)
-    pages, counts = (cache.table, cache.lengths) if lists is None else (lists.pages, lists.counts)
+    if arrived is None:
+        arrived = tokens if direct else _counters(q.device, rows)
     attend_split[(splits, rows)](
         q, q.stride(0), q.stride(1),
         cache.k, *cache.k.stride()[:3], cache.v, *cache.v.stride()[:3],
-        cache.table, cache.table.stride(0), cache.lengths, pages, counts, most,
+        entries, entries.stride(0), tokens,
         out, out.stride(0), out.stride(1), partial, edges if direct else edges[0], edges if direct else edges[1],
-        splits, scale * _LOG2E,
-        KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, PAGE=page, BLOCK=cache.block,
+        arrived, splits, scale * _LOG2E,
+        KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, ATOM=atom, BLOCK=cache.block,
         IDENTITY=lists is None, DIRECT=direct, ROWS=shape.rows, WIDTH=shape.width, TILE=shape.tile,
-        PRECISE=shape.precise,
-        num_warps=shape.warps, num_stages=shape.stages,
+        PRECISE=shape.precise, SPLITS=triton.next_power_of_2(splits),
+        num_warps=shape.warps, num_stages=shape.stages, **launch.chained(q.device),
     )  # fmt: skip
-    if not direct:
-        attend_combine[(rows, heads)](
-            partial, edges[0], edges[1], out, out.stride(0), out.stride(1), splits,
-            KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, WIDTH=shape.width,
-            SPLITS=triton.next_power_of_2(splits), num_warps=4,
-        )  # fmt: skip
     return out
+
+
+_COUNTERS: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def _counters(device: torch.device, rows: int) -> Tensor:
+    """Zeros for the programs of one launch to count themselves with, which they leave as zeros; one a stream."""
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    key = (device, stream)
+    if key not in _COUNTERS or _COUNTERS[key].numel() < rows:
+        _COUNTERS[key] = torch.zeros(max(4096, rows), dtype=torch.int32, device=device)
+    return _COUNTERS[key]
 
 
 def split_count(rows: int, tiles: int, processors: int) -> int:

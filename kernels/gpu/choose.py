@@ -35,7 +35,7 @@ class _Choose(KernelText):
         self.request_head(f"list_row // {lists}", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)")
         if "head" in self.graph.ops[self.graph.output].axes:
             self.line(f"head = (list_row % {lists}).to(tl.int32)  # the query head whose list this is")
-        for name in ("pages", "counts", "most"):
+        for name in ("pages", "counts", "entries", "tokens", "most", "table", "table_row"):
             self.param(name)
         self.line("previous = tl.load(counts + list_row)  # entries of the last step's list")
         if self.whole:
@@ -46,10 +46,16 @@ class _Choose(KernelText):
         chosen = self.set(self.graph.output)
         self.line(f"listed = ({chosen.text} | (page == own)) & (page <= own) & (page < length)")
         self.line(f"rank = {total} + tl.cumsum(listed.to(tl.int32), 0) - 1")
-        self.line("tl.store(pages + list_row * most + rank, page, mask=listed & (rank < most))")
+        self.line(
+            "list_pages(pages, entries, list_row * most, table + request * table_row, rank, page, listed, length, "
+            "most, PAGE, BLOCK)"
+        )
         self.line(f"{total} += tl.sum(listed.to(tl.int32), 0)")
         self.close([_PAGES])
-        w.line(f"tl.store(counts + list_row, tl.minimum({total}, most))")
+        w.line(f"{total} = tl.minimum({total}, most)")
+        w.line(f"tl.store(counts + list_row, {total})")
+        w.line("# The own page, which is listed last, may not be full; rows without a token list nothing.")
+        w.line(f"tl.store(tokens + list_row, tl.maximum(({total} - 1) * PAGE + length - own * PAGE, 0))")
         w.line(f"for start in range({total}, previous, TILE):")
         w.line("    slot = start + tl.arange(0, TILE)")
         w.line("    tl.store(pages + list_row * most + slot, -1, mask=slot < previous)")
@@ -235,12 +241,16 @@ class _Choose(KernelText):
             return cut, self.scalar(f"{n} - tl.sum(({key} > {cut}).to(tl.int32), 0)")
         cut = self.scalar("tl.full((), 0, tl.uint32)")
         counts = self.scalar("tl.full((), 0, tl.int64)")
+        shift = self.scalar("tl.full((), 30, tl.int32)")
         self.open()
-        self.line(f"{counts} += digit_counts({self._key(index).text}, {cut}, 30 - 2 * step)")
+        self.line(f"{counts} += digit_counts({self._key(index).text}, {cut}, {shift}.to(tl.uint32))")
         self.close(
-            ["for step in range(16):", _PAGES],
+            [f"while {shift} >= 0:", _PAGES],
             opening=(f"{counts} = tl.full((), 0, tl.int64)",),
-            footer=(f"{cut} = next_cut({cut}, {counts}, {n}, 30 - 2 * step)",),
+            footer=(
+                f"{cut} = next_cut({cut}, {counts}, {n}, {shift}.to(tl.uint32))",
+                f"{shift} = tl.where(is_settled({counts}, {n}), -1, {shift} - 2)",
+            ),
         )
         above = self._count_above(index, cut)
         return cut, self.scalar(f"{n} - {above}")

@@ -28,8 +28,9 @@ import triton
 import triton.language as tl
 
 from vortexlab.kernels.gpu.device import (
-    as_count, chosen, digit_counts, edge_page, floor_divide, floor_mod, mass_cut, next_cut, order_key, page_unit,
-    product_operand, random_key, round_bf16, settled_edge, sigmoid, tanh, ties_needed, to_int, token_offset, top_cut,
+    as_count, chosen, digit_counts, edge_page, floor_divide, floor_mod, is_settled, list_pages, mass_cut, next_cut,
+    order_key, page_unit, product_operand, random_key, round_bf16, settled_edge, sigmoid, start_after_previous, tanh,
+    ties_needed, to_int, token_offset, top_cut,
 )
 
 PAGE = tl.constexpr({page})  # tokens
@@ -43,11 +44,13 @@ _STORAGE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32
 
 @dataclass(frozen=True)
 class Kernel:
-    """One generated kernel: its parameters in order, and the elements of its largest tile per page."""
+    """One generated kernel: its parameters in order, the elements of its largest tile per page, and whether it
+    multiplies matrices."""
 
     name: str
     params: tuple[str, ...]
     largest: int
+    has_products: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,10 @@ def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> K
     )
     return Kernels(
         graph, plan, header + "".join(text.source() for text in texts),
-        {text.name: Kernel(text.name, tuple(text.params), text.emitter.largest) for text in texts},
+        {
+            text.name: Kernel(text.name, tuple(text.params), text.emitter.largest, text.emitter.has_products)
+            for text in texts
+        },
         {name: _STORAGE[stored] for name in graph.fields},
     )  # fmt: skip
 
@@ -116,9 +122,11 @@ def _summarize(graph: Graph, dtypes: Dtypes) -> KernelText:
         "NEWEST: tl.constexpr",
         "wanted",
         "FILTER: tl.constexpr",
+        "CHAINED: tl.constexpr",
     ):
         kernel.param(name)
     for line in (
+        "start_after_previous(CHAINED)",
         "kv_head = tl.program_id(1)",
         "if NEWEST:  # the page that the newest token completed, if it did",
         "    request = tl.program_id(0)",

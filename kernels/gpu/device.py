@@ -19,6 +19,15 @@ _INTERPRETED = tl.constexpr(INTERPRETED)
 
 
 @triton.jit
+def start_after_previous(CHAINED: tl.constexpr):
+    """First line of a kernel. CHAINED kernels are launched while the one before them in the stream still runs: they
+    wait for its end here, after which the next one may be brought up (programmatic dependent launch, sm_90)."""
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def round_bf16(x):
     """fp32 to the nearest bf16, ties to even."""
     if _INTERPRETED:
@@ -55,6 +64,27 @@ def page_unit(table, page, live, PAGE: tl.constexpr, BLOCK: tl.constexpr):
     else:
         block = tl.load(table + page // (BLOCK // PAGE), mask=live, other=0).to(tl.int64)
         return block * (BLOCK // PAGE) + page % (BLOCK // PAGE)
+
+
+@triton.jit
+def list_pages(
+    pages, entries, first, blocks, rank, page, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Writes one list's pages and where they lie: `rank` is the place of each page that is `listed` in the list, whose
+    place 0 is `first`.
+
+    `blocks`: the request's row of the block table. An entry is a physical page, or a block where a page has several.
+    """
+    listed = listed & (rank < most)
+    tl.store(pages + first + rank, page, mask=listed)
+    if PAGE > BLOCK:
+        SPAN: tl.constexpr = PAGE // BLOCK
+        for part in tl.static_range(SPAN):
+            number = page * SPAN + part
+            block = tl.load(blocks + number, mask=listed & (number * BLOCK < length), other=0)
+            tl.store(entries + (first + rank) * SPAN + part, block, mask=listed)
+    else:
+        tl.store(entries + first + rank, page_unit(blocks, page, listed, PAGE, BLOCK).to(tl.int32), mask=listed)
 
 
 @triton.jit
@@ -119,12 +149,21 @@ def next_cut(cut, counts, n, shift):
 
 
 @triton.jit
+def is_settled(counts, n):
+    """Whether exactly `n` keys reach one of the candidates: then the cut with its next two bits divides them."""
+    return ((counts & 0xFFFFF) == n) | (((counts >> 20) & 0xFFFFF) == n) | ((counts >> 40) == n)
+
+
+@triton.jit
 def top_cut(key, n):
-    """The largest cut that at least `n` keys reach; 0 when there are fewer keys."""
+    """The largest cut that at least `n` keys reach, as far as bits matter: its lower bits are 0 where exactly `n` keys
+    reach it already. 0 when there are fewer keys."""
     cut = tl.full((), 0, tl.uint32)
-    for step in range(16):
-        shift = 30 - 2 * step
-        cut = next_cut(cut, digit_counts(key, cut, shift), n, shift)
+    shift = tl.full((), 30, tl.int32)
+    while shift >= 0:
+        counts = digit_counts(key, cut, shift.to(tl.uint32))
+        cut = next_cut(cut, counts, n, shift.to(tl.uint32))
+        shift = tl.where(is_settled(counts, n), -1, shift - 2)
     return cut
 
 

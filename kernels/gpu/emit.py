@@ -126,6 +126,7 @@ class Emitter:
     def __init__(self, graph: Graph, writer: Writer, load: Callable[[int, Coords], Value | None], axes: dict[str, str]):
         self.graph, self.writer, self.load, self.axes = graph, writer, load, axes
         self.largest = 1
+        self.has_products = False
 
     def assign(
         self, text: str, dims: tuple[Dim, ...], kind: str = "float", note: str = "", **more: str | bool
@@ -344,6 +345,7 @@ class Emitter:
             return self.reduce(product, dim, "sum", f"contraction over {dim.name}")
         if PAGE_DIM in free_b:
             a, b, free_a, free_b = b, a, free_b, free_a
+        self.has_products = True
         native = a.stored == b.stored and a.stored in ("bf16", "fp16")
         left = self._operand(a, dim, free_a, native, last=True)
         right = self._operand(b, dim, free_b, native, last=False)

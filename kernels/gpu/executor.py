@@ -17,7 +17,7 @@ from vortexlab.dsl.scalars import scalar_value
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
-from vortexlab.kernels.gpu.attention import attend
+from vortexlab.kernels.gpu.attention import LocatedLists, attend
 from vortexlab.kernels.gpu.codegen import Kernel, Kernels, generate
 from vortexlab.kernels.gpu.coverage import check_coverage
 from vortexlab.kernels.gpu.device import INTERPRETED, combine_partials
@@ -32,7 +32,7 @@ class TritonState:
     """Summaries by physical page: one tensor [pages, kv_heads, axes...] per live field; `lists` is decode's own."""
 
     fields: dict[str, Tensor]
-    lists: PageLists | None = None
+    lists: LocatedLists | None = None
 
 
 @dataclass
@@ -108,6 +108,7 @@ class TritonExecutor:
         module: ModuleType, kernel: Kernel, grid: tuple[int, ...], have: dict[str, Any], **options: Any
     ) -> None:
         names = [name.partition(":")[0] for name in kernel.params]
+        have = have | {"CHAINED": options.pop("CHAINED")}
         getattr(module, kernel.name)[grid](**{name: have[name] for name in names}, **options)
 
     # the Executor protocol
@@ -160,7 +161,8 @@ class TritonExecutor:
             "wanted": cache.lengths if wanted is None else wanted, "FILTER": wanted is not None,
         } | {f"f{i}": tensor for i, tensor in enumerate(state.fields.values())}  # fmt: skip
         kernel = kernels.kernels["summarize"]
-        self._launch(module, kernel, (programs, cache.kv_heads), have, num_warps=launch.warps(kernel.largest))
+        _, options = launch.shape(kernel, 1)
+        self._launch(module, kernel, (programs, cache.kv_heads), have, **options, **launch.chained(cache.k.device))
 
     def new_memory(self, cache: PagedKV, rows: int | None = None, carry: Carry | None = None) -> Memory:
         """An empty one: programs that remember or reuse are not covered."""
@@ -172,18 +174,14 @@ class TritonExecutor:
         """The pages that each row's query reads. `q`: [batch, query_heads, channel], after norm and RoPE."""
         return self._select(q, state, cache, self._new_lists(q, cache))
 
-    def _new_lists(self, q: Tensor, cache: PagedKV) -> PageLists:
+    def _new_lists(self, q: Tensor, cache: PagedKV) -> LocatedLists:
         lists = self.kernels(cache.k.dtype, q.dtype)[0].graph.lists
-        shape = (cache.batch, cache.kv_heads, lists)
-        return PageLists(
-            torch.full((*shape, self.most(cache)), -1, dtype=torch.int32, device=q.device),
-            torch.zeros(shape, dtype=torch.int32, device=q.device),
-        )
+        return LocatedLists.empty(cache, lists, self.most(cache), self.program.page_size)
 
-    def _select(self, q: Tensor, state: TritonState, cache: PagedKV, lists: PageLists) -> PageLists:
+    def _select(self, q: Tensor, state: TritonState, cache: PagedKV, lists: LocatedLists) -> LocatedLists:
         self._check(cache)
         kernels, module = self.kernels(cache.k.dtype, q.dtype)
-        graph, device = kernels.graph, q.device
+        graph, device, chained = kernels.graph, q.device, launch.chained(q.device)
         if q.stride(2) != 1:
             q = q.contiguous()
         rows, capacity = cache.batch * cache.kv_heads, -(-cache.capacity // self.program.page_size)
@@ -191,11 +189,12 @@ class TritonExecutor:
             "q": q, "q_row": q.stride(0), "q_head": q.stride(1), "table": cache.table,
             "table_row": cache.table.stride(0), "lengths": cache.lengths, "capacity": capacity, "BLOCK": cache.block,
             "layer": self.static.layer, "pages": lists.pages, "counts": lists.counts, "most": lists.pages.shape[3],
+            "entries": lists.entries, "tokens": lists.live,
         }  # fmt: skip
         have |= {f"f{i}": tensor for i, tensor in enumerate(state.fields.values())} | self._exact(kernels, cache)
         for number, step in enumerate(kernels.plan.maps):
             kernel = kernels.kernels[f"map{number}"]
-            constants, warps = launch.shape(kernel, capacity)
+            constants, options = launch.shape(kernel, capacity)
             parts = max(1, min(-(-capacity // constants["TILE"]), -(-8 * launch.processors(device) // rows)))
             for index in step.stores:
                 heads = graph.ops[index].sizes.get("head", 1)
@@ -203,7 +202,7 @@ class TritonExecutor:
             rest = {index: _rest(kernels, index) for index in step.partials}
             for index, size in rest.items():
                 have[f"p{index}"] = torch.empty(rows * parts * size, dtype=torch.float32, device=device)
-            self._launch(module, kernel, (parts, rows), have | constants, num_warps=warps)
+            self._launch(module, kernel, (parts, rows), have | constants, **options, **chained)
             for index, size in rest.items():
                 have[f"r{index}"] = torch.empty(rows * size, dtype=torch.float32, device=device)
                 how = str(graph.ops[index].attrs["how"])
@@ -213,8 +212,8 @@ class TritonExecutor:
                     have[f"p{index}"], have[f"r{index}"], parts, identity, REST=size, TILE=width, HOW=how
                 )
         kernel = kernels.kernels["choose_whole" if capacity <= launch.WHOLE_ROW else "choose_tiled"]
-        constants, warps = launch.shape(kernel, capacity)
-        self._launch(module, kernel, (rows * graph.lists,), have | constants, num_warps=warps)
+        constants, options = launch.shape(kernel, capacity)
+        self._launch(module, kernel, (rows * graph.lists,), have | constants, **options, **chained)
         return lists
 
     def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:

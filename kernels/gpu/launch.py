@@ -11,25 +11,40 @@ from vortexlab.kernels.gpu.codegen import Kernel
 
 #: Elements of the largest tile that a map kernel works on at once.
 MAP_ELEMENTS = 8192
+#: The same where it multiplies no matrices, so that every element is some thread's work.
+PLAIN_ELEMENTS = 4096
+#: Loads of a map kernel that are under way at once: few, since many programs share a processor.
+MAP_STAGES = 2
 #: Pages up to which the selection kernel keeps a row in registers.
 WHOLE_ROW = 8192
 
 
-def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], int]:
-    """Tile constants and warps of a kernel for rows of at most `capacity` pages."""
+def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """Tile constants and launch options of a kernel for rows of at most `capacity` pages."""
     if kernel.name == "summarize":
-        return {}, warps(kernel.largest)
+        return {}, {"num_warps": warps(kernel.largest)}
     if kernel.name.startswith("map"):
-        tile = max(1, min(128, MAP_ELEMENTS // kernel.largest, triton.next_power_of_2(capacity)))
-        return {"TILE": tile}, warps(kernel.largest * tile)
+        elements = MAP_ELEMENTS if kernel.has_products else PLAIN_ELEMENTS
+        tile = max(1, min(128, elements // kernel.largest, triton.next_power_of_2(capacity)))
+        count = warps(kernel.largest * tile)
+        # Products run on matrix units: threads are there to address the operands.
+        return {"TILE": tile}, {"num_warps": max(1, count // 4) if kernel.has_products else count,
+                                "num_stages": MAP_STAGES}  # fmt: skip
     whole = kernel.name == "choose_whole"
     tile = triton.next_power_of_2(min(capacity, WHOLE_ROW)) if whole else WHOLE_ROW // 2
-    return {"TILE": tile}, max(4, warps(tile))
+    return {"TILE": tile}, {"num_warps": max(4, warps(tile))}
 
 
 def warps(elements: int) -> int:
     """Warps for a largest tile of so many elements: about 32 elements a thread."""
     return max(1, min(16, triton.next_power_of_2(max(1, elements // 1024))))
+
+
+def chained(device: torch.device) -> dict[str, Any]:
+    """Launch options of kernels that begin with `start_after_previous`: their launches overlap from sm_90 on."""
+    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (9, 0):
+        return {"CHAINED": False}
+    return {"CHAINED": True, "launch_pdl": True}
 
 
 def processors(device: torch.device) -> int:

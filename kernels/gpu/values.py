@@ -50,9 +50,10 @@ class KernelText:
 
     def request_head(self, row: str, request: str, kv_head: str) -> None:
         """Opening lines of a kernel of the query stage."""
-        for name in ("table", "table_row", "lengths"):
+        for name in ("table", "table_row", "lengths", "CHAINED: tl.constexpr"):
             self.param(name)
         for line in (
+            "start_after_previous(CHAINED)",
             f"row = {row}",
             f"request = {request}",
             f"kv_head = {kv_head}",
