@@ -23,7 +23,7 @@ from vortexlab.evaluator.tasks import make_samples
 from vortexlab.search_spaces.library import load
 
 pytestmark = pytest.mark.vllm
-pytest.importorskip("vllm", reason="vLLM is not installed here; run `make test-vllm`", exc_type=ImportError)
+pytest.importorskip("vllm", reason="vLLM is not installed here; run `make test-vllm`")
 
 COUNT = 40
 TASKS = (("keys", 450), ("needles", 336), ("multivalue", 290), ("chain", 200), ("needle", 98))
@@ -196,9 +196,13 @@ def test_the_interface_has_what_is_relied_upon() -> None:
     assert not AttentionBackend.is_sparse(), "vLLM takes attention for sparse unless told otherwise"
 
 
-def test_an_engine_that_does_not_fit_is_refused_with_one_line(tmp_path: Path) -> None:
+def test_an_engine_that_does_not_fit_is_refused_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that was given no program has the stock attention."""
     from types import SimpleNamespace
 
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
+
+    from vortexlab.deploy.vllm import backend
     from vortexlab.deploy.vllm.backend import program_of
     from vortexlab.dsl.errors import VortexError
 
@@ -217,6 +221,12 @@ def test_an_engine_that_does_not_fit_is_refused_with_one_line(tmp_path: Path) ->
 
     plain, remembers = written(QUEST, "plain"), written(load("running_average").bind(), "remembers")
     assert program_of(config(plain)) == QUEST and program_of(config(plain, additional_config={})) is None
+    for engine, impl in (
+        (config(plain, additional_config={}), CPUAttentionBackendImpl),
+        (config(plain), backend.SparseImpl),
+    ):
+        monkeypatch.setattr(backend, "get_current_vllm_config", lambda engine=engine: engine)
+        assert backend.SparseBackend.get_impl_cls() is impl
     for changed, words in (
         ({"kv_transfer_config": object()}, "a KV connector"),
         ({"speculative_config": object()}, "speculative decoding"),

@@ -41,6 +41,7 @@ logger = init_logger(f"vllm.{KEY}")  # vLLM shows what its own loggers say
 
 @functools.cache
 def _read(folder: str) -> Program:
+    """Read once: the package of an engine does not change while it runs."""
     found = package.read(Path(folder)).program
     if found.has_memory:
         raise VortexError(
@@ -199,6 +200,8 @@ class SparseImpl(CPUAttentionBackendImpl):
             return super().forward(
                 layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
             )
+        if output_scale is not None or output_block_scale is not None:
+            raise VortexError("a sparse pattern has no quantised output in vLLM; turn the fusion of attention off")
         with one_lane():  # the worker's threads are vLLM's
             if self.pages is None:
                 self.pages = self._pages(layer)
@@ -207,20 +210,16 @@ class SparseImpl(CPUAttentionBackendImpl):
                 tokens = split.others.tokens
                 found = torch.empty_like(output[tokens])
                 packed = self._packed(layer, kv_cache, split.others)
-                super().forward(layer, query[tokens], key, value, packed, split.stock, found, output_scale)
+                super().forward(layer, query[tokens], key, value, packed, split.stock, found)
                 output[tokens] = found
             if split.decoding.tokens.numel():
                 tokens = split.decoding.tokens
-                output[tokens] = self.pages.decode(query[tokens], split.decoding.cache(kv_cache)).view_as(
-                    output[tokens]
-                )
+                output[tokens] = self.pages.decode(query[tokens], split.decoding.cache(kv_cache))
         return output
 
     def _pages(self, layer: Any) -> LayerPages:
         number = extract_layer_index(layer.layer_name)
-        static = Static(
-            self.num_kv_heads, self.num_queries_per_kv, self.head_size, self.scale, number, self.layers
-        )
+        static = Static(self.num_kv_heads, self.num_queries_per_kv, self.head_size, self.scale, number, self.layers)
         if number == 0:
             logger.info("vortex: decode steps run program %s", self.program.name)
         return LayerPages(self.program, static)

@@ -77,6 +77,9 @@ class LayerPages:
         pool = (cache.k.data_ptr(), cache.k.shape)
         if pool != self._pool:
             self.state, self._pool = self.executor.new_state(cache), pool
+        if bool((fresh == 1).all()):
+            self.executor.update(self.state, cache)
+            return
         pages = completed(cache, fresh, self.executor.program.page_size)
         if pages.numel():
             self.executor.summarize(self.state, cache, pages)
