@@ -4,25 +4,27 @@ ARGS ?=
 WORKERS ?= 2
 
 venv   := .venv
+vllm   := .venv-vllm
 python := $(venv)/bin/python
 pin     = $(shell sed -n 's/^$(1)==//p' constraints.txt)
 pytest := $(python) -m pytest -n $(WORKERS) --dist loadfile -q
 rooms  := dsl|kernels|evaluator|search_spaces|agent|deploy
 
-.PHONY: help setup link search test test-all test-gpu lint train clean
+.PHONY: help setup link search test test-all test-gpu test-vllm lint train clean
 
 help:
 	@echo "make setup     install everything into .venv"
 	@echo "make search    run a campaign on this machine (more options: make search ARGS='--hours 1')"
 	@echo "make test      the tests that need neither a GPU nor much time"
 	@echo "make test-all  these and the long ones;  make test-gpu: those for a CUDA device"
+	@echo "make test-vllm those with vLLM on the CPU, in an environment of their own, $(vllm)"
 	@echo "make lint      ruff and mypy"
 	@echo "make train     train the reference model in training/ (goes on where it stopped; docs/reference-model.md)"
 	@echo "make clean     remove .venv and everything that was built"
 
-$(python):
+$(python) $(vllm)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv $(venv)
+	$(PYTHON) -m venv $(@D:/bin=)
 
 # torch and triton are left out of the derived constraints: which build they are is install_torch.sh's choice.
 $(venv)/.installed: constraints.txt pyproject.toml scripts/install_torch.sh | $(python)
@@ -50,6 +52,14 @@ test-all: link
 test-gpu: link
 	$(python) -m pytest -q -m gpu $(ARGS)
 
+$(vllm)/.installed: constraints-vllm.txt scripts/install_vllm.sh | $(vllm)/bin/python
+	scripts/install_vllm.sh $(vllm)/bin/python constraints-vllm.txt
+	touch $@
+
+test-vllm: $(vllm)/.installed
+	@scripts/link.sh $(vllm)/bin/python
+	$(vllm)/bin/python -m pytest -q -m vllm tests/test_vllm.py $(ARGS)
+
 # mypy reads the linked packages, which have their import names there; sed turns its paths back into the folders'.
 lint: SHELL := bash
 lint: .SHELLFLAGS := -o pipefail -c
@@ -61,5 +71,5 @@ train: link
 	$(python) -m vortexlab.evaluator.reference.train --resume $(ARGS)
 
 clean:
-	rm -rf $(venv) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(venv) $(vllm) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

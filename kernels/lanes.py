@@ -74,3 +74,14 @@ def lanes(device: torch.device) -> Iterator[Lanes]:
     finally:
         _open.lanes = None
         torch.set_num_threads(count)
+
+
+@contextlib.contextmanager
+def one_lane() -> Iterator[None]:
+    """Inside the block there is one lane, and torch's number of threads stays: for processes where it is not ours."""
+    held = getattr(_open, "lanes", None)
+    _open.lanes = held or Lanes(1)
+    try:
+        yield
+    finally:
+        _open.lanes = held

@@ -1,0 +1,89 @@
+"""A serving engine's KV pool as pages, and what a program keeps beside it. Knows shapes, and nothing of vLLM.
+
+The pool of one layer is [blocks, kv_heads, block, 2 * channel], keys in the first channels and values in the others;
+it is read where it lies. Summaries are indexed by physical page and depend on nothing but the tokens in it. Whoever
+finds a block, by prefix caching, after a preemption or in another place of the batch, finds its summaries with it; they
+are renewed whenever a step writes a page's last token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.executor import Executor
+from vortexlab.kernels.torch_executor import TorchExecutor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some requests of a step; what all layers share.
+
+    `table`: int32 [rows, blocks], -1 past each length; `lengths`: int32 [rows], this step's tokens included; `tokens`:
+    int64, the places of their queries in the step's list of tokens, row by row.
+    """
+
+    table: Tensor
+    lengths: Tensor
+    tokens: Tensor
+
+    @staticmethod
+    def of(rows: Tensor, starts: Tensor, lengths: Tensor, table: Tensor, block: int) -> Rows:
+        """The requests numbered `rows` of a step; `starts`: [requests + 1], `lengths`, `table`: [requests, any]."""
+        first, counts = starts[rows].long(), (starts[rows + 1] - starts[rows]).long()
+        behind = counts.cumsum(0) - counts
+        tokens = torch.arange(int(counts.sum()), device=rows.device)
+        tokens = tokens + (first - behind).repeat_interleave(counts)
+        chosen = lengths[rows].int()
+        held = (chosen.long() + block - 1) // block
+        width = int(held.max()) if held.numel() else 0
+        number = torch.arange(width, device=rows.device)
+        own = torch.where(number < held[:, None], table[rows, :width], -1).int()
+        return Rows(own, chosen, tokens)
+
+    def cache(self, pool: Tensor) -> PagedKV:
+        """These rows of a layer's pool, as a view."""
+        channel = pool.shape[3] // 2
+        return PagedKV(pool[..., :channel], pool[..., channel:], self.table, self.lengths, pool.shape[2])
+
+
+def completed(cache: PagedKV, fresh: Tensor, page: int) -> Tensor:
+    """The physical pages whose last token is among each row's `fresh` newest ones; int64, sorted, each once."""
+    lengths = cache.lengths.long()
+    table = cache.page_table(page)
+    number = torch.arange(table.shape[1], device=table.device)
+    new = (number >= ((lengths - fresh) // page)[:, None]) & (number < (lengths // page)[:, None])
+    return table[new].unique()
+
+
+class LayerPages:
+    """One attention layer: the executor of a program, and the summaries of the pages of the engine's pool."""
+
+    def __init__(self, program: Program, static: Static):
+        self.executor: Executor = TorchExecutor(program, static)
+        self.state: Any = None
+        self._pool: tuple[int, torch.Size] | None = None
+
+    def refresh(self, cache: PagedKV, fresh: Tensor) -> None:
+        """After a step has written the `fresh` (int64 [rows]) newest tokens of each row: summarises what they filled.
+
+        A pool that was put elsewhere begins with no summaries, as an engine's does with no blocks.
+        """
+        pool = (cache.k.data_ptr(), cache.k.shape)
+        if pool != self._pool:
+            self.state, self._pool = self.executor.new_state(cache), pool
+        if bool((fresh == 1).all()):
+            self.executor.update(self.state, cache)
+            return
+        pages = completed(cache, fresh, self.executor.program.page_size)
+        if pages.numel():
+            self.executor.summarize(self.state, cache, pages)
+
+    def decode(self, q: Tensor, cache: PagedKV) -> Tensor:
+        """q: [rows, query_heads, channel], one query a row; the same shape is returned."""
+        return self.executor.decode(q, self.state, cache)[0]

@@ -1,0 +1,247 @@
+"""vLLM on the CPU with a program in its decode steps; `make test-vllm` installs what this needs and runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.vllm_run import MARK
+from vortexlab.deploy import package
+from vortexlab.dsl.ir import Program
+from vortexlab.evaluator.config import REFERENCE_MODEL
+from vortexlab.evaluator.tasks import make_samples
+from vortexlab.search_spaces.library import load
+
+pytestmark = pytest.mark.vllm
+pytest.importorskip("vllm", reason="vLLM is not installed here; run `make test-vllm`")
+
+COUNT = 40
+TASKS = (("keys", 450), ("needles", 336), ("multivalue", 290), ("chain", 200), ("needle", 98))
+EVERYTHING = load("dense").bind()
+#: 7 pages of 16 or 4 of 64 tokens are read.
+QUEST = load("quest").bind({"page": 16, "budget": 4})
+WIDE = load("quest").bind({"page": 64, "budget": 4, "recent": 1, "sink": 0})
+ROOM = {"kv_cache_memory_bytes": 64 << 20}
+#: 48 blocks of 32 tokens beside the null block: the prompts take 47, and what they generate needs more.
+TIGHT = {"num_gpu_blocks_override": 49, "kv_cache_memory_bytes": 64 << 20}
+
+
+def prompts() -> list[list[int]]:
+    """Ragged questions, as token ids."""
+    samples = [make_samples(task, length, 1)[0] for task, length in TASKS]
+    return [[*item.context, *item.turns[0].question] for item in samples]
+
+
+def rounds() -> list[list[list[int]]]:
+    """Questions, and then others that begin with whole blocks of them: one is a block's first token longer."""
+    first = prompts()
+    return [first, [[*first[0], 7, 8, 9], first[1][:257], first[2]]]
+
+
+def run(folder: Path, program: Program | None, *, inside: bool = True, **engine: Any) -> dict[str, Any]:
+    """What an engine generates for all rounds, in a process of its own; see tests/vllm_run.py."""
+    given: dict[str, Any] = {
+        "model": str(REFERENCE_MODEL), "dtype": "float32", "enforce_eager": True, "seed": 0, "max_model_len": 640,
+        "enable_prefix_caching": True, "enable_chunked_prefill": True, "max_num_batched_tokens": 128,
+        "max_num_seqs": 8, "disable_log_stats": False, "block_size": 32, **engine,
+    }  # fmt: skip
+    if program is not None:
+        package.write(
+            program, folder / "package", engine="transformers", version="0.1.0", knobs={}, source=program.source,
+            measurements={}, selftest={"cases": []},
+        )  # fmt: skip
+        given["additional_config"] = {"vortex": str(folder / "package")}
+    job = folder / "job.json"
+    stock = program is None
+    job.write_text(
+        json.dumps({"engine": given, "rounds": rounds(), "count": COUNT, "inside": inside, "stock": stock})
+    )
+    script = Path(__file__).with_name("vllm_run.py")
+    done = subprocess.run([sys.executable, script, job], capture_output=True, text=True, cwd=folder, timeout=1800)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    assert done.returncode == 0 and lines, done.stdout[-3000:] + done.stderr[-3000:]
+    return {**json.loads(lines[0].removeprefix(MARK)), "log": done.stdout + done.stderr}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Runs of engines by name, each made when it is first asked for."""
+    makers: dict[str, tuple[Program | None, dict[str, Any]]] = {
+        "stock": (None, ROOM),
+        "everything": (EVERYTHING, {**ROOM, "inside": False}),  # in processes of its own, as for users
+        "everything, tight": (EVERYTHING, TIGHT),
+        "quest": (QUEST, {**ROOM, "block_size": 128}),
+        "quest, tight": (QUEST, TIGHT),
+        "wide": (WIDE, ROOM),
+    }
+
+    @cache
+    def made(name: str) -> dict[str, Any]:
+        program, settings = makers[name]
+        return run(tmp_path_factory.mktemp("engine"), program, **settings)
+
+    return made
+
+
+@torch.inference_mode()
+def transformers_tokens(program: Program, ids: list[int]) -> list[int]:
+    """The same in transformers: the whole prompt densely, then one sparse step a token."""
+    from transformers import AutoModelForCausalLM
+
+    from vortexlab.deploy.transformers_engine import Pattern
+
+    pattern = Pattern(program, f"vllm_test_{program.name}_{program.page_size}")
+    model = AutoModelForCausalLM.from_pretrained(
+        REFERENCE_MODEL, dtype=torch.float32, attn_implementation=pattern.register()
+    ).eval()
+    held = pattern.cache(model.config)
+    step, found = torch.tensor([ids]), []
+    for _ in range(COUNT):
+        found.append(int(model(input_ids=step, past_key_values=held, logits_to_keep=1).logits[0, -1].argmax()))
+        step = torch.tensor([[found[-1]]])
+    return found
+
+
+@pytest.mark.parametrize("name", ["everything", "everything, tight"])
+def test_everything_is_the_stock_backend(engine: Any, name: str) -> None:
+    """Token for token, in float32: ragged prompts together, in chunks, with prefix hits, and after preemptions."""
+    stock, ours = engine("stock"), engine(name)
+    assert "decode steps run program Dense" in ours["log"] and "decode steps" not in stock["log"]
+    assert ours["tokens"] == stock["tokens"]
+    assert (ours["preemptions"] > 0) == ("tight" in name) and stock["preemptions"] == 0
+    if "tight" not in name:
+        assert ours["cached"] == stock["cached"] and max(ours["cached"][1]) >= 256
+
+
+@pytest.mark.parametrize("name, program", [("quest", QUEST), ("wide", WIDE)])
+def test_a_sparse_program_is_itself_in_transformers(engine: Any, name: str, program: Program) -> None:
+    """Pages smaller than blocks and larger ones; decoding rows beside prompts, and prompts of which one token is new.
+
+    The pattern matters: dense attention generates something else.
+    """
+    ours, dense = engine(name), engine("stock")
+    expected = [[transformers_tokens(program, ids) for ids in group] for group in rounds()]
+    assert ours["tokens"] == expected
+    assert ours["tokens"] != dense["tokens"]
+    assert all(ours["seen"][kind] > 0 for kind in ("mixed", "pure", "one_token_prompts"))
+    assert max(ours["cached"][1]) >= 256
+
+
+@pytest.mark.parametrize("name", ["quest", "quest, tight", "wide"])
+def test_summaries_are_a_function_of_the_pool(engine: Any, name: str) -> None:
+    """At every step and layer, after chunks, prefix hits, preemptions and blocks used again, those of all pages in use
+    equal summaries made anew from the pool, bit for bit."""
+    ours = engine(name)
+    assert ours["seen"]["summaries"] > 1000 and ours["seen"]["wrong_summaries"] == 0
+    assert max(ours["cached"][1]) > 0 and (ours["preemptions"] > 0) == ("tight" in name)
+
+
+@pytest.mark.parametrize("name, block", [("quest", 128), ("quest, tight", 32)])
+def test_the_pool_is_laid_out_as_relied_upon(engine: Any, name: str, block: int) -> None:
+    """docs/deploy.md, "Engine contracts": facts that `deploy/vllm` takes for granted, seen in a run."""
+    seen = engine(name)["seen"]
+    blocks, heads, tokens, channels = seen["pool"]
+    assert (heads, tokens, channels) == (2, block, 2 * 64), "a pool is no longer [blocks, kv_heads, block, 2 * channel]"
+    assert seen["strides"] == [heads * tokens * channels, tokens * channels, channels, 1], "blocks lie differently"
+    assert name == "quest" or blocks == TIGHT["num_gpu_blocks_override"], "num_gpu_blocks_override means less now"
+    assert seen["slots"] > 1000 and seen["wrong_slots"] == 0, "a slot is no longer block * size + place in the block"
+    assert seen["null_blocks"] == 0, "block 0 holds tokens now"
+    assert seen["layer"] == "model.layers.5.self_attn.attn", "the name of a layer no longer has its number"
+
+
+def test_the_interface_has_what_is_relied_upon() -> None:
+    from vllm.config import VllmConfig
+    from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, CommonAttentionMetadata
+    from vllm.v1.attention.backends import cpu_attn
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    def parameters(function: Any) -> list[str]:
+        return [name for name in inspect.signature(function).parameters if name != "self"]
+
+    def fields(kind: Any) -> set[str]:
+        return {item.name for item in dataclasses.fields(kind)}
+
+    wanted = {
+        "query_start_loc", "query_start_loc_cpu", "seq_lens", "num_reqs", "num_actual_tokens", "max_query_len",
+        "max_seq_len", "block_table_tensor", "slot_mapping", "is_prefilling",
+    }  # fmt: skip
+    lacking = wanted - fields(CommonAttentionMetadata)
+    assert not lacking, f"vLLM's CommonAttentionMetadata has lost {sorted(lacking)}"
+    lacking = {"additional_config", "kv_transfer_config", "speculative_config"} - fields(VllmConfig)
+    assert not lacking, f"vLLM's VllmConfig has lost {sorted(lacking)}"
+    stock = cpu_attn.CPUAttentionBackendImpl
+    assert parameters(stock.forward) == parameters(AttentionImpl.forward) == [
+        "layer", "query", "key", "value", "kv_cache", "attn_metadata", "output", "output_scale", "output_block_scale",
+    ], "the arguments of vLLM's attention have changed"  # fmt: skip
+    assert parameters(stock.do_kv_cache_update) == ["layer", "key", "value", "kv_cache", "slot_mapping"], (
+        "the arguments of vLLM's cache update have changed"
+    )
+    assert parameters(cpu_attn.CPUAttentionMetadataBuilder.build) == [
+        "common_prefix_len", "common_attn_metadata", "fast_build",
+    ], "the arguments of vLLM's metadata builder have changed"  # fmt: skip
+    assert not cpu_attn.CPUAttentionBackend.forward_includes_kv_cache_update, "vLLM's attention writes the cache now"
+    layouts = [item.name for item in cpu_attn.CPUAttentionBackend.supported_kv_cache_layouts()]
+    assert layouts == ["LBHNC"], f"vLLM's CPU pool has another layout: {layouts}"
+    assert parameters(register_backend)[:2] == ["backend", "class_path"] and AttentionBackendEnum.CPU_ATTN
+    assert not AttentionBackend.is_sparse(), "vLLM takes attention for sparse unless told otherwise"
+
+
+def test_an_engine_that_does_not_fit_is_refused_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that was given no program has the stock attention."""
+    from types import SimpleNamespace
+
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
+
+    from vortexlab.deploy.vllm import backend
+    from vortexlab.deploy.vllm.backend import program_of
+    from vortexlab.dsl.errors import VortexError
+
+    def config(folder: Path, **changes: Any) -> Any:
+        return SimpleNamespace(**{
+            "additional_config": {"vortex": str(folder)}, "kv_transfer_config": None, "speculative_config": None,
+            "parallel_config": SimpleNamespace(world_size=1), **changes,
+        })  # fmt: skip
+
+    def written(program: Program, name: str) -> Path:
+        package.write(
+            program, tmp_path / name, engine="transformers", version="0.1.0", knobs={}, source=program.source,
+            measurements={}, selftest={},
+        )  # fmt: skip
+        return tmp_path / name
+
+    plain, remembers = written(QUEST, "plain"), written(load("running_average").bind(), "remembers")
+    assert program_of(config(plain)) == QUEST and program_of(config(plain, additional_config={})) is None
+    for engine, impl in (
+        (config(plain, additional_config={}), CPUAttentionBackendImpl),
+        (config(plain), backend.SparseImpl),
+    ):
+        monkeypatch.setattr(backend, "get_current_vllm_config", lambda engine=engine: engine)
+        assert backend.SparseBackend.get_impl_cls() is impl
+    for changed, words in (
+        ({"kv_transfer_config": object()}, "a KV connector"),
+        ({"speculative_config": object()}, "speculative decoding"),
+        ({"parallel_config": SimpleNamespace(world_size=2)}, "several devices"),
+    ):
+        with pytest.raises(VortexError, match=words):
+            program_of(config(plain, **changed))
+    with pytest.raises(VortexError, match="carries something from step to step"):
+        program_of(config(remembers))
+    with pytest.raises(VortexError, match="holds no exported package"):
+        program_of(config(tmp_path / "nothing"))
+
+
+def test_the_plugin_is_an_entry_point() -> None:
+    from importlib.metadata import entry_points
+
+    found = {item.name: item.value for item in entry_points(group="vllm.general_plugins")}
+    assert found.get("vortex") == "vortexlab.deploy.vllm.plugin:register", "install this package, or `make test-vllm`"
