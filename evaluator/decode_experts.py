@@ -20,9 +20,7 @@ def softmax_route(logits: Tensor, count: int, normalised: bool) -> tuple[Tensor,
     return experts, weights / weights.sum(-1, keepdim=True) if normalised else weights
 
 
-def sigmoid_route(
-    logits: Tensor, bias: Tensor, count: int, normalised: bool, factor: float
-) -> tuple[Tensor, Tensor]:
+def sigmoid_route(logits: Tensor, bias: Tensor, count: int, normalised: bool, factor: float) -> tuple[Tensor, Tensor]:
     """GLM's and DeepSeek-V3's with one group of experts: chosen by sigmoid plus bias, weighted by the sigmoid."""
     scores = logits.float().sigmoid()
     experts = best(scores + bias, count)

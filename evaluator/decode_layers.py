@@ -20,7 +20,7 @@ from vortexlab.dsl.ir import Static
 from vortexlab.evaluator import decode_experts
 from vortexlab.kernels import place
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.place import HeadNorm
+from vortexlab.kernels.place import Norm, Norms
 
 #: (layer, query [batch, query_heads, channel]) -> [batch, query_heads, value channel]
 Read = Callable[[int, Tensor], Tensor]
@@ -62,14 +62,18 @@ class Glue:
         return self._made[function](*given)
 
 
-@dataclass(frozen=True)
-class Norm:
-    weight: Tensor
-    eps: float
+def norm_of(module: Any) -> Norm:
+    """An RMSNorm module of transformers."""
+    return Norm(module.weight.data, float(module.variance_epsilon))
 
-    @staticmethod
-    def of(module: Any) -> Norm:
-        return Norm(module.weight.data, float(module.variance_epsilon))
+
+def placing(device: torch.device) -> Any:
+    """The module whose functions put new tokens into the cache: kernels on a GPU, torch elsewhere."""
+    if device.type != "cuda":
+        return place
+    from vortexlab.kernels.gpu import place as kernels
+
+    return kernels
 
 
 def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -113,9 +117,9 @@ class GroupedAttention:
     def __init__(self, module: Any) -> None:
         self.layer, scale = int(module.layer_idx), float(module.scaling)
         config = module.config
-        self.norm = None
+        self.norms = None
         if hasattr(module, "q_norm"):
-            self.norm = HeadNorm(module.q_norm.weight.data, module.k_norm.weight.data, module.q_norm.variance_epsilon)
+            self.norms = Norms(norm_of(module.q_norm), norm_of(module.k_norm))
         self.qkv = take(module, "q_proj", "k_proj", "v_proj")
         self.out = take(module, "o_proj")
         kv_heads, heads = config.num_key_value_heads, config.num_attention_heads
@@ -125,23 +129,8 @@ class GroupedAttention:
 
     def __call__(self, x: Tensor, cache: PagedKV, step: StepContext) -> Tensor:
         qkv = step.products.linear(x, self.qkv)
-        put = place.place_heads
-        if qkv.device.type == "cuda":
-            from vortexlab.kernels.gpu.place import place_heads as put
-        q = put(qkv, cache, step.cos, step.sin, self.norm)
+        q = placing(x.device).place_heads(qkv, cache, step.cos, step.sin, self.norms)
         return step.products.linear(step.read(self.layer, q).flatten(1), self.out)
-
-
-def latent_key(
-    down: Tensor, rank: int, latent: int, q_weight: Tensor, q_eps: float, kv_weight: Tensor, kv_eps: float,
-    cos: Tensor, sin: Tensor, lengths: Tensor, interleaved: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The low-rank query after its norm, and the newest latent key [batch, 1, latent + rotary channels]."""
-    q, c, rotary = down.split((rank, latent, down.shape[1] - rank - latent), 1)
-    position = lengths.long() - 1
-    turned = place.rotate(rotary, cos[position], sin[position], interleaved)
-    key = torch.cat((place.rms_norm(c, kv_weight, kv_eps), turned), 1)
-    return place.rms_norm(q, q_weight, q_eps), key[:, None]
 
 
 def latent_query(
@@ -164,9 +153,7 @@ class LatentAttention:
         self.interleaved = bool(getattr(config, "rope_interleave", True))
         if not config.q_lora_rank:
             raise VortexError("the decode runner takes latent attention with a low-rank query; q_lora_rank is missing")
-        self.rank = int(config.q_lora_rank)
-        q_norm, kv_norm = Norm.of(module.q_a_layernorm), Norm.of(module.kv_a_layernorm)
-        self.norms = (q_norm.weight, q_norm.eps, kv_norm.weight, kv_norm.eps)
+        self.norms = Norms(norm_of(module.q_a_layernorm), norm_of(module.kv_a_layernorm))
         self.down = take(module, "q_a_proj", "kv_a_proj_with_mqa")
         self.up = take(module, "q_b_proj")
         up = take(module, "kv_b_proj").view(self.heads, self.plain + self.value, self.latent)
@@ -179,13 +166,12 @@ class LatentAttention:
         )  # fmt: skip
 
     def __call__(self, x: Tensor, cache: PagedKV, step: StepContext) -> Tensor:
-        product, angles = step.products, (step.cos, step.sin, cache.lengths)
+        product = step.products
         down = product.linear(x, self.down)
-        low, key = step.glue(latent_key, down, self.rank, self.latent, *self.norms, *angles, self.interleaved)
-        place.store(cache, key, None)
+        low = placing(x.device).place_latent(down, cache, step.cos, step.sin, self.norms, self.interleaved)
         heads = product.linear(low, self.up).unflatten(1, (self.heads, -1))
         absorbed = product(torch.bmm, heads[..., : self.plain].transpose(0, 1), self.key_up)
-        q = step.glue(latent_query, absorbed, heads, self.plain, *angles, self.interleaved)
+        q = step.glue(latent_query, absorbed, heads, self.plain, step.cos, step.sin, cache.lengths, self.interleaved)
         read = step.read(self.layer, q)
         values = product(torch.bmm, read.transpose(0, 1), self.value_up)
         return product.linear(values.transpose(0, 1).flatten(1), self.out)
@@ -241,9 +227,9 @@ class Layer:
         latent = hasattr(module.self_attn, "kv_b_proj")
         experts = hasattr(module.mlp, "experts")
         return Layer(
-            Norm.of(module.input_layernorm),
+            norm_of(module.input_layernorm),
             LatentAttention(module.self_attn) if latent else GroupedAttention(module.self_attn),
-            Norm.of(module.post_attention_layernorm),
+            norm_of(module.post_attention_layernorm),
             Experts(module.mlp, config) if experts else GatedMLP(module.mlp),
         )
 
@@ -284,7 +270,7 @@ class DecodeModel:
         at = torch.arange(positions, device=embedding.device)[None]
         cos, sin = (x[0].contiguous() for x in body.rotary_emb(embedding[:1, None], at))
         layers = [Layer.of(layer, config) for layer in body.layers]
-        final, head = Norm.of(body.norm), model.lm_head.weight.data
+        final, head = norm_of(body.norm), model.lm_head.weight.data
         return DecodeModel(name or config.model_type, embedding, layers, final, head, cos, sin, config)
 
     def statics(self) -> list[Static]:

@@ -161,34 +161,51 @@ def planted_faults() -> dict[str, Any]:
 
 
 def placed_heads() -> dict[str, Any]:
-    """Queries and pools after the kernel and after torch: with and without head norm, several blocks and widths."""
+    """Queries and pools after the kernels and after torch: with and without head norm, several blocks and widths."""
     import torch
 
     from vortexlab.kernels import place
     from vortexlab.kernels.cache import PagedKV
-    from vortexlab.kernels.gpu.place import place_heads
+    from vortexlab.kernels.gpu import place as kernels
+
+    generator = torch.Generator()
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
 
     found: dict[str, Any] = {"cases": 0, "worst": 0.0, "untouched": True}
     for channels, block in ((16, 4), (24, 16), (64, 8), (20, 2)):
         for norm in (True, False):
-            generator = torch.Generator().manual_seed(channels + norm)
-
-            def random(*shape: int, generator: torch.Generator = generator) -> torch.Tensor:
-                return torch.randn(shape, generator=generator)
-
+            generator.manual_seed(channels + norm)
             k = [random(2, n, channels) for n in (17, 32, 1)]
             before = PagedKV.from_dense(k, [random(*x.shape) for x in k], block, shuffle_seed=1, spare=3)
             qkv, cos, sin = random(3, 10 * channels), random(40, channels), random(40, channels)
-            weights = place.HeadNorm(random(channels), random(channels), 1e-6) if norm else None
+            weights = None
+            if norm:
+                weights = place.Norms(place.Norm(random(channels), 1e-6), place.Norm(random(channels), 1e-1))
             results = []
-            for function in (place.place_heads, place_heads):
+            for function in (place.place_heads, kernels.place_heads):
                 cache = PagedKV(before.k.clone(), before.v.clone(), before.table, before.lengths + 1, block)
                 results.append((function(qkv, cache, cos, sin, weights), cache.k, cache.v))
             found["cases"] += 1
             errors = [float((a - b).abs().max()) for a, b in zip(*results, strict=True)]
             found["worst"] = max(found["worst"], *errors)
             after = zip(results[1][1:], (before.k, before.v), strict=True)
-            found["untouched"] &= sum(int((x != y).any(-1).sum()) for x, y in after) == 3 * 2 * 2  # rows, heads, k and v
+            found["untouched"] &= sum(int((x != y).any(-1).sum()) for x, y in after) == 3 * 2 * 2  # rows, heads, k, v
+    for rank, latent, rotary, interleaved in ((12, 16, 8, True), (32, 20, 4, False)):
+        generator.manual_seed(rank)
+        k = [random(1, n, latent + rotary) for n in (17, 32, 1)]
+        before = PagedKV.from_dense(k, [x[..., :latent] for x in k], 4, shuffle_seed=1, spare=3)
+        down, cos, sin = random(3, rank + latent + rotary), random(40, rotary), random(40, rotary)
+        weights = place.Norms(place.Norm(random(rank), 1e-6), place.Norm(random(latent), 1e-1))
+        results = []
+        for function in (place.place_latent, kernels.place_latent):
+            pool = before.k.clone()
+            cache = PagedKV(pool, pool[..., :latent], before.table, before.lengths + 1, 4)
+            results.append((function(down, cache, cos, sin, weights, interleaved), pool))
+        found["cases"] += 1
+        found["worst"] = max(found["worst"], *(float((a - b).abs().max()) for a, b in zip(*results, strict=True)))
+        found["untouched"] &= int((results[1][1] != before.k).any(-1).sum()) == 3
     return found
 
 
