@@ -2,10 +2,10 @@
 
     PYTHONPATH=... python3 benchmarks/end_to_end.py [--out DIR] [--only MODEL ...] [--rehearse] [--again]
 
-Every model is first compared with transformers on a tiny model of its kind. Rows go to DIR/end_to_end.json as they come,
-each with its conditions; rows that are there already are skipped (`--again` measures them anew). Dense is measured anew
-whenever a sparse row of its case is. MiniMax-M2 does not fit one GPU: the attention of one of four tensor-parallel shards
-is measured, its whole step predicted and labelled so.
+Every model is first compared with transformers on a tiny model of its kind. Rows go to DIR/end_to_end.json as they
+come (of a rehearsal: DIR/rehearsal.json), each with its conditions; rows that are there already are skipped, `--again`
+measures them anew. Dense is measured anew whenever a sparse row of its case is. MiniMax-M2 does not fit one GPU: the
+attention of one of four tensor-parallel shards is measured, its whole step predicted and labelled so.
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ import transformers  # noqa: E402
 
 from vortexlab.dsl.ir import Program, Static  # noqa: E402
 from vortexlab.evaluator.decode_layers import DecodeModel, Glue  # noqa: E402
-from vortexlab.evaluator.decode_models import (  # noqa: E402
-    StepBytes, published_config, random_model, step_bytes,
-)  # fmt: skip
+from vortexlab.evaluator.decode_models import StepBytes, published_config, random_model, step_bytes  # noqa: E402
 from vortexlab.evaluator.decode_runner import Caches, DecodeRunner, DenseReader, ProgramReader  # noqa: E402
 from vortexlab.evaluator.decode_times import (  # noqa: E402
-    attention_bytes, attention_ms, ideal_ms, predicted_step, room_needed, selected_pages, time_step,
-)  # fmt: skip
+    attention_bytes,
+    attention_ms,
+    ideal_ms,
+    predicted_step,
+    room_needed,
+    selected_pages,
+    time_step,
+)
 from vortexlab.kernels.devices import get_device  # noqa: E402
 from vortexlab.search_spaces import load  # noqa: E402
 
@@ -149,14 +153,14 @@ def check(name: str) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(SEED)
     tokens = torch.randint(0, config.vocab_size, (batch, steps), generator=generator).to(DEVICE)
     stock = model(tokens).logits.float()
-    made = DecodeModel.of(model, 128, name)
+    made, glue = DecodeModel.of(model, 128, name), Glue(compiled=DEVICE.type == "cuda")
     worst = {}
     for kind in ("dense", "program"):
         caches = Caches.empty(made.statics(), batch, 128, DEVICE, dtype)
         reader: Any = DenseReader(made.statics(), caches)
         if kind == "program":
             reader = ProgramReader(bound("mla_block" if "glm" in name else "quest", 16), made.statics(), caches)
-        runner = DecodeRunner(made, caches, reader, Glue(compiled=DEVICE.type == "cuda"))
+        runner = DecodeRunner(made, caches, reader, glue)
         runner.capture()
         errors = []
         for at in range(steps):
@@ -202,14 +206,14 @@ def run_case(case: Case, book: Book, rehearse: bool) -> None:
     glue, steps = Glue(compiled=DEVICE.type == "cuda"), 3 if rehearse else STEPS
     known, weights = get_device("h200" if DEVICE.type == "cuda" else "cpu"), step_bytes(model)
     print(f"{case.model}: made in {time.perf_counter() - began:.1f} s, batch {batch}", flush=True)
-    start, dense_ms = context - room_needed(steps), None
+    start, dense_ms = context - room_needed(steps) - 1, None
     for name, page in [("dense", 0), *case.programs]:
         row: dict[str, Any] = {
             "model": case.model, "program": f"{name} P{page}" if page else name, "kind": "measured", "batch": batch,
             "capacity": context, "block": caches.layers[0].block, "dtype": str(dtype).removeprefix("torch."),
             "weights": "random", "rehearsal": rehearse,
         }  # fmt: skip
-        if page and book.has(case.model, row["program"]) and dense_ms is not None:
+        if page and book.has(case.model, row["program"]):
             continue
         began = time.perf_counter()
         try:
@@ -228,13 +232,13 @@ def run_case(case: Case, book: Book, rehearse: bool) -> None:
                 if page else {},
                 "pages_read": pages, "weight_bytes": weights.read(batch), "attention_bytes_a_layer": read,
                 "ideal_ms": ideal, "of_ideal": ideal / times.step_ms, "tokens_a_second": 1e3 * batch / times.step_ms,
-                "finite": bool(runner.step().isfinite().all()) if runner.room() else None,
+                "finite": bool(runner.step().isfinite().all()),
             }  # fmt: skip
             if page:
                 row |= {"dense_ms": dense_ms, "speedup": dense_ms / times.step_ms} if dense_ms else {}
             else:
                 dense_ms = times.step_ms
-            if DEVICE.type == "cuda" and name != "dense":
+            if DEVICE.type == "cuda":
                 caches.lengths.fill_(start)
                 row["kernels"] = kernel_table(runner)
         except Exception as error:
@@ -247,10 +251,13 @@ def run_case(case: Case, book: Book, rehearse: bool) -> None:
 
 
 def kernel_table(runner: DecodeRunner, most: int = 16) -> list[dict[str, Any]]:
-    """Kernels of one step by their share of its time, as the profiler sees a replay."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        runner.step()
-        torch.cuda.synchronize()
+    """Kernels of one step by their share of its time, as the profiler sees a replay; none where it cannot look."""
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            runner.step()
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        return [{"error": str(error)[:200]}]
     found: dict[str, list[float]] = {}
     for event in profile.events():
         if event.device_type == torch.autograd.DeviceType.CUDA:
@@ -313,8 +320,8 @@ def main() -> int:
     if DEVICE.type == "cpu" and not options.rehearse:
         parser.error("there is no GPU; --rehearse runs tiny models on the CPU")
     began = time.perf_counter()
-    book = Book(Path(options.out) / "end_to_end.json", options.again)
-    failed = False
+    file = "rehearsal.json" if options.rehearse else "end_to_end.json"
+    book = Book(Path(options.out) / file, options.again)
     for name in options.only or models:
         if name == "minimax-m2":
             run_minimax(book, options.rehearse)

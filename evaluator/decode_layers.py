@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,8 +18,7 @@ from torch.nn import functional
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Static
-from vortexlab.evaluator import decode_experts
-from vortexlab.kernels import place
+from vortexlab.kernels import experts, place
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.place import Norm, Norms
 
@@ -67,13 +67,12 @@ def norm_of(module: Any) -> Norm:
     return Norm(module.weight.data, float(module.variance_epsilon))
 
 
-def placing(device: torch.device) -> Any:
-    """The module whose functions put new tokens into the cache: kernels on a GPU, torch elsewhere."""
-    if device.type != "cuda":
-        return place
-    from vortexlab.kernels.gpu import place as kernels
-
-    return kernels
+def fused(name: str, device: torch.device) -> Callable[..., Any]:
+    """A function of `vortexlab.kernels.place` or `.experts`: on a GPU the kernel that does all of it."""
+    module: Any = experts if name == "route" else place
+    if device.type == "cuda":
+        module = import_module(module.__name__.replace("kernels.", "kernels.gpu."))
+    return getattr(module, name)  # type: ignore[no-any-return]
 
 
 def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -129,7 +128,7 @@ class GroupedAttention:
 
     def __call__(self, x: Tensor, cache: PagedKV, step: StepContext) -> Tensor:
         qkv = step.products.linear(x, self.qkv)
-        q = placing(x.device).place_heads(qkv, cache, step.cos, step.sin, self.norms)
+        q = fused("place_heads", x.device)(qkv, cache, step.cos, step.sin, self.norms)
         return step.products.linear(step.read(self.layer, q).flatten(1), self.out)
 
 
@@ -168,7 +167,7 @@ class LatentAttention:
     def __call__(self, x: Tensor, cache: PagedKV, step: StepContext) -> Tensor:
         product = step.products
         down = product.linear(x, self.down)
-        low = placing(x.device).place_latent(down, cache, step.cos, step.sin, self.norms, self.interleaved)
+        low = fused("place_latent", x.device)(down, cache, step.cos, step.sin, self.norms, self.interleaved)
         heads = product.linear(low, self.up).unflatten(1, (self.heads, -1))
         absorbed = product(torch.bmm, heads[..., : self.plain].transpose(0, 1), self.key_up)
         q = step.glue(latent_query, absorbed, heads, self.plain, step.cos, step.sin, cache.lengths, self.interleaved)
@@ -191,28 +190,29 @@ class Experts:
     """A mixture of experts, with shared ones where the model has them."""
 
     def __init__(self, module: Any, config: Any) -> None:
-        self.count = int(config.num_experts_per_tok)
-        self.normalised = bool(config.norm_topk_prob)
         bias = getattr(module.gate, "e_score_correction_bias", None)
         self.bias = None if bias is None else bias.data.float()
-        self.factor = float(getattr(config, "routed_scaling_factor", 1.0))
         if self.bias is not None and int(getattr(config, "n_group", 1)) != 1:
             raise VortexError("the decode runner routes to experts of one group; the model has several")
         # GLM computes its router in fp32.
         self.router = module.gate.weight.data if self.bias is None else module.gate.weight.data.float()
         self.gate_up, self.down = module.experts.gate_up_proj.data, module.experts.down_proj.data
         module.experts = None
+        self.routing = experts.Routing(
+            self.gate_up.shape[0], int(config.num_experts_per_tok), self.bias is not None, bool(config.norm_topk_prob),
+            float(getattr(config, "routed_scaling_factor", 1.0)),
+        )  # fmt: skip
         self.shared = GatedMLP(module.shared_experts) if hasattr(module, "shared_experts") else None
 
     def __call__(self, x: Tensor, step: StepContext) -> Tensor:
         product = step.products
         logits = product.linear(x.to(self.router.dtype), self.router)
-        how = self.gate_up.shape[0], self.count, self.normalised, self.factor
-        rows, to, ends, weights = step.glue(decode_experts.arranged, x, logits, self.bias, *how)
-        middle = step.glue(gated, product(decode_experts.grouped_product, rows, self.gate_up, ends))
-        rows = product(decode_experts.grouped_product, middle, self.down, ends)
+        to, ends, weights = fused("route", x.device)(logits, self.bias, self.routing)
+        rows = step.glue(experts.spread, x, to)
+        middle = step.glue(gated, product(experts.grouped_product, rows, self.gate_up, ends))
+        rows = product(experts.grouped_product, middle, self.down, ends)
         shared = None if self.shared is None else self.shared(x, step)
-        return step.glue(decode_experts.combined, rows, to, weights, shared)
+        return step.glue(experts.combined, rows, to, weights, shared)
 
 
 @dataclass

@@ -141,7 +141,7 @@ def step_bytes(model: DecodeModel) -> StepBytes:
             else size(attention.qkv, attention.out)
         )
         if isinstance(mlp, Experts):
-            total, per_token, expert_layers = mlp.gate_up.shape[0], mlp.count, expert_layers + 1
+            total, per_token, expert_layers = mlp.gate_up.shape[0], mlp.routing.count, expert_layers + 1
             expert = size(mlp.gate_up, mlp.down) // total
             weights += size(mlp.router) + (size(mlp.shared.gate_up, mlp.shared.down) if mlp.shared else 0)
         else:

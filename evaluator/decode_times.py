@@ -22,10 +22,10 @@ from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator.decode_layers import Read
 from vortexlab.evaluator.decode_models import StepBytes
 from vortexlab.evaluator.decode_runner import Caches, DecodeRunner
-from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.timing import WARM_UP, Captured
 from vortexlab.kernels.cost import Prediction, predict
 from vortexlab.kernels.devices import Device, get_device
+from vortexlab.kernels.precision import BYTES
 
 _PARTS_REPEATS = 20
 
@@ -123,10 +123,11 @@ def selected_pages(caches: Caches, lists: Sequence[Any], page: int) -> float:
 def attention_bytes(
     program: Program | None, static: Static, context: int, batch: int, device: Device, pages: float | None = None
 ) -> float:
-    """Bytes that attention of one layer has to read: all keys and values (`program` None), or the summaries that are
-    scored and the selected `pages`; without `pages` the program's bound."""
+    """Bytes in bf16 that attention of one layer has to read: all keys and values (`program` None), or the summaries
+    that are scored and the selected `pages`; without `pages` the program's bound."""
     if program is None:
-        return predict(EVERYTHING, static, context, batch, device).dense.read
+        width = static.head_dim + (0 if static.latent else static.value_dim)
+        return batch * context * static.kv_heads * width * BYTES["bf16"]
     found = predict(program, static, context, batch, device, pages)
     return sum(stage.read for stage in found.stages if stage.name in ("score", "attend", "entries"))
 

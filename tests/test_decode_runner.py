@@ -13,10 +13,10 @@ from triton_runs import interpreted
 
 from vortexlab.deploy.transformers_engine import Pattern
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator import decode_experts
 from vortexlab.evaluator.decode_layers import DecodeModel
 from vortexlab.evaluator.decode_models import PUBLISHED, published_config, random_model, step_bytes
 from vortexlab.evaluator.decode_runner import Caches, DecodeRunner, DenseReader, ProgramReader
+from vortexlab.kernels import experts
 from vortexlab.search_spaces import load
 
 ROWS, STEPS = 3, 21
@@ -165,19 +165,20 @@ def test_bytes_of_a_step_are_those_of_its_weights() -> None:
 def test_choices_are_grouped_by_expert(seed: int) -> None:
     """Few tokens and many experts leave groups empty; equal scores go to the first experts."""
     generator = torch.Generator().manual_seed(seed)
-    scores = torch.randint(0, 4, (5, 12), generator=generator).float()
-    experts = decode_experts.best(scores, 3)
-    assert torch.equal(experts, scores.sort(dim=-1, descending=True, stable=True).indices[:, :3])
+    logits = torch.randint(0, 4, (5, 12), generator=generator).float()
+    chosen = logits.sort(dim=-1, descending=True, stable=True).indices[:, :3]
     x = torch.randn(5, 8, generator=generator)
-    rows, to, ends, weights = decode_experts.arranged(x, scores, None, 12, 3, True, 1.0)
-    order = experts.flatten().argsort(stable=True)
-    assert torch.equal(rows, x[order // 3]) and torch.equal(to[order], torch.arange(15))
-    assert ends.tolist() == [int((experts <= e).sum()) for e in range(12)] and len(set(ends.tolist())) < 12
+    to, ends, weights = experts.route(logits, None, experts.Routing(12, 3, False, True, 1.5))
+    order = chosen.flatten().argsort(stable=True)
+    rows = experts.spread(x, to)
+    assert torch.equal(rows, x[order // 3])
+    assert ends.tolist() == [int((chosen <= e).sum()) for e in range(12)] and len(set(ends.tolist())) < 12
+    torch.testing.assert_close(weights, 1.5 * logits.gather(1, chosen).softmax(-1))
     weight = torch.randn(12, 4, 8, generator=generator)
-    found = decode_experts.combined(decode_experts.grouped_product(rows, weight, ends), to, weights, None)
-    each = torch.stack([sum(w * (weight[e] @ row) for e, w in zip(es, ws, strict=True))
-                        for row, es, ws in zip(x, experts, weights, strict=True)])  # fmt: skip
-    torch.testing.assert_close(found, each)
+    found = experts.combined(experts.grouped_product(rows, weight, ends), to, weights, None)
+    each = [sum(w * (weight[e] @ row) for e, w in zip(es, ws, strict=True))
+            for row, es, ws in zip(x, chosen, weights, strict=True)]  # fmt: skip
+    torch.testing.assert_close(found, torch.stack(each))
 
 
 def test_what_the_runner_does_not_do_is_said() -> None:
@@ -214,3 +215,8 @@ def test_kernels_that_place_new_tokens_equal_torch() -> None:
 
 def test_steps_on_the_triton_executor_equal_those_on_torch() -> None:
     assert interpreted("decode_runner")["worst"] < 1e-4
+
+
+def test_the_kernel_that_routes_equals_torch() -> None:
+    found = interpreted("route")
+    assert found["cases"] == 16 and found["same"] and found["worst"] < 1e-6

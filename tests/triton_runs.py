@@ -209,6 +209,28 @@ def placed_heads() -> dict[str, Any]:
     return found
 
 
+def routed() -> dict[str, Any]:
+    """Places, ends and weights of the kernel and of torch: both kinds of scores, ties, one token and many."""
+    import torch
+
+    from vortexlab.kernels import experts
+    from vortexlab.kernels.gpu import experts as kernels
+
+    found: dict[str, Any] = {"cases": 0, "same": True, "worst": 0.0}
+    for tokens, total, count in ((1, 8, 3), (5, 12, 12), (16, 64, 4), (33, 20, 1)):
+        for sigmoid in (True, False):
+            for normalised in (True, False):
+                generator = torch.Generator().manual_seed(tokens)
+                logits = torch.randint(-3, 4, (tokens, total), generator=generator).float()
+                bias = torch.randint(-1, 2, (total,), generator=generator) / 4 if sigmoid else None
+                how = experts.Routing(total, count, sigmoid, normalised, 1.8)
+                mine, stock = kernels.route(logits, bias, how), experts.route(logits, bias, how)
+                found["cases"] += 1
+                found["same"] &= torch.equal(mine[0], stock[0]) and torch.equal(mine[1], stock[1])
+                found["worst"] = max(found["worst"], float((mine[2] - stock[2]).abs().max()))
+    return found
+
+
 def decode_runner() -> dict[str, Any]:
     """Logits of a tiny model over the same caches, once on the Triton executor and once on the torch executor."""
     import torch
@@ -271,6 +293,7 @@ def main() -> None:
     kinds: dict[str, Callable[..., Any]] = {
         "compare": compare_programs, "invariances": invariances, "steps": repeated_steps, "pages": some_pages,
         "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner,
+        "route": routed,
     }  # fmt: skip
     print(json.dumps(kinds[job.pop("kind")](**job)))
 
