@@ -72,7 +72,8 @@ def fused(name: str, device: torch.device) -> Callable[..., Any]:
     module: Any = experts if name == "route" else place
     if device.type == "cuda":
         module = import_module(module.__name__.replace("kernels.", "kernels.gpu."))
-    return getattr(module, name)  # type: ignore[no-any-return]
+    function: Callable[..., Any] = getattr(module, name)
+    return function
 
 
 def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
