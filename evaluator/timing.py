@@ -15,6 +15,8 @@ from vortexlab.evaluator.geometries import Geometry
 from vortexlab.kernels.cache import PagedKV
 
 T = TypeVar("T")
+#: Runs of a call before it is captured in a CUDA graph: they compile and allocate.
+WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -95,25 +97,34 @@ def as_served(call: Callable[[Tensor], T], example: Tensor) -> Callable[[Tensor]
     """
     if example.device.type != "cuda":
         return call
-    return _Captured(call, example)
+    query = example.clone()
+    graph = Captured(lambda: call(query))
+
+    def replay(q: Tensor) -> T:
+        query.copy_(q)
+        return graph()
+
+    return replay
 
 
-class _Captured(Generic[T]):
-    """A call in a CUDA graph. It keeps the call, since the graph reads and writes the tensors that the call holds."""
+class Captured(Generic[T]):
+    """A call in a CUDA graph, after `WARM_UP` runs; its result's tensors are those of every call.
 
-    def __init__(self, call: Callable[[Tensor], T], example: Tensor):
-        self._call, self._query = call, example.clone()
+    It keeps the call, since the graph reads and writes the tensors that the call holds.
+    """
+
+    def __init__(self, call: Callable[[], T]):
+        self._call = call
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(3):  # compiles and allocates outside the capture
-                call(self._query)
+            for _ in range(WARM_UP):
+                call()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._result = call(self._query)
+            self._result = call()
 
-    def __call__(self, q: Tensor) -> T:
-        self._query.copy_(q)
+    def __call__(self) -> T:
         self._graph.replay()
         return self._result

@@ -160,6 +160,101 @@ def planted_faults() -> dict[str, Any]:
     return triton_faults.find_all()
 
 
+def placed_heads() -> dict[str, Any]:
+    """Queries and pools after the kernels and after torch: with and without head norm, several blocks and widths."""
+    import torch
+
+    from vortexlab.kernels import place
+    from vortexlab.kernels.cache import PagedKV
+    from vortexlab.kernels.gpu import place as kernels
+
+    generator = torch.Generator()
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    found: dict[str, Any] = {"cases": 0, "worst": 0.0, "untouched": True}
+    for channels, block in ((16, 4), (24, 16), (64, 8), (20, 2)):
+        for norm in (True, False):
+            generator.manual_seed(channels + norm)
+            k = [random(2, n, channels) for n in (17, 32, 1)]
+            before = PagedKV.from_dense(k, [random(*x.shape) for x in k], block, shuffle_seed=1, spare=3)
+            qkv, cos, sin = random(3, 10 * channels), random(40, channels), random(40, channels)
+            weights = None
+            if norm:
+                weights = place.Norms(place.Norm(random(channels), 1e-6), place.Norm(random(channels), 1e-1))
+            results = []
+            for function in (place.place_heads, kernels.place_heads):
+                cache = PagedKV(before.k.clone(), before.v.clone(), before.table, before.lengths + 1, block)
+                results.append((function(qkv, cache, cos, sin, weights), cache.k, cache.v))
+            found["cases"] += 1
+            errors = [float((a - b).abs().max()) for a, b in zip(*results, strict=True)]
+            found["worst"] = max(found["worst"], *errors)
+            after = zip(results[1][1:], (before.k, before.v), strict=True)
+            found["untouched"] &= sum(int((x != y).any(-1).sum()) for x, y in after) == 3 * 2 * 2  # rows, heads, k, v
+    for rank, latent, rotary, interleaved in ((12, 16, 8, True), (32, 20, 4, False)):
+        generator.manual_seed(rank)
+        k = [random(1, n, latent + rotary) for n in (17, 32, 1)]
+        before = PagedKV.from_dense(k, [x[..., :latent] for x in k], 4, shuffle_seed=1, spare=3)
+        down, cos, sin = random(3, rank + latent + rotary), random(40, rotary), random(40, rotary)
+        weights = place.Norms(place.Norm(random(rank), 1e-6), place.Norm(random(latent), 1e-1))
+        results = []
+        for function in (place.place_latent, kernels.place_latent):
+            pool = before.k.clone()
+            cache = PagedKV(pool, pool[..., :latent], before.table, before.lengths + 1, 4)
+            results.append((function(down, cache, cos, sin, weights, interleaved), pool))
+        found["cases"] += 1
+        found["worst"] = max(found["worst"], *(float((a - b).abs().max()) for a, b in zip(*results, strict=True)))
+        found["untouched"] &= int((results[1][1] != before.k).any(-1).sum()) == 3
+    return found
+
+
+def routed() -> dict[str, Any]:
+    """Places, ends and weights of the kernel and of torch: both kinds of scores, ties, one token and many."""
+    import torch
+
+    from vortexlab.kernels import experts
+    from vortexlab.kernels.gpu import experts as kernels
+
+    found: dict[str, Any] = {"cases": 0, "same": True, "worst": 0.0}
+    for tokens, total, count in ((1, 8, 3), (5, 12, 12), (16, 64, 4), (33, 20, 1)):
+        for sigmoid in (True, False):
+            for normalised in (True, False):
+                generator = torch.Generator().manual_seed(tokens)
+                logits = torch.randint(-3, 4, (tokens, total), generator=generator).float()
+                bias = torch.randint(-1, 2, (total,), generator=generator) / 4 if sigmoid else None
+                how = experts.Routing(total, count, sigmoid, normalised, 1.8)
+                mine, stock = kernels.route(logits, bias, how), experts.route(logits, bias, how)
+                found["cases"] += 1
+                found["same"] &= torch.equal(mine[0], stock[0]) and torch.equal(mine[1], stock[1])
+                found["worst"] = max(found["worst"], float((mine[2] - stock[2]).abs().max()))
+    return found
+
+
+def decode_runner() -> dict[str, Any]:
+    """Logits of a tiny model over the same caches, once on the Triton executor and once on the torch executor."""
+    import torch
+
+    from vortexlab.evaluator.decode_layers import DecodeModel
+    from vortexlab.evaluator.decode_models import published_config, random_model
+    from vortexlab.evaluator.decode_runner import Caches, DecodeRunner, ProgramReader
+    from vortexlab.kernels.gpu.executor import TritonExecutor
+    from vortexlab.kernels.torch_executor import TorchExecutor
+    from vortexlab.search_spaces import load
+
+    model = DecodeModel.of(
+        random_model(published_config("qwen3-1.7b", small=True), "cpu", torch.float32, 0), 64, "qwen3-1.7b"
+    )
+    caches = Caches.empty(model.statics(), 2, 64, "cpu", torch.float32, block=16)
+    caches.fill(45, 1)
+    program, logits = load("centroid").bind({"page": 8, "budget": 4, "recent": 1}), []
+    for make in (TritonExecutor, TorchExecutor):
+        caches.lengths.fill_(45)
+        runner = DecodeRunner(model, caches, ProgramReader(program, model.statics(), caches, make))
+        logits.append(torch.stack([runner.step().clone() for _ in range(5)]))
+    return {"worst": float((logits[0] - logits[1]).abs().max())}
+
+
 class _Patches:
     """The interpreter's patches of Triton's language for one launch, each made once.
 
@@ -197,7 +292,8 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     kinds: dict[str, Callable[..., Any]] = {
         "compare": compare_programs, "invariances": invariances, "steps": repeated_steps, "pages": some_pages,
-        "faults": planted_faults,
+        "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner,
+        "route": routed,
     }  # fmt: skip
     print(json.dumps(kinds[job.pop("kind")](**job)))
 

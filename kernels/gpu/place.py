@@ -1,0 +1,135 @@
+"""The functions of `vortexlab.kernels.place` as one kernel each: norm, RoPE and the append to the paged cache."""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.gpu.device import token_offset
+from vortexlab.kernels.place import Norms
+
+
+@triton.jit
+def place_heads_kernel(
+    qkv, qkv_row, cos, sin, angles_row, q_weight, k_weight, q_eps, k_eps, out,
+    k, k_block, k_head, k_token, v, v_block, v_head, v_token, table, table_row, lengths,
+    QUERY_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """One head of one row: a query, a key or a value. WIDTH covers half of its channels."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    HALF: tl.constexpr = CHANNELS // 2
+    position = tl.load(lengths + row) - 1
+    channel = tl.arange(0, WIDTH)
+    live = channel < HALF
+    at = qkv + row * qkv_row + head * CHANNELS + channel
+    a = tl.load(at, mask=live, other=0.0).to(tl.float32)
+    b = tl.load(at + HALF, mask=live, other=0.0).to(tl.float32)
+    if head < QUERY_HEADS + KV_HEADS:
+        if NORM:
+            weight = q_weight + channel
+            eps = q_eps
+            if head >= QUERY_HEADS:
+                weight = k_weight + channel
+                eps = k_eps
+            factor = tl.rsqrt((tl.sum(a * a, 0) + tl.sum(b * b, 0)) / CHANNELS + eps)
+            a = a * factor * tl.load(weight, mask=live, other=0.0).to(tl.float32)
+            b = b * factor * tl.load(weight + HALF, mask=live, other=0.0).to(tl.float32)
+        angle = position.to(tl.int64) * angles_row + channel
+        c = tl.load(cos + angle, mask=live, other=0.0).to(tl.float32)
+        s = tl.load(sin + angle, mask=live, other=0.0).to(tl.float32)
+        first = a * c - b * s
+        b = b * c + a * s
+        a = first
+    if head < QUERY_HEADS:
+        to = out + (row * QUERY_HEADS + head) * CHANNELS + channel
+        tl.store(to, a.to(out.dtype.element_ty), mask=live)
+        tl.store(to + HALF, b.to(out.dtype.element_ty), mask=live)
+    else:
+        blocks = table + row * table_row
+        if head < QUERY_HEADS + KV_HEADS:
+            at_k = token_offset(blocks, position, position >= 0, k_block, k_token, BLOCK)
+            to = k + at_k + (head - QUERY_HEADS) * k_head + channel
+        else:
+            at_v = token_offset(blocks, position, position >= 0, v_block, v_token, BLOCK)
+            to = v + at_v + (head - QUERY_HEADS - KV_HEADS) * v_head + channel
+        tl.store(to, a.to(k.dtype.element_ty), mask=live)
+        tl.store(to + HALF, b.to(k.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def place_latent_kernel(
+    down, down_row, cos, sin, angles_row, q_weight, k_weight, q_eps, k_eps, out, out_row,
+    k, k_block, k_token, table, table_row, lengths,
+    RANK: tl.constexpr, LATENT: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, RANK_WIDTH: tl.constexpr,
+    LATENT_WIDTH: tl.constexpr, ROTARY_WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The low-rank query of one row, or its latent key. ROTARY_WIDTH covers half of the rotary channels."""
+    row = tl.program_id(0).to(tl.int64)
+    at = down + row * down_row
+    if tl.program_id(1) == 0:
+        channel = tl.arange(0, RANK_WIDTH)
+        live = channel < RANK
+        x = tl.load(at + channel, mask=live, other=0.0).to(tl.float32)
+        x *= tl.rsqrt(tl.sum(x * x, 0) / RANK + q_eps) * tl.load(q_weight + channel, mask=live, other=0.0).to(
+            tl.float32
+        )
+        tl.store(out + row * out_row + channel, x.to(out.dtype.element_ty), mask=live)
+    else:
+        position = tl.load(lengths + row) - 1
+        to = k + token_offset(table + row * table_row, position, position >= 0, k_block, k_token, BLOCK)
+        part = tl.arange(0, LATENT_WIDTH)
+        inside = part < LATENT
+        c = tl.load(at + RANK + part, mask=inside, other=0.0).to(tl.float32)
+        scale = tl.load(k_weight + part, mask=inside, other=0.0).to(tl.float32)
+        c *= tl.rsqrt(tl.sum(c * c, 0) / LATENT + k_eps) * scale
+        tl.store(to + part, c.to(k.dtype.element_ty), mask=inside)
+        HALF: tl.constexpr = ROTARY // 2
+        pair = tl.arange(0, ROTARY_WIDTH)
+        paired = pair < HALF
+        first = at + RANK + LATENT + (2 * pair if INTERLEAVED else pair)
+        a = tl.load(first, mask=paired, other=0.0).to(tl.float32)
+        b = tl.load(first + (1 if INTERLEAVED else HALF), mask=paired, other=0.0).to(tl.float32)
+        angle = position.to(tl.int64) * angles_row + pair
+        cosine = tl.load(cos + angle, mask=paired, other=0.0).to(tl.float32)
+        sine = tl.load(sin + angle, mask=paired, other=0.0).to(tl.float32)
+        to += LATENT
+        tl.store(to + pair, (a * cosine - b * sine).to(k.dtype.element_ty), mask=paired)
+        tl.store(to + HALF + pair, (b * cosine + a * sine).to(k.dtype.element_ty), mask=paired)
+
+
+def place_heads(qkv: Tensor, cache: PagedKV, cos: Tensor, sin: Tensor, norms: Norms | None) -> Tensor:
+    """See `vortexlab.kernels.place.place_heads`."""
+    channels, batch = cache.head_dim, qkv.shape[0]
+    heads = qkv.shape[1] // channels
+    query_heads = heads - 2 * cache.kv_heads
+    out = qkv.new_empty(batch, query_heads, channels)
+    place_heads_kernel[(batch, heads)](
+        qkv, qkv.stride(0), cos, sin, cos.stride(0),
+        *((cos, cos, 0.0, 0.0) if norms is None else (norms.q.weight, norms.k.weight, norms.q.eps, norms.k.eps)), out,
+        cache.k, *cache.k.stride()[:3], cache.v, *cache.v.stride()[:3],
+        cache.table, cache.table.stride(0), cache.lengths,
+        QUERY_HEADS=query_heads, KV_HEADS=cache.kv_heads, CHANNELS=channels,
+        WIDTH=triton.next_power_of_2(channels // 2), BLOCK=cache.block, NORM=norms is not None, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+def place_latent(down: Tensor, cache: PagedKV, cos: Tensor, sin: Tensor, norms: Norms, interleaved: bool) -> Tensor:
+    """See `vortexlab.kernels.place.place_latent`."""
+    rank, rotary = down.shape[1] - cache.head_dim, cache.head_dim - cache.value_dim
+    out = down.new_empty(down.shape[0], rank)
+    place_latent_kernel[(down.shape[0], 2)](
+        down, down.stride(0), cos, sin, cos.stride(0),
+        norms.q.weight, norms.k.weight, norms.q.eps, norms.k.eps, out, out.stride(0),
+        cache.k, cache.k.stride(0), cache.k.stride(2), cache.table, cache.table.stride(0), cache.lengths,
+        RANK=rank, LATENT=cache.value_dim, ROTARY=rotary, INTERLEAVED=interleaved,
+        RANK_WIDTH=triton.next_power_of_2(rank), LATENT_WIDTH=triton.next_power_of_2(cache.value_dim),
+        ROTARY_WIDTH=triton.next_power_of_2(rotary // 2), BLOCK=cache.block, num_warps=4,
+    )  # fmt: skip
+    return out
