@@ -62,7 +62,7 @@ def attend(
     """Attention of `q` [batch, query_heads, channel] over the listed pages, or over all pages when `lists` is None.
 
     `page`: tokens of a page; `splits`: runs that each list is cut into; `shape`: tile sizes (both are chosen from the
-    device and the head width when None).
+    device and the head width when None). Where query and cache differ in precision, products are those of fp32.
     """
     batch, query_heads, channels = q.shape
     if batch != cache.batch or channels != cache.head_dim or query_heads % cache.kv_heads:
@@ -70,8 +70,8 @@ def attend(
             f"the query [batch, query_heads, channel] = {list(q.shape)} does not fit a cache of {cache.batch} requests "
             f"and {cache.kv_heads} KV heads of {cache.head_dim} channels"
         )
-    if q.dtype != cache.k.dtype:
-        raise VortexError(f"query and cache must have one precision; found {q.dtype} and {cache.k.dtype}")
+    if q.dtype not in (cache.k.dtype, torch.float32):  # they meet in fp32, which holds both
+        return attend(q.float(), cache, lists, page, scale, splits=splits, shape=shape).to(q.dtype)
     if q.stride(2) != 1:
         q = q.contiguous()
     group = query_heads // cache.kv_heads
