@@ -22,8 +22,8 @@ from vortexlab.evaluator.verdict import Estimate, Verdict
 
 _COLUMNS = (
     "id", "name", "on_frontier", "frontier_probability", "speedup", "speedup_low", "speedup_high", "accuracy",
-    "accuracy_low", "accuracy_high", "density", "kv_dtype", "device", "speed", "new", "beats_seed", "answers", "contexts",
-    "proposer", "operator", "label", "knobs", "structure",
+    "accuracy_low", "accuracy_high", "density", "kv_dtype", "device", "speed", "new", "beats_seed", "answers",
+    "contexts", "proposer", "operator", "label", "knobs", "structure",
 )  # fmt: skip
 
 

@@ -101,8 +101,9 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
 
     Errors are ||dense - sparse|| / ||dense||, where dense attention reads the keys and values as the model made them.
     What a cache of another precision alone does to it is `cache_error`, and what the selection does beside that, the
-    error to dense attention over the same cache, is `selection_error`. The mass is that on candidates which are not read regardless of scores,
-    as a share of all such mass (`mass`) and of what the same number of pages could hold at best (`mass_of_best`).
+    error to dense attention over the same cache, is `selection_error`. The mass is that on candidates which are not
+    read regardless of scores, as a share of all such mass (`mass`) and of what the same number of pages could hold at
+    best (`mass_of_best`).
     `ties`: share of the chosen pages that change when of equal scores the later page comes first.
     """
     session.prepare()

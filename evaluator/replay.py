@@ -155,7 +155,8 @@ def replay(
     """The answer of every fork, as token ids.
 
     With `dense` given, question tokens are read through it (the prompt-dense protocol), out of the program's cache:
-    the program takes over at the first generated token. Rows are fed together, longest first; the order of the answers is that of `forks`.
+    the program takes over at the first generated token. Rows are fed together, longest first; the order of the answers
+    is that of `forks`.
     """
     session.prepare()
     turns = [session.store.contexts[fork.context].turns[fork.turn] for fork in forks]

@@ -3,8 +3,8 @@
 A step is what a serving engine would repeat for every token and layer: summaries of the pages that fill up (their
 cost spread over the page), scores, selection, attention over the selected pages. Sparse and dense calls alternate, so
 that a drifting clock hits both; every timed call gets queries and a newest token that no call has seen, and outputs
-of timed calls are checked afterwards. Dense attention reads keys and values in the model's precision, a program those in
-the precision of its own cache.
+of timed calls are checked afterwards. Dense attention reads keys and values in the model's precision, a program those
+of a cache in its own.
 """
 
 from __future__ import annotations

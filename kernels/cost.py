@@ -65,8 +65,9 @@ class Prediction:
     """A decode step, or the prefill of whole prompts, of one layer: the program's stages, and dense attention on the
     same device.
 
-    `dtype` is the precision of the program's cache, `dense_dtype` that of dense attention's. `pages`: pages that a KV head reads, the own page included; `exact_pages` tells whether that was given rather than
-    bounded from the program. `density`: tokens read over context tokens. `ideal`: the speed-up if time were bytes.
+    `dtype` is the precision of the program's cache, `dense_dtype` that of the one that dense attention reads. `pages`:
+    pages that a KV head reads, the own page included; `exact_pages` tells whether that was given rather than bounded
+    from the program. `density`: tokens read over context tokens. `ideal`: the speed-up if time were bytes.
     """
 
     program: str

@@ -60,8 +60,8 @@ def _prediction(
     whole: Model, pages: float, density: float, stages: tuple[Stage, ...], dense: Stage
 ) -> Prediction:
     return Prediction(
-        whole.program.name, whole.device, whole.static, whole.context, whole.batch, whole.dtype, whole.dense_dtype, pages,
-        False, density, stages, merged("dense", [dense]), "prefill",
+        whole.program.name, whole.device, whole.static, whole.context, whole.batch, whole.dtype, whole.dense_dtype,
+        pages, False, density, stages, merged("dense", [dense]), "prefill",
     )  # fmt: skip
 
 

@@ -77,8 +77,8 @@ def export_member(
     kept = DTYPE_NAMES[config.resolved_dtype]
     if program.kv_dtype not in ("auto", kept):
         raise VortexError(
-            f"{trial.id} was measured with a KV cache in {program.kv_dtype} under a model in {kept}, and {engine} keeps "
-            "the model's precision; choose a program that leaves kv open"
+            f"{trial.id} was measured with a KV cache in {program.kv_dtype} under a model in {kept}, and {engine} "
+            "keeps the model's precision; choose a program that leaves kv open"
         )
     tests = record_cases(program, config, cases, length)
     conditions = {key: verdict.conditions[key] for key in _CONDITIONS if key in verdict.conditions}

@@ -31,7 +31,7 @@ def recorded(folder: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
         queries.append(found[:, -1:].transpose(1, 2))
 
     for layer in model.model.layers:
-        layer.self_attn.q_norm.register_forward_hook(keep)  # type: ignore[union-attr, operator]
+        layer.self_attn.q_norm.register_forward_hook(keep)  # type: ignore[union-attr]
     ids = torch.tensor([make_samples(TASK, TOKENS, 1)[0].context])
     last = ids.shape[1] - 1
     _, cache = model.hidden(ids, torch.arange(last + 1)[None], keep=True)

@@ -225,7 +225,8 @@ def _print_check(found: dict[str, Any], costs: list[Prediction], geometry: Geome
         print(printable(f"does not compile: {found['compile_failure']}"))
     print()
     table(
-        f"PREDICTED decode step of one layer: {geometry.name}, batch {costs[0].batch}, KV {found['kv_dtype']}, dense {found['dtype']}",
+        f"PREDICTED decode step of one layer: {geometry.name}, batch {costs[0].batch}, KV cache in "
+        f"{found['kv_dtype']}, that of dense attention in {found['dtype']}",
         ("device", "rates", "context", "density", "step us", "dense us", "speed-up", "if bytes were time"),
         [
             (item.device.name, item.device.evidence, str(item.context), number(item.density),
