@@ -22,8 +22,8 @@ from vortexlab.evaluator.verdict import Estimate, Verdict
 
 _COLUMNS = (
     "id", "name", "on_frontier", "frontier_probability", "speedup", "speedup_low", "speedup_high", "accuracy",
-    "accuracy_low", "accuracy_high", "density", "device", "speed", "new", "beats_seed", "answers", "contexts",
-    "proposer", "operator", "label", "knobs", "structure",
+    "accuracy_low", "accuracy_high", "density", "kv_dtype", "device", "speed", "new", "beats_seed", "answers",
+    "contexts", "proposer", "operator", "label", "knobs", "structure",
 )  # fmt: skip
 
 
@@ -54,7 +54,8 @@ class Comparison:
 class Entry:
     """One row. `new`: its structure is no published program's. `beats_seed` is None for the seeds themselves.
 
-    `device` is where speed was measured, or the device it is predicted for; `speed` says which of the two.
+    `device` is where speed was measured, or the device it is predicted for; `speed` says which of the two. `kv_dtype`
+    is the precision of the program's KV cache; that of dense attention is in the conditions.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Entry:
     speedup: Estimate
     accuracy: Estimate
     density: float | None
+    kv_dtype: str
     device: str
     speed: str
     new: bool
@@ -152,6 +154,7 @@ def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
                 speedup=verdict.speedup,
                 accuracy=verdict.accuracy,
                 density=verdict.density,
+                kv_dtype=str(verdict.conditions.get("kv_dtype", "")),
                 device=str(verdict.conditions.get("predicted_device") or verdict.conditions.get("device", "")),
                 speed=speed,
                 new=trial.structure not in known,

@@ -201,8 +201,9 @@ class Run:
             row.update(
                 predicted_speedup=verdict.predicted_speedup, answers=verdict.answers, contexts=verdict.contexts,
                 seconds=verdict.seconds, device=verdict.conditions.get("device"), speed=verdict.conditions.get("speed"),
-                new=trial.structure not in known, proposer=member.proposer, operator=member.operator,
-                parents=list(member.parents), hypothesis=member.hypothesis, structure=member.structure, hash=trial.hash,
+                kv_dtype=verdict.conditions.get("kv_dtype"), new=trial.structure not in known,
+                proposer=member.proposer, operator=member.operator, parents=list(member.parents),
+                hypothesis=member.hypothesis, structure=member.structure, hash=trial.hash,
                 knobs=dict(member.knobs), source=member.source,
             )  # fmt: skip
             rows.append(row)

@@ -139,9 +139,9 @@ _SHAPE = f"""\
 A file holds one class under `@program(page=16, kv="auto", summaries="kv", seed=0)`, which are the defaults.
 `page` is the tokens of a page (1 to {MAX_PAGE}), a number or `knob.choice(...)`. `summaries` is the precision
 that summaries are stored in: {", ".join(f'`"{name}"`' for name in SUMMARY_DTYPES)}
-(`kv`: that of the cache); `kv` that which the program asks of its cache. `seed` feeds `random`. The class holds a
-docstring, knobs, constants (`sink = 1`), learned constants, memories and methods without `self`, whose parameters
-are known by name:
+(`kv`: that of the cache); `kv` that of the KV cache (`auto`: the model's). `seed` feeds `random`. The class holds a
+docstring, knobs, constants (`sink = 1`), learned constants, memories and methods without `self`, whose parameters are
+known by name:
 
 - `summarize(k, v, ctx)` runs once when a page is complete and returns `dict(name=value, ...)`: what to keep of it.
 - `score(q, s, m, ctx)` runs at every decode step and returns a value or `dict(name=value, ...)`. `s.name` is a

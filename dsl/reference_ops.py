@@ -77,14 +77,18 @@ def rounded(tensor: Tensor, stored: torch.dtype) -> Tensor:
 def scaled(tensor: Tensor, stored: torch.dtype) -> Tensor:
     """Rule 10, fp8 summaries: one field of one page and KV head as it is read back.
 
-    One fp32 scale, the largest magnitude over the largest finite number of the precision, or 1 where that is no normal
-    fp32 number (all zero, not finite); stored is the saturating cast of x / scale, read back stored * scale.
+    Stored is the saturating cast of x / scale, read back stored * scale.
     """
     single = tensor.to(torch.float32)
-    scale = single.abs().amax() / torch.finfo(stored).max
-    if not (torch.finfo(torch.float32).tiny <= scale < torch.inf):
-        scale = torch.ones_like(scale)
+    scale = summary_scale(single, stored)
     return (rounded(single / scale, stored) * scale).to(tensor.dtype)
+
+
+def summary_scale(single: Tensor, stored: torch.dtype) -> Tensor:
+    """The one fp32 scale of a field of a page and KV head: the largest magnitude over the largest finite number of the
+    precision, or 1 where that is no normal fp32 number (all zero, not finite)."""
+    scale = single.abs().amax() / torch.finfo(stored).max
+    return scale if torch.finfo(torch.float32).tiny <= scale < torch.inf else torch.ones_like(scale)
 
 
 def summary(tensor: Tensor, stored: torch.dtype) -> Tensor:

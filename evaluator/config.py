@@ -18,14 +18,16 @@ from vortexlab.dsl.ir import digest
 from vortexlab.evaluator.phases import DECODE, PREFILL
 
 #: Raised whenever the way of measuring changes, so that old verdicts are not taken for new ones.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
 CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
 SPLITS = ("search", "validation", "sealed")
+#: dtypes of a model by the names of the language.
+DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 CHOICES = {
     "split": SPLITS,
     "device": ("cpu", "cuda"),
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "dtype": ("auto", *DTYPE_NAMES),
     "speed": ("measured", "predicted"),
     "protocol": (CONTEXT_DENSE, PROMPT_DENSE),
     "phase": (DECODE, PREFILL),
@@ -102,7 +104,8 @@ class EvaluationConfig:
 
     @property
     def resolved_dtype(self) -> str:
-        """The dtype of weights and KV cache: bfloat16 on a GPU, float32 on the CPU, unless given."""
+        """The dtype of weights, dense attention and every KV cache whose program wants no other: bfloat16 on a GPU,
+        float32 on the CPU, unless given."""
         if self.dtype != "auto":
             return self.dtype
         return "bfloat16" if self.device == "cuda" else "float32"

@@ -3,7 +3,8 @@
 All contexts lie one after the other in one pool per layer, token-contiguous per KV head, so that every page size is
 a view. Behind them is room for the forks: each question asked of a context continues it in blocks of its own. The
 pool is backed by a file that is never written after the prefill; what forks write stays private to the process, and a
-restarted worker maps the file instead of computing it again.
+restarted worker maps the file instead of computing it again. A program that wants its cache in another precision than
+the model's reads a copy, rounded as it would have been written.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.models import LoadedModel, Prefill
 from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.precision import cast
 
 #: Contexts start at multiples of this, so pages that divide it are views of the pool as it lies.
 ALIGNMENT = 128
@@ -77,7 +79,7 @@ class ContextStore:
         self._starts, end = self._layout(ALIGNMENT)
         self._tokens = end + self._forks * _round_up(self._room + ALIGNMENT - 1, ALIGNMENT)
         self._pool = self._map(end)
-        self._relaid: tuple[int, Tensor, list[int]] | None = None
+        self._copy: tuple[tuple[int, torch.dtype], Tensor, list[int]] | None = None
 
     def _check(self) -> None:
         if not self.contexts or not any(context.turns for context in self.contexts):
@@ -133,25 +135,31 @@ class ContextStore:
         """The block of the cache that a program of this page size reads: its page, or 128 for larger pages."""
         return ALIGNMENT if page % ALIGNMENT == 0 else page
 
-    def _pool_for(self, block: int) -> tuple[Tensor, list[int]]:
-        """The pool and the starts in it; a copy when contexts must start at multiples that 128 is none of."""
-        if ALIGNMENT % block == 0:
+    def _alignment(self, block: int) -> int:
+        """Contexts start at multiples of this where they are read in such blocks."""
+        return ALIGNMENT if ALIGNMENT % block == 0 else block
+
+    def _pool_for(self, block: int, dtype: torch.dtype) -> tuple[Tensor, list[int]]:
+        """The pool and the starts in it: the recorded one, or a copy when contexts must start at multiples that 128 is
+        none of, or lie in another precision. One copy is kept, the newest."""
+        alignment = self._alignment(block)
+        if (alignment, dtype) == (ALIGNMENT, self.model.dtype):
             return self._pool, self._starts
-        if self._relaid is None or self._relaid[0] != block:
-            self._relaid = None
-            starts, end = self._layout(block)
-            tokens = end + self._forks * _round_up(self._room + block - 1, block)
-            pool = torch.zeros(self._shape(tokens), dtype=self.model.dtype, device=self.model.device)
+        if self._copy is None or self._copy[0] != (alignment, dtype):
+            self._copy = None
+            starts, end = self._layout(alignment)
+            tokens = end + self._forks * _round_up(self._room + alignment - 1, alignment)
+            pool = torch.zeros(self._shape(tokens), dtype=dtype, device=self.model.device)
             for source, target, context in zip(self._starts, starts, self.contexts, strict=True):
                 size = len(context.tokens)
-                pool[:, :, :, target : target + size] = self._pool[:, :, :, source : source + size]
-            self._relaid = (block, pool, starts)
-        return self._relaid[1], self._relaid[2]
+                pool[:, :, :, target : target + size] = cast(self._pool[:, :, :, source : source + size], dtype)
+            self._copy = ((alignment, dtype), pool, starts)
+        return self._copy[1], self._copy[2]
 
-    def caches(self, page: int) -> list[PagedKV]:
-        """One cache per layer whose rows are the contexts themselves."""
+    def caches(self, page: int, dtype: torch.dtype | None = None) -> list[PagedKV]:
+        """One cache per layer whose rows are the contexts themselves, in the model's precision or in `dtype`."""
         block = self.block(page)
-        pool, starts = self._pool_for(block)
+        pool, starts = self._pool_for(block, dtype or self.model.dtype)
         lengths = [len(context.tokens) for context in self.contexts]
         widths = [-(-length // block) for length in lengths]
         table = torch.zeros(len(starts), max(widths), dtype=torch.int32)
@@ -159,14 +167,15 @@ class ContextStore:
             table[row, :width] = torch.arange(start // block, start // block + width)
         return self._caches(pool, block, table, torch.tensor(lengths, dtype=torch.int32))
 
-    def fork(self, page: int, forks: Sequence[Fork]) -> list[PagedKV]:
-        """One cache per layer whose row i continues the context of `forks[i]`, with room for its question and answer.
+    def fork(self, page: int, forks: Sequence[Fork], dtype: torch.dtype | None = None) -> list[PagedKV]:
+        """One cache per layer whose row i continues the context of `forks[i]`, with room for its question and answer,
+        in the model's precision or in `dtype`.
 
         Full blocks are shared with the context and with its other forks; the last one, if it is not full, is copied.
         """
         block = self.block(page)
-        pool, starts = self._pool_for(block)
-        _, end = self._layout(ALIGNMENT if ALIGNMENT % block == 0 else block)
+        pool, starts = self._pool_for(block, dtype or self.model.dtype)
+        _, end = self._layout(self._alignment(block))
         lengths = [len(self.contexts[fork.context].tokens) for fork in forks]
         full = [length // block for length in lengths]
         steps = [self.contexts[fork.context].turns[fork.turn].steps for fork in forks]

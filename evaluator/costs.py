@@ -11,8 +11,6 @@ from vortexlab.evaluator.geometries import Geometry
 from vortexlab.kernels.cost import predict
 from vortexlab.kernels.devices import get_device
 
-_SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-
 
 def predictions(
     program: Program,
@@ -25,10 +23,11 @@ def predictions(
 ) -> dict[str, dict[str, Any]]:
     """By length, the prediction as JSON. `counts`: pages of lists recorded at a length; without them bounds count.
 
-    `layers` are those of the model that accuracy was measured on, as in the measured speed. The cache is bf16 on a GPU
-    and fp32 on the CPU. Raises `VortexError` for an unknown device.
+    `layers` are those of the model that accuracy was measured on, as in the measured speed. The model is in bf16 on a
+    GPU and in fp32 on the CPU, and so is every cache whose program wants no other. Raises `VortexError` for an unknown
+    device.
     """
-    dtype = _SHORT["float32" if get_device(device).kind == "cpu" else "bfloat16"]
+    dtype = "fp32" if get_device(device).kind == "cpu" else "bf16"
     static = Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, 0, layers)
     result = {}
     for length in lengths:

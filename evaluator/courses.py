@@ -22,6 +22,7 @@ from vortexlab.evaluator.executors import Make
 from vortexlab.evaluator.traits import depends_on_layer, period
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.memory import Carry
+from vortexlab.kernels.precision import cache_dtype, cast
 
 _STEPS, _LAYERS = 8, 6
 #: Pages of the longer request: more than usual budgets choose, fewer where many layers are run.
@@ -96,13 +97,14 @@ Seen = tuple[Found, Found, Judged, str]
 
 def _decoded(program: Program, course: Course, kind: Make, device: str, steps: int) -> Iterator[Seen]:
     """Step by step and layer by layer."""
-    rows, carry = len(course.begin), Carry()
+    rows, carry, dtype = len(course.begin), Carry(), cache_dtype(program, torch.float32)
     executors = [kind(program, static) for static in course.statics]
     caches, states, memories = [], [], []
     for layer, executor in enumerate(executors):
         k, v = (_cut(part[layer], course.begin, device) for part in (course.keys, course.values))
         cache = PagedKV.from_dense(k, v, program.page_size, shuffle_seed=layer, spare=steps)
         fill_unused(cache, float("nan"))  # nothing behind the newest token may be read
+        cache = cache.stored_in(dtype)
         state = executor.new_state(cache)
         executor.summarize(state, cache)
         caches.append(cache)
@@ -125,12 +127,14 @@ def _decoded(program: Program, course: Course, kind: Make, device: str, steps: i
         for row in range(rows):
             seen = course.begin[row] + step + 1
             q = list(course.q[step, :, row].double())
-            keys, values = ([x[row][:, :seen].double() for x in part] for part in (course.keys, course.values))
-            wanted = requests[row].step(q, keys, values, cache_dtype=torch.float32, keep_values=True)
+            keys, values = (
+                [cast(x[row][:, :seen], dtype).double() for x in part] for part in (course.keys, course.values)
+            )
+            wanted = requests[row].step(q, keys, values, cache_dtype=dtype, keep_values=True)
             carried = reference_memory.Carry()
             for layer, selection in enumerate(wanted):
                 judged = judge(
-                    program, course.statics[layer], selection.values, seen, torch.float32,
+                    program, course.statics[layer], selection.values, seen, dtype,
                     memory=judging[row][layer], carry=carried,
                 )  # fmt: skip
                 assert selection.output is not None
@@ -141,11 +145,11 @@ def _decoded(program: Program, course: Course, kind: Make, device: str, steps: i
 
 def _read(program: Program, course: Course, kind: Make, device: str) -> Iterator[Seen]:
     """The prompt, layer by layer and block by block."""
-    carry, given = Carry(), []
+    carry, given, dtype = Carry(), [], cache_dtype(program, torch.float32)
     for layer, static in enumerate(course.statics):
         executor = kind(program, static)
         k, v = (_cut(part[layer], course.begin, device) for part in (course.keys, course.values))
-        cache = PagedKV.from_dense(k, v, program.page_size)
+        cache = PagedKV.from_dense(k, v, program.page_size).stored_in(dtype)
         memory = executor.new_memory(cache, carry=carry)
         given.append(executor.prefill(course.q[:, layer].permute(1, 2, 0, 3).to(device), cache, memory=memory))
     wanted = prefill_layers(
@@ -154,7 +158,7 @@ def _read(program: Program, course: Course, kind: Make, device: str) -> Iterator
         list(course.q[:, :, 0].permute(1, 2, 0, 3).double()),
         [of_layer[0].double() for of_layer in course.keys],
         [of_layer[0].double() for of_layer in course.values],
-        cache_dtype=torch.float32,
+        cache_dtype=dtype,
         keep_values=True,
     )
     carries = [reference_memory.Carry() for _ in wanted[0].blocks]
@@ -164,7 +168,7 @@ def _read(program: Program, course: Course, kind: Make, device: str) -> Iterator
             span, page = slice(block.start, block.stop), program.page_size
             judged = judge(
                 program, replace(course.statics[layer], prefill=True), block.selection.values, block.start + 1,
-                torch.float32, carry=carries[number], own=range(block.start // page, (block.stop - 1) // page + 1),
+                dtype, carry=carries[number], own=range(block.start // page, (block.stop - 1) // page + 1),
             )  # fmt: skip
             found = (out[0, :, span].cpu(), lists[number].to_list()[0])
             expected = (prompt.output[:, span], _plain(block.lists))

@@ -17,7 +17,7 @@ from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.dsl.parameters import Parameters
 from vortexlab.evaluator import costs, replies, statistics
-from vortexlab.evaluator.config import EvaluationConfig, data_digests, device_name, model_digest, versions
+from vortexlab.evaluator.config import DTYPE_NAMES, EvaluationConfig, data_digests, device_name, model_digest, versions
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.phases import PREFILL
@@ -27,6 +27,7 @@ from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Verdict
 from vortexlab.kernels.devices import get_device
+from vortexlab.kernels.precision import cache_name
 
 SCREEN, FULL = "screen", "full"
 #: The screen rejects only what certainly keeps less than this share of dense accuracy.
@@ -319,8 +320,8 @@ class Evaluator:
         details = found.model_dump()
         if not found.finite:
             return "the attention output on recorded steps is not finite", details
-        if found.density >= 1 and found.error_mean > found.dense_limit:
-            return f"every page is read, yet the output is off by {found.error_mean:.2g} of its norm", details
+        if found.density >= 1 and found.selection_error > found.dense_limit:
+            return f"every page is read, yet the output is off by {found.selection_error:.2g} of its norm", details
         return "", details
 
     def _answers(self, trial: _Trial, rows: Sequence[int]) -> None:
@@ -423,6 +424,7 @@ class Evaluator:
     def _verdict(self, trial: _Trial, knobs: Mapping[str, Any], seconds: float) -> Verdict:
         program = trial.program
         conditions = self._conditions() | trial.conditions
+        conditions["kv_dtype"] = cache_name(program, DTYPE_NAMES[self.config.resolved_dtype])
         outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks()) if trial.sparse else ()
         found = statistics.accuracy(outcomes, seed=self.config.seed) if outcomes else None
         timings = trial.facts.get("timings", {})

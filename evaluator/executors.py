@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,11 @@ from vortexlab.kernels.torch_select import reversed_ties
 
 #: Dense attention as a program, which runs the same path as all others. Large pages make its lists short.
 EVERYTHING = Program(name="everything", page=128, nodes=(Node("everything", Type(SET)),), fields={}, output=0)
+
+
+def everything_of(program: Program) -> Program:
+    """Dense attention over a cache of the precision that the program's is in."""
+    return replace(EVERYTHING, kv_dtype=program.kv_dtype)
 
 
 #: Makes the executor of a bound program for one layer.

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vortexlab.evaluator.contexts import ContextStore, Fork
-from vortexlab.evaluator.executors import ReversedTies
+from vortexlab.evaluator.contexts import Fork
+from vortexlab.evaluator.executors import ReversedTies, everything_of
 from vortexlab.evaluator.replay import Session, Watcher
 from vortexlab.evaluator.traits import forced_part
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.precision import cast
 
 #: Every page read, the output must be that of dense attention; more is a fault of the executor.
 _DENSE_ERROR = {"float32": 1e-3, "bfloat16": 3e-2, "float16": 1e-2}
@@ -71,15 +72,15 @@ class Recording:
             [[tensors[f"v.{layer}.{row}"] for row in range(len(forks))] for layer in range(layers)],
         )
 
-    def caches(self, store: ContextStore, page: int) -> list[PagedKV]:
-        """The caches of all layers as they were at the recorded step."""
-        caches = store.fork(page, self.forks)
+    def caches(self, session: Session) -> list[PagedKV]:
+        """The caches of all layers as they were at the recorded step, in the precision of the session's program."""
+        caches = session.fork(self.forks)
         for layer, cache in enumerate(caches):
             for row, (k, v) in enumerate(zip(self.tail_k[layer], self.tail_v[layer], strict=True)):
                 position = int(cache.lengths[row]) + torch.arange(k.shape[1], device=cache.k.device)
                 blocks = cache.table[row].long()[position // cache.block]
-                cache.k[blocks, :, position % cache.block] = k.transpose(0, 1)
-                cache.v[blocks, :, position % cache.block] = v.transpose(0, 1)
+                cache.k[blocks, :, position % cache.block] = cast(k, cache.k.dtype).transpose(0, 1)
+                cache.v[blocks, :, position % cache.block] = cast(v, cache.v.dtype).transpose(0, 1)
             cache.lengths += torch.tensor(
                 [k.shape[1] for k in self.tail_k[layer]], dtype=torch.int32, device=cache.lengths.device
             )
@@ -98,19 +99,23 @@ def page_mass(q: Tensor, cache: PagedKV, row: int, page: int, scale: float) -> T
 def measure(session: Session, recording: Recording, reversed_session: Session | None) -> dict[str, Any]:
     """Output error per query head, mass kept on candidate pages, effective density, and what ties decided.
 
-    Errors are ||dense - sparse|| / ||dense||. The mass is that on candidates which are not read regardless of scores,
-    as a share of all such mass (`mass`) and of what the same number of pages could hold at best (`mass_of_best`).
+    Errors are ||dense - sparse|| / ||dense||, where dense attention reads the keys and values as the model made them.
+    What a cache of another precision alone does to it is `cache_error`, and what the selection does beside that, the
+    error to dense attention over the same cache, is `selection_error`. The mass is that on candidates which are not
+    read regardless of scores, as a share of all such mass (`mass`) and of what the same number of pages could hold at
+    best (`mass_of_best`).
     `ties`: share of the chosen pages that change when of equal scores the later page comes first.
     """
     session.prepare()
     if reversed_session is not None:
         reversed_session.prepare()
     model, page = session.model, session.page
-    caches = recording.caches(session.store, page)
+    caches = recording.caches(session)
+    rounds = session.cache_dtype != model.dtype
     memories = session.memories(caches)
     forced_type = type(session.executors[0])
     forced_program = forced_part(session.program)
-    errors, kept, best, tokens, chosen, changed = [], [], [], [], 0, 0
+    errors, rounding, selecting, kept, best, tokens, chosen, changed = [], [], [], [], [], [], 0, 0
     for layer, cache in enumerate(caches):
         executor, state, q = session.executors[layer], session.states[layer], recording.q[layer]
         executor.summarize(state, cache)
@@ -120,8 +125,12 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
             changed += int((first & ~second).sum())
         out, lists = session.decode(layer, q, cache, memories[layer])
         dense = recording.out[layer]
-        norm = dense.float().norm(dim=-1)
-        errors.append((out.float() - dense.float()).norm(dim=-1) / norm.clamp(min=1e-20))
+        errors.append(_off(out, dense))
+        if rounds:
+            whole = forced_type(everything_of(session.program), model.static(layer))
+            stored = whole.decode(q, whole.new_state(cache), cache)[0]
+            rounding.append(_off(stored, dense))
+            selecting.append(_off(out, stored))
         tokens.append((lists.tokens(cache.lengths, page).double() / cache.lengths[:, None]).flatten())
         least = forced_type(forced_program, model.static(layer))
         forced = least.select(q, state, cache, *([least.new_memory(cache)] if forced_program.has_memory else []))
@@ -143,6 +152,8 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
         "error_mean": _number(error.mean()),
         "error_p95": _number(error.quantile(0.95)),
         "error_worst_head": _number(heads.max()),
+        "cache_error": _number(torch.cat(rounding).double().mean()) if rounds else 0.0,
+        "selection_error": _number((torch.cat(selecting).double() if rounds else error).mean()),
         "mass": _number(share.mean()) if share.numel() else 1.0,
         "mass_of_best": _number(of_best.mean()) if of_best.numel() else 1.0,
         "density": _number(torch.cat(tokens).mean()),
@@ -150,6 +161,11 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
         "steps": len(recording.forks),
         "dense_limit": _DENSE_ERROR[str(model.dtype).removeprefix("torch.")],
     }
+
+
+def _off(out: Tensor, dense: Tensor) -> Tensor:
+    """Relative error per row and query head."""
+    return (out.float() - dense.float()).norm(dim=-1) / dense.float().norm(dim=-1).clamp(min=1e-20)
 
 
 def _both_orders(session: Session, layer: int, q: Tensor, cache: PagedKV, memory: Any) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ Small ragged batches of adversarial and random input are run through the executo
 equal selections and outputs it checks causality (what lies behind the newest token has no influence), isolation (the
 order of requests and what ran before have none), padding (a request alone equals the same request in a batch) and
 stepping (tokens appended one at a time equal the whole). What needs more than one step or layer takes a course.
+Caches are in the precision that the program wants, else in fp32; the reference reads the same rounded numbers.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vortexlab.evaluator import courses
 from vortexlab.evaluator.executors import Make, executor_for
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor, PageLists
+from vortexlab.kernels.precision import cache_dtype, cast
 
 #: What the numbers of a case are like. On the first two fp32 is exact wherever the program's arithmetic can be.
 KINDS = ("integers", "ties", "normal", "outliers", "repeated")
@@ -32,18 +34,24 @@ _MANY_PAGES = 96
 
 @dataclass(frozen=True)
 class Case:
-    """`q`: [batch, query_heads, channel]; `keys[b]`, `values[b]`: [kv_heads, tokens, channel]."""
+    """`q`: [batch, query_heads, channel]; `keys[b]`, `values[b]`: [kv_heads, tokens, channel], in fp32 before they go
+    into a cache of `dtype`."""
 
     kind: str
     static: Static
+    dtype: torch.dtype
     q: Tensor
     keys: list[Tensor]
     values: list[Tensor]
 
     def part(self, rows: Sequence[int]) -> Case:
-        return Case(
-            self.kind, self.static, self.q[list(rows)], [self.keys[i] for i in rows], [self.values[i] for i in rows]
-        )
+        keys, values = ([side[i] for i in rows] for side in (self.keys, self.values))
+        return replace(self, q=self.q[list(rows)], keys=keys, values=values)
+
+    def read_back(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values as the cache holds them, in fp64."""
+        keys, values = ([cast(x, self.dtype).double() for x in side] for side in (self.keys, self.values))
+        return keys, values
 
 
 class Fault(Exception):
@@ -85,7 +93,7 @@ def _poisoned_memory() -> Iterator[None]:
 
 
 def _cases(program: Program, model: Static, generator: torch.Generator) -> Iterator[Case]:
-    page = program.page_size
+    page, dtype = program.page_size, cache_dtype(program, torch.float32)
     lengths = [1, page, page + 1, 4 * page + page // 2 + 1, 9 * page]
     for number, kind in enumerate(KINDS):
         # The model's own geometry, in different layers and with few KV heads, since the reference loops over them;
@@ -97,13 +105,13 @@ def _cases(program: Program, model: Static, generator: torch.Generator) -> Itera
         keys = [_draw(kind, (shape[0], n, shape[1]), page, generator) for n in rows]
         values = [_draw(kind, (shape[0], n, shape[1]), page, generator) for n in rows]
         q = _draw("integers" if kind == "ties" else kind, (len(rows), shape[0] * static.group, shape[1]), 0, generator)
-        yield Case(kind, static, q, keys, _values(static, keys, values))
+        yield Case(kind, static, dtype, q, keys, _values(static, keys, values))
     # One request long enough that usual budgets leave pages out, on one KV head since the reference takes its time.
     static = replace(model, kv_heads=model.kv_heads if program.params else 1, layer=0)
     long = (static.kv_heads, _MANY_PAGES * page + 1, model.head_dim)
     k, v = (_draw("integers", long, page, generator) for _ in range(2))
     q = _draw("integers", (1, static.kv_heads * model.group, model.head_dim), 0, generator)
-    yield Case("long integers", static, q, [k], _values(static, [k], [v]))
+    yield Case("long integers", static, dtype, q, [k], _values(static, [k], [v]))
 
 
 def _values(static: Static, keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
@@ -164,6 +172,7 @@ def _cache(case: Case, page: int, device: str, behind: float, spare: int = 0) ->
     """The case's tokens in shuffled blocks; memory that holds none of them is `behind`."""
     cache = PagedKV.from_dense(case.keys, case.values, page, shuffle_seed=1, spare=spare, free_blocks=2)
     courses.fill_unused(cache, behind)
+    cache = cache.stored_in(case.dtype)
     return PagedKV(
         cache.k.to(device), cache.v.to(device), cache.table.to(device), cache.lengths.to(device), cache.block
     )
@@ -180,9 +189,7 @@ def _fresh(kind: Make, program: Program, case: Case, device: str) -> tuple[Tenso
 def _stepwise(kind: Make, program: Program, case: Case, device: str, steps: int) -> tuple[Tensor, PageLists]:
     """All but the last tokens at once, these one at a time, as in generation."""
     executor: Executor = kind(program, case.static)
-    start = Case(
-        case.kind, case.static, case.q, [k[:, :-steps] for k in case.keys], [v[:, :-steps] for v in case.values]
-    )
+    start = replace(case, keys=[k[:, :-steps] for k in case.keys], values=[v[:, :-steps] for v in case.values])
     cache = _cache(start, program.page_size, device, float("nan"), spare=steps)
     state = executor.new_state(cache)
     executor.summarize(state, cache)
@@ -199,14 +206,14 @@ class _Expected:
         self.program, self.case = program, case
         self.judged = self.loose = 0
         self.allowed = []
-        for row, (k, v) in enumerate(zip(case.keys, case.values, strict=True)):
+        self.keys, self.values = case.read_back()
+        for row, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
             found = reference.select_one(
-                program, case.static, case.q[row].double(), k.double(), v.double(),
-                cache_dtype=torch.float32, keep_values=True,
-            )  # fmt: skip
+                program, case.static, case.q[row].double(), k, v, cache_dtype=case.dtype, keep_values=True
+            )
             if found.nan:
                 raise Fault(f"a score is NaN on {case.kind} input; guard divisions, roots and logarithms")
-            self.allowed.append(open_pages(program, case.static, found, k.shape[1], torch.float32))
+            self.allowed.append(open_pages(program, case.static, found, k.shape[1], case.dtype))
 
     def judge(self, how: str, rows: list[int], out: Tensor, lists: PageLists) -> None:
         """Raises `Fault` when the output or a list is not one that the reference allows."""
@@ -228,8 +235,7 @@ class _Expected:
                         )
                     self.judged += len(may)
                     self.loose += len(may - must)
-        keys = [case.keys[row].double() for row in rows]
-        values = [case.values[row].double() for row in rows]
+        keys, values = ([side[row] for row in rows] for side in (self.keys, self.values))
         q = case.q[rows].double()
         as_tuples = [[[tuple(pages) for pages in head] for head in request] for request in plain]
         expected = reference.attend(page, case.static, q, keys, values, as_tuples)

@@ -26,6 +26,7 @@ from vortexlab.evaluator.traits import depends_on_layer
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists, PrefillExecutor
 from vortexlab.kernels.memory import Carry
+from vortexlab.kernels.precision import cache_dtype, cast
 
 PAIRS = 3
 _SECONDS = 30.0
@@ -53,8 +54,8 @@ def reader(model: LoadedModel, executors: Sequence[PrefillExecutor], page: int) 
 def _read(
     executor: PrefillExecutor, q: Tensor, k: Tensor, v: Tensor, page: int, carry: Carry
 ) -> tuple[Tensor, list[PageLists]]:
-    """`q`: [1, query_heads, tokens, channel]; `k`, `v`: [kv_heads, tokens, channel]."""
-    cache = PagedKV.from_dense([k], [v], page)
+    """`q`: [1, query_heads, tokens, channel]; `k`, `v`: [kv_heads, tokens, channel], cast as the cache wants them."""
+    cache = PagedKV.from_dense([k], [v], page).stored_in(cache_dtype(executor.program, k.dtype))
     memory = executor.new_memory(cache, carry=carry)
     return executor.prefill(q, cache, memory=memory)
 
@@ -105,7 +106,7 @@ def measure(
             q, k, v = fresh()
             spent, (out, lists) = clock(partial(_read, item, q, k[0], v[0], program.page_size, carry))
             times.append(spent)
-            seen.append((q, k, v, out, lists))
+            seen.append((q, *(cast(x, cache_dtype(program, dtype)) for x in (k, v)), out, lists))
             dense_times.append(clock(partial(dense, q, k, v))[0])
         around = sum((dense_times[i] + dense_times[i + 1]) / 2 for i in range(-count - 1, -1))
         result.ratios.append(around / sum(times[-count:]))

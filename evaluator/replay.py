@@ -19,6 +19,7 @@ from vortexlab.evaluator.executors import decode, new_memories
 from vortexlab.evaluator.models import LoadedModel
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor, PageLists
+from vortexlab.kernels.precision import cache_dtype
 
 
 @dataclass
@@ -41,7 +42,10 @@ class Tally:
 
 
 class Session:
-    """One bound program on one model: an executor and the summaries of the recorded contexts for every layer."""
+    """One bound program on one model: an executor and the summaries of the recorded contexts for every layer.
+
+    Its caches are in the precision that the program wants, else in the model's.
+    """
 
     def __init__(
         self,
@@ -58,11 +62,20 @@ class Session:
     def page(self) -> int:
         return self.program.page_size
 
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        return cache_dtype(self.program, self.model.dtype)
+
+    def fork(self, forks: Sequence[Fork]) -> list[PagedKV]:
+        """The caches of some questions, for every layer."""
+        return self.store.fork(self.page, forks, self.cache_dtype)
+
     def prepare(self) -> None:
         """Summarises every complete page of every context; done once."""
         if self.states:
             return
-        for executor, cache in zip(self.executors, self.store.caches(self.page), strict=True):
+        caches = self.store.caches(self.page, self.cache_dtype)
+        for executor, cache in zip(self.executors, caches, strict=True):
             state = executor.new_state(cache)
             executor.summarize(state, cache)
             self.states.append(state)
@@ -141,8 +154,9 @@ def replay(
 ) -> list[list[int]]:
     """The answer of every fork, as token ids.
 
-    With `dense` given, question tokens are read through it (the prompt-dense protocol): the program takes over at
-    the first generated token. Rows are fed together, longest first; the order of the answers is that of `forks`.
+    With `dense` given, question tokens are read through it (the prompt-dense protocol), out of the program's cache:
+    the program takes over at the first generated token. Rows are fed together, longest first; the order of the answers
+    is that of `forks`.
     """
     session.prepare()
     turns = [session.store.contexts[fork.context].turns[fork.turn] for fork in forks]
@@ -163,7 +177,7 @@ def _feed(
     turns = [contexts[fork.context].turns[fork.turn] for fork in forks]
     order = sorted(range(len(forks)), key=lambda i: -turns[i].steps)
     ordered = [turns[i] for i in order]
-    caches = session.store.fork(session.page, [forks[i] for i in order])
+    caches = session.fork([forks[i] for i in order])
     if watch is not None:
         watch.ordered(order)
     device = model.device

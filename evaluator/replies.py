@@ -67,6 +67,8 @@ class Fidelity(_Reply):
     error_mean: float
     error_p95: float
     error_worst_head: float
+    cache_error: float
+    selection_error: float
     mass: float
     mass_of_best: float
     density: float

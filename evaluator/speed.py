@@ -3,7 +3,8 @@
 A step is what a serving engine would repeat for every token and layer: summaries of the pages that fill up (their
 cost spread over the page), scores, selection, attention over the selected pages. Sparse and dense calls alternate, so
 that a drifting clock hits both; every timed call gets queries and a newest token that no call has seen, and outputs
-of timed calls are checked afterwards.
+of timed calls are checked afterwards. Dense attention reads keys and values in the model's precision, a program those
+of a cache in its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vortexlab.evaluator.traits import depends_on_data, depends_on_layer, period
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.dense import DENSE_PATHS, DensePath
 from vortexlab.kernels.executor import Executor, PageLists
+from vortexlab.kernels.precision import cache_dtype
 from vortexlab.kernels.torch_executor import TorchExecutor
 
 #: Sparse calls of a run, each between two dense ones; a noisy run goes on to the second number.
@@ -101,7 +103,8 @@ def measure(
     # One token short of full pages: the newest token lies in the own page and completes nothing. What is renewed every
     # n steps is timed over n positions, the last of which this is.
     span = period(program)
-    caches = [workload.cache(page, workload.length - 1 - back) for back in reversed(range(span))]
+    own = workload.stored_in(cache_dtype(program, workload.dtype))
+    caches = [own.cache(page, workload.length - 1 - back) for back in reversed(range(span))]
     cache = caches[-1]
     states = [item.new_state(cache) for item in executors]
     for item, state in zip(executors, states, strict=True):
@@ -118,7 +121,7 @@ def measure(
         return decode(executors[layer], q, states[layer], caches[at], memories[layer])
 
     result = Timing(batch=workload.batch)
-    whole = workload.cache(page, workload.length // page * page)
+    whole = own.cache(page, workload.length // page * page)
     result.summary_ms = median(clock(lambda: executors[0].update(states[0], whole))[0] for _ in range(3)) / page
     dense, result.baseline, result.baselines_ms = _fastest_dense(executor, static, workload, clock, generator)
     example = workload.fresh(generator)
@@ -136,11 +139,11 @@ def measure(
         _noisy(result.ratios) and len(times) < most_pairs and time.perf_counter() - began < _NOISY_SECONDS
     ):
         for layer, at in turns:
-            q = workload.fresh(generator)
+            q = own.fresh(generator)
             before = copy.deepcopy(memories)
             spent, (out, lists) = clock(partial(steps[layer, at], q))
             kept = PageLists(lists.pages.clone(), lists.counts.clone())
-            seen.append(Call(layer, at, q, out.clone(), kept, *workload.newest(), before))
+            seen.append(Call(layer, at, q, out.clone(), kept, *own.newest(), before))
             times.append(spent + result.summary_ms)
             q = workload.fresh(generator)
             dense_times.append(clock(partial(dense, q))[0])
@@ -156,14 +159,14 @@ def measure(
 
     checked = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))[:_CHECKED_CALLS]
     for call in (seen[i] for i in checked.tolist()):
-        workload.restore(call.k_new, call.v_new)
+        own.restore(call.k_new, call.v_new)
         if forced is None:
             _repeat(program, executors[call.layer], states[call.layer], caches[call.at], call)
         if program.result is None:
-            result.worst_error = max(result.worst_error, _error(workload, caches[call.at], page, call, seed))
+            result.worst_error = max(result.worst_error, _error(own, caches[call.at], page, call, seed))
         elif not bool(call.out.isfinite().all()):
             raise SpeedError("a timed output is not finite")
-    if result.worst_error > TOLERANCE[workload.k.dtype]:
+    if result.worst_error > TOLERANCE[workload.dtype]:
         raise SpeedError(f"a timed output is off by {result.worst_error:.2g} of its norm")
     return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.precision import cast
 
 T = TypeVar("T")
 #: Runs of a call before it is captured in a CUDA graph: they compile and allocate.
@@ -24,13 +25,14 @@ class Workload:
     """Synthetic contexts of one length: `k`, `v` [kv_heads, batch, length, channel], contiguous for each request.
 
     KV heads come first so that one memory serves dense attention, which reads it as is, and the paged cache, whose
-    requests lie one after the other.
+    requests lie one after the other. `dtype` is the precision of queries, and of the cache unless that is a program's.
     """
 
     geometry: Geometry
     length: int
     k: Tensor
     v: Tensor
+    dtype: torch.dtype
 
     @staticmethod
     def make(
@@ -40,7 +42,17 @@ class Workload:
         shape = (geometry.kv_heads, batch, length, geometry.head_dim)
         generator = torch.Generator(device).manual_seed(seed)
         k, v = (torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
-        return Workload(geometry, length, k, v)
+        return Workload(geometry, length, k, v, dtype)
+
+    def stored_in(self, dtype: torch.dtype) -> Workload:
+        """The same contexts for a cache of another precision, in memory of their own."""
+        if dtype == self.k.dtype:
+            return self
+        pools = [torch.empty(pool.shape, dtype=dtype, device=pool.device) for pool in (self.k, self.v)]
+        for pool, source in zip(pools, (self.k, self.v), strict=True):
+            for head in range(source.shape[0]):  # one at a time: a cast passes through fp32
+                pool[head] = cast(source[head], dtype)
+        return replace(self, k=pools[0], v=pools[1])
 
     @property
     def batch(self) -> int:
@@ -50,9 +62,9 @@ class Workload:
         """A new newest token in every request, and a new query: [batch, query_heads, channel]."""
         for pool in (self.k, self.v):
             newest = pool[:, :, self.length - 2]
-            newest.copy_(torch.randn(newest.shape, generator=generator, device=pool.device).to(pool.dtype))
+            newest.copy_(cast(torch.randn(newest.shape, generator=generator, device=pool.device), pool.dtype))
         shape = (self.batch, self.geometry.kv_heads * self.geometry.group, self.geometry.head_dim)
-        return torch.randn(shape, generator=generator, device=self.k.device).to(self.k.dtype)
+        return torch.randn(shape, generator=generator, device=self.k.device).to(self.dtype)
 
     def newest(self) -> tuple[Tensor, Tensor]:
         """Copies of key and value of the newest token: two of [kv_heads, batch, channel]."""

@@ -97,7 +97,8 @@ class Verdict:
       sign_p (exact two-sided sign test over flipped answers).
     * `stages`: cost by stage (bytes read and written, predicted and, where measured, measured microseconds).
     * `speed_samples`: the paired ratios that `speedup` was computed from, one list per length.
-    * `conditions`: device, geometry, lengths, batch, dtype, versions, seeds, protocol, baseline, speed.
+    * `conditions`: device, geometry, lengths, batch, dtype (of the model and of dense attention), kv_dtype (of the
+      program's KV cache), versions, seeds, protocol, baseline, speed.
     """
 
     program: str

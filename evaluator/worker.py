@@ -22,12 +22,13 @@ from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator import compiling, fidelity, frames, numerics, prefill, speed
 from vortexlab.evaluator.confine import NETWORK
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
-from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, executor_for
+from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, everything_of, executor_for
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.phases import DECODE, PREFILL
 from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
 from vortexlab.evaluator.timing import Workload
+from vortexlab.kernels.precision import cache_name
 
 _ANSWERS, _RECORDING, _OWN = "dense.json", "recording.safetensors", "own"
 
@@ -140,10 +141,11 @@ class Worker:
         return numerics.check(self._current(), self.model.static(0), self.device, seed)
 
     def compile(self, targets: list[str], geometry: dict[str, Any]) -> dict[str, Any]:
-        """Compiles for the geometry that speed is measured at, in bf16, as a GPU would run it."""
-        target = Geometry(**geometry)
+        """Compiles for the geometry that speed is measured at, in bf16 unless the program wants another cache."""
+        program, target = self._current(), Geometry(**geometry)
+        dtype = cache_name(program, "bf16")
         static = Static(target.kv_heads, target.group, target.head_dim, target.scale, 0, self.model.layers)
-        return compiling.report(self._current(), static, targets, "bf16", self.scratch / "compiled")
+        return compiling.report(program, static, targets, dtype, self.scratch / "compiled")
 
     def fidelity(self) -> dict[str, Any]:
         if self._recording is None:
@@ -156,7 +158,8 @@ class Worker:
         """The program's answers to some questions, the density of what it read, and its live page counts by length."""
         dense = None
         if protocol == "prompt-dense":
-            dense = Session(EVERYTHING, self.model, self.store, executor_for(self.device))
+            everything = everything_of(self._current())
+            dense = Session(everything, self.model, self.store, executor_for(self.device))
         self._session("forward").prepare()
         tally = Tally()
         found = replay(self._session(order), [Fork(*pair) for pair in forks], tally, dense=dense)

@@ -141,6 +141,14 @@ class PagedKV:
             self.v[blocks, :, position % self.block] = cast(v_new, self.v.dtype)
         self.lengths += 1
 
+    def stored_in(self, dtype: torch.dtype) -> PagedKV:
+        """The same tokens in another precision, in pools of their own; the cache itself where it has that precision."""
+        if dtype == self.k.dtype:
+            return self
+        k = cast(self.k, dtype)
+        v = k[..., : self.value_dim] if self.is_shared else cast(self.v, dtype)
+        return PagedKV(k, v, self.table, self.lengths, self.block)
+
     def dense(self, row: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one request, copied out in token order: two of [kv_heads, length, channel]."""
         length = int(self.lengths[row])

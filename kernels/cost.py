@@ -26,7 +26,7 @@ from vortexlab.kernels.compiled import is_plain, parts_of
 from vortexlab.kernels.devices import Device, get_device
 from vortexlab.kernels.lowering import contract
 from vortexlab.kernels.plan import Plan, Sweep, make_plan, node_weights, over_pages
-from vortexlab.kernels.precision import BYTES, SCALE_BYTES
+from vortexlab.kernels.precision import BYTES, SCALE_BYTES, cache_name
 
 #: Tokens that one part of a split attention reads at least: fewer do not pay for combining the parts.
 _SPLIT_TOKENS = 256
@@ -65,8 +65,9 @@ class Prediction:
     """A decode step, or the prefill of whole prompts, of one layer: the program's stages, and dense attention on the
     same device.
 
-    `pages`: pages that a KV head reads, the own page included; `exact_pages` tells whether that was given rather than
-    bounded from the program. `density`: tokens read over context tokens. `ideal`: the speed-up if time were bytes.
+    `dtype` is the precision of the program's cache, `dense_dtype` that of the one that dense attention reads. `pages`:
+    pages that a KV head reads, the own page included; `exact_pages` tells whether that was given rather than bounded
+    from the program. `density`: tokens read over context tokens. `ideal`: the speed-up if time were bytes.
     """
 
     program: str
@@ -75,6 +76,7 @@ class Prediction:
     context: int
     batch: int
     dtype: str
+    dense_dtype: str
     pages: float
     exact_pages: bool
     density: float
@@ -117,6 +119,7 @@ class Prediction:
             "context": self.context,
             "batch": self.batch,
             "dtype": self.dtype,
+            "dense_dtype": self.dense_dtype,
             "pages": self.pages,
             "exact_pages": self.exact_pages,
             "density": self.density,
@@ -142,8 +145,9 @@ def predict(
 
     `context`: tokens of every request, the query's own included. `live_pages`: pages that a KV head reads on average,
     the own page included, as recorded in a run; without it the program's bound is taken, which for selections that
-    depend on the scores is an upper bound. `dtype`: precision of the cache. Raises `VortexError` for a program with
-    open knobs, an unknown device or dtype, and sizes below 1.
+    depend on the scores is an upper bound. `dtype`: precision of the cache that dense attention reads, and the program
+    unless it wants one of its own. Raises `VortexError` for a program with open knobs, an unknown device or dtype, and
+    sizes below 1.
     """
     return model(program, static, context, batch, device, dtype).predict(live_pages)
 
@@ -163,7 +167,8 @@ def model(
 
 class Model:
     def __init__(self, program: Program, static: Static, context: int, batch: int, device: Device, dtype: str):
-        self.program, self.static, self.device, self.dtype = program, static, device, dtype
+        self.program, self.static, self.device = program, static, device
+        self.dtype, self.dense_dtype = cache_name(program, dtype), dtype
         self.context, self.batch = context, batch
         self.page = program.page_size
         self.rows = batch * static.kv_heads
@@ -188,12 +193,18 @@ class Model:
         stages = (
             self.summary(), self.score(), self.select(pages), *self._memory(), *self._output(pages, tokens, rate)
         )  # fmt: skip
-        whole = self._attention(float(self.context), self.device.dense)
-        dense = merged("dense", whole)
+        whole = self.dense()._attention(float(self.context), self.device.dense)
         return Prediction(
-            self.program.name, self.device, self.static, self.context, self.batch, self.dtype, pages,
-            live_pages is not None, tokens / self.context, stages, dense,
+            self.program.name, self.device, self.static, self.context, self.batch, self.dtype, self.dense_dtype, pages,
+            live_pages is not None, tokens / self.context, stages, merged("dense", whole),
         )  # fmt: skip
+
+    def dense(self) -> Model:
+        """The model whose attention is that over the dense cache."""
+        if self.dtype == self.dense_dtype:
+            return self
+        program = replace(self.program, kv_dtype="auto")
+        return Model(program, self.static, self.context, self.batch, self.device, self.dense_dtype)
 
     def _tokens(self, pages: float) -> float:
         """Tokens of `pages` pages of one KV head: the own one holds its live tokens only."""

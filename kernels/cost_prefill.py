@@ -25,7 +25,7 @@ def predict_prefill(
     """
     whole = model(program, replace(static, prefill=True), context, batch, device, dtype)
     causal = context * (context + 1) / 2
-    dense = _attention(whole, context, context / 2)
+    dense = _attention(whole.dense(), context, context / 2)
     if program.pooled is None:
         return _prediction(whole, whole.candidates + 1.0, 1.0, (dense,), dense)
     block = int(program.block or program.page_size)  # type: ignore[arg-type]
@@ -60,8 +60,8 @@ def _prediction(
     whole: Model, pages: float, density: float, stages: tuple[Stage, ...], dense: Stage
 ) -> Prediction:
     return Prediction(
-        whole.program.name, whole.device, whole.static, whole.context, whole.batch, whole.dtype, pages, False, density,
-        stages, merged("dense", [dense]), "prefill",
+        whole.program.name, whole.device, whole.static, whole.context, whole.batch, whole.dtype, whole.dense_dtype,
+        pages, False, density, stages, merged("dense", [dense]), "prefill",
     )  # fmt: skip
 
 

@@ -38,6 +38,16 @@ def stored_dtype(program: Program, cache_dtype: torch.dtype) -> torch.dtype:
     return cache_dtype if program.summary_dtype == "kv" else TORCH_DTYPES[program.summary_dtype]
 
 
+def cache_dtype(program: Program, model: torch.dtype) -> torch.dtype:
+    """The precision that the program's KV cache is kept in, under a model of this precision."""
+    return model if program.kv_dtype == "auto" else TORCH_DTYPES[program.kv_dtype]
+
+
+def cache_name(program: Program, model: str) -> str:
+    """The same as `cache_dtype`, by names of the language."""
+    return model if program.kv_dtype == "auto" else program.kv_dtype
+
+
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` rounded to nearest even in `dtype`; what fp8 cannot hold becomes its largest finite number."""
     if dtype in LARGEST and x.dtype != dtype:

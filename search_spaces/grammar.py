@@ -251,7 +251,7 @@ def by_layer(genome: Genome, rng: random.Random) -> Genome | None:
 def change_precision(genome: Genome, rng: random.Random) -> Genome | None:
     """Another precision of the stored summaries: half the bytes of bf16 in fp8.
 
-    The precision of the KV cache stays as it is: it belongs to the deployment, and accuracy is measured in the model's.
+    The precision of the KV cache stays as it is: it belongs to the deployment.
     """
     if not genome.fields:
         return None

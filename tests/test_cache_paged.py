@@ -176,3 +176,18 @@ def test_runs_are_found_and_viewed_in_place() -> None:
     assert rows.runs(broken, torch.tensor([24, 12])) == firsts  # what lies past the tokens does not matter
     assert rows.view([firsts[0], -1], 24) is None
     assert rows.view([0, 1, 5], 4) is None  # not at equal distances
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])
+def test_a_cache_in_another_precision_holds_the_rounded_tokens(dtype: torch.dtype) -> None:
+    k, v = contexts(20, 9)
+    k[0][0, 3], k[1][1, 0] = 1e5, float("nan")
+    cache = PagedKV.from_dense(k, v, 8, shuffle_seed=3, spare=2)
+    other = cache.stored_in(dtype)
+    largest = torch.finfo(dtype).max if dtype != torch.float16 else torch.inf
+    assert other.k.dtype == other.v.dtype == dtype and cache.stored_in(torch.float32) is cache
+    assert bool((other.dense(0)[0][0, 3].float() == largest).all()) and bool(other.dense(1)[0][1, 0].isnan().all())
+    assert torch.equal(other.dense(0)[1].float(), v[0].to(dtype).float())
+    other.append(torch.ones(2, HEADS, CHANNEL), torch.ones(2, HEADS, CHANNEL))
+    latent = PagedKV.from_dense([x := torch.randn(1, 9, 12)], [x[..., :8]], 4).stored_in(dtype)
+    assert latent.is_shared and latent.v.shape[-1] == 8, "values stay a part of the keys"

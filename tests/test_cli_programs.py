@@ -51,6 +51,49 @@ def test_check_prints_what_the_kernels_use(compiler: list[tuple[str, ...]]) -> N
     assert vortex("check", "quest", "--target", "none").status == 0 and len(compiler) == 2
 
 
+NARROW = """@program(page=16, kv="fp8_e4m3", summaries="fp8_e5m2")
+class Narrow:
+    def summarize(k):
+        return dict(c=k.sum(token))
+    def score(q, s):
+        return (dot(q, s.c, channel) * 1000.0).to("fp8_e4m3").max(head)
+    def select(score):
+        return topk(score, 8)
+"""
+
+
+def test_check_measures_what_saturates(tmp_path: Path) -> None:
+    file = tmp_path / "narrow.py"
+    file.write_text(NARROW)
+    done = vortex("check", file, "--json", "--lengths", "4096", "--predict-for", "h200")
+    found = done.json("check")
+    assert done.status == 0 and (found["kv"], found["kv_dtype"], found["dtype"]) == ("fp8_e4m3", "fp8_e4m3", "bf16")
+    rows = {(row["input"], row["what"]): row for row in found["saturation"]["rows"]}
+    assert {what for _, what in rows} == {"k", "v", "summary c", "cast"}
+    assert {name for name, _ in rows} == set(found["saturation"]["inputs"]) == {"normal", "outliers", "reference model"}
+    assert rows["normal", "cast"]["over"] > 0.5 and rows["normal", "cast"]["line"] == 6
+    assert all(row["over"] == 0 for (_, what), row in rows.items() if what != "cast")
+    assert all(rows[name, "k"]["under"] > 0 for name in found["saturation"]["inputs"]), "numbers near 0 become 0"
+    (cost,) = found["costs"]
+    assert (cost["dtype"], cost["dense_dtype"]) == ("fp8_e4m3", "bf16")
+    text = vortex("check", file, "--lengths", "4096", "--predict-for", "h200").out
+    assert "cast, line 6" in text and "beyond the range" in text and "KV cache in fp8_e4m3" in text
+    wide = vortex("check", "quest", "--json", "--target", "none").json("check")
+    assert wide["saturation"] is None and wide["kv_dtype"] == "bf16"
+    narrowed = vortex("check", "quest", "--json", "--target", "none", "--dtype", "fp8_e5m2").json("check")
+    assert {row["what"] for row in narrowed["saturation"]["rows"]} == {"k", "v", "summary lo", "summary hi"}
+
+
+def test_bench_times_the_declared_cache(tmp_path: Path) -> None:
+    file = tmp_path / "narrow.py"
+    file.write_text(NARROW)
+    found = vortex("bench", file, *SMALL, "--json").json("bench")
+    assert (found["conditions"]["dtype"], found["conditions"]["kv_dtype"]) == ("float32", "fp8_e4m3")
+    assert found["rows"][0]["failure"] == "" and found["rows"][0]["predicted"]["dense_dtype"] == "fp32"
+    text = vortex("bench", file, *SMALL).out
+    assert "fp8_e4m3; dense attention in float32" in text
+
+
 def test_a_program_that_does_not_compile_has_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "compile_report", refuse)
     done = vortex("check", "quest", "--json")

@@ -263,3 +263,16 @@ def test_prefill_gains_from_few_pages_and_is_dense_without_pool() -> None:
     assert dense.dense.flops == pytest.approx(4 * 32 * 128 * 65536**2 / 2)
     every = predict_prefill(written("everything()", pooled, options=", block=64"), BIG, 8192, 1, "h200")
     assert every.density == pytest.approx(1, rel=0.02)
+
+
+def test_a_program_has_its_own_cache_and_dense_attention_the_models() -> None:
+    text = written("topk(score, 64)")
+    plain, lean = (predict(replace(text, kv_dtype=kv), BIG, 16 * 1024, 1, "h200") for kv in ("auto", "fp8_e4m3"))
+    assert (lean.dtype, lean.dense_dtype, plain.dtype) == ("fp8_e4m3", "bf16", "bf16")
+    assert lean.dense == plain.dense and 2 * named(lean, "attend").read == named(plain, "attend").read
+    whole = predict(text, BIG, 16 * 1024, 1, "h200", dtype="fp8_e4m3").dense
+    assert whole.read == pytest.approx(plain.dense.read / 2, rel=0.02), "all but what parts are combined from"
+    prompt = seed("bigbird_prefill")
+    prompts = [predict_prefill(replace(prompt, kv_dtype=kv), BIG, 4096, 1, "h200") for kv in ("auto", "fp8_e4m3")]
+    assert prompts[0].dense == prompts[1].dense
+    assert 2 * named(prompts[1], "attend").read == named(prompts[0], "attend").read

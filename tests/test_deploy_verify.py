@@ -277,6 +277,20 @@ def test_what_cannot_be_exported(exported: tuple[Path, Path]) -> None:
     assert "is a file" in vortex("export", "a", "11", "--out", occupied / "thesis.tex", "--runs", runs).complaint()
 
 
+def test_a_cache_in_another_precision_than_the_models_is_not_exported(exported: tuple[Path, Path]) -> None:
+    runs, _ = exported
+    opened = Run.open("a", runs)
+    trial = opened.history.find("t0011")
+    source = '@program(page=16, kv="fp16")\nclass Half:\n    def select():\n        return last(2)\n'
+    half = parse(source).bind()
+    opened.history.trials[trial.slot] = replace(
+        trial, proposal=replace(trial.proposal, source=source, knobs={}), hash=canonical_hash(half)
+    )
+    with pytest.raises(VortexError, match="a KV cache in fp16 under a model in fp32"):
+        deployment.export_member(opened, "t0011", "transformers", runs / "half")
+    assert not (runs / "half").exists()
+
+
 def test_an_export_needs_the_parameters_that_were_measured(exported: tuple[Path, Path], tmp_path: Path) -> None:
     runs, _ = exported
     opened = Run.open("a", runs)

@@ -29,7 +29,8 @@ MODEL = {
 }  # fmt: skip
 NUMERICS = {"failure": "", "cases": 6, "steps": 20, "pages": 100, "open": 0}
 FIDELITY = {
-    "finite": True, "error_mean": 0.1, "error_p95": 0.2, "error_worst_head": 0.3, "mass": 0.9, "mass_of_best": 0.9,
+    "finite": True, "error_mean": 0.1, "error_p95": 0.2, "error_worst_head": 0.3, "cache_error": 0.0,
+    "selection_error": 0.1, "mass": 0.9, "mass_of_best": 0.9,
     "density": 0.2, "ties": 0.0, "steps": 2, "dense_limit": 1e-3,
 }  # fmt: skip
 TIMING = {
@@ -123,7 +124,7 @@ def test_the_gates_come_in_the_order_of_their_cost() -> None:
         ("numerics", {"failure": "reads pages 3, 4"}, "rejected", "reads pages 3, 4"),
         ("compile", {"failure": "spills 9000 bytes"}, "rejected", "spills 9000 bytes"),
         ("fidelity", {"finite": False}, "rejected", "not finite"),
-        ("fidelity", {"density": 1.0, "error_mean": 2e-3}, "rejected", "every page is read, yet"),
+        ("fidelity", {"density": 1.0, "selection_error": 2e-3}, "rejected", "every page is read, yet"),
         ("speed", {"timing": None, "failure": "a timed output is off"}, "rejected", "a timed output is off"),
         ("speed", {"timing": None}, "rejected", "no timing"),
         ("speed", {"timing": {**TIMING, "density": 1.5}}, "error", "agreed form"),
@@ -150,8 +151,8 @@ def test_each_gate_says_no_and_nothing_comes_after_it(
 
 
 def test_reading_everything_may_err_by_rounding_and_no_more() -> None:
-    assert evaluate(Scripted(fidelity={"density": 1.0, "error_mean": 0.9e-3})).accepted
-    assert evaluate(Scripted(fidelity={"density": 0.9, "error_mean": 0.5})).accepted
+    assert evaluate(Scripted(fidelity={"density": 1.0, "selection_error": 0.9e-3, "error_mean": 0.5})).accepted
+    assert evaluate(Scripted(fidelity={"density": 0.9, "selection_error": 0.5})).accepted
 
 
 def test_the_screen_rejects_only_what_surely_keeps_too_little() -> None:

@@ -40,6 +40,11 @@ def test_chosen_physical_pages_are_summarised_and_no_others():
     assert interpreted("pages") == {"2": True, "8": True, "16": True}
 
 
+def test_query_and_cache_may_differ_in_precision():
+    found = interpreted("mixed")
+    assert len(found) == 4 and not [pair for pair, worst in found.items() if worst > 1e-5], found
+
+
 def test_planted_faults_are_found():
     found = interpreted("faults")
     assert len(found) == 23

@@ -153,6 +153,37 @@ def some_pages() -> dict[str, Any]:
     return right
 
 
+def mixed_precisions() -> dict[str, float]:
+    """Attention and selection with a query of another precision than the cache: the largest error against the torch
+    executor, for each pair."""
+    import torch
+
+    from vortexlab.dsl.ir import Static
+    from vortexlab.kernels.cache import PagedKV
+    from vortexlab.kernels.gpu.executor import TritonExecutor
+    from vortexlab.kernels.torch_executor import TorchExecutor
+    from vortexlab.search_spaces import library
+
+    program, static = library.load("quest").bind({"page": 8, "budget": 4}), Static(1, 2, 16, 0.25)
+    generator = torch.Generator().manual_seed(0)
+    k, v = torch.randn(2, 2, 1, 77, 16, generator=generator)
+    q = torch.randn(2, 2, 16, generator=generator)
+    worst = {}
+    pairs = ("float32", "bfloat16"), ("float32", "float16"), ("bfloat16", "float32"), ("bfloat16", "float16")
+    for asked, kept in pairs:
+        cache = PagedKV.from_dense(k, v, 8, shuffle_seed=1).stored_in(getattr(torch, kept))
+        query, found = q.to(getattr(torch, asked)), []
+        for kind in (TritonExecutor, TorchExecutor):
+            executor = kind(program, static)
+            state = executor.new_state(cache)
+            executor.summarize(state, cache)
+            found.append(executor.decode(query, state, cache))
+        (out, lists), (expected, wanted) = found
+        same = lists.to_list() == wanted.to_list() and out.dtype == query.dtype
+        worst[f"{asked} {kept}"] = float((out.float() - expected.float()).abs().max()) if same else 1e9
+    return worst
+
+
 def planted_faults() -> dict[str, Any]:
     """For every fault, the first disagreement that it caused, or None."""
     import triton_faults
@@ -292,8 +323,8 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     kinds: dict[str, Callable[..., Any]] = {
         "compare": compare_programs, "invariances": invariances, "steps": repeated_steps, "pages": some_pages,
-        "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner,
-        "route": routed,
+        "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner, "route": routed,
+        "mixed": mixed_precisions,
     }  # fmt: skip
     print(json.dumps(kinds[job.pop("kind")](**job)))
 

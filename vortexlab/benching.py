@@ -12,7 +12,7 @@ from vortexlab.binding import check_fit
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
 from vortexlab.evaluator import speed, statistics
-from vortexlab.evaluator.config import EvaluationConfig, device_name, versions
+from vortexlab.evaluator.config import DTYPE_NAMES, EvaluationConfig, device_name, versions
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import executor_for
 from vortexlab.evaluator.geometries import Geometry, find_geometry
@@ -23,8 +23,7 @@ from vortexlab.evaluator.timing import Workload
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.kernels.cost import predict
 from vortexlab.kernels.devices import nearest_device
-
-_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+from vortexlab.kernels.precision import cache_name
 
 
 def bench_program(program: Program, config: EvaluationConfig, *, batch: int | None = None) -> dict[str, Any]:
@@ -47,6 +46,7 @@ def bench_program(program: Program, config: EvaluationConfig, *, batch: int | No
         "speed": "measured",
         "device": device_name(config.device),
         "dtype": config.resolved_dtype,
+        "kv_dtype": cache_name(program, DTYPE_NAMES[config.resolved_dtype]),
         "geometry": geometry.to_json(),
         "threads": threads,
         "seed": config.seed,
@@ -63,7 +63,7 @@ def _row(
     workload = Workload.make(geometry, length, tokens, config.device, getattr(torch, dtype), config.seed)
     live = sum(counts) / len(counts) if counts else None
     static, device = geometry.static(), nearest_device()
-    predicted = predict(program, static, length, workload.batch, device, live, dtype=_DTYPES[dtype])
+    predicted = predict(program, static, length, workload.batch, device, live, dtype=DTYPE_NAMES[dtype])
     row: dict[str, Any] = {"context": length, "batch": workload.batch, "failure": "", "speedup": None}
     try:
         timing = speed.measure(

@@ -15,7 +15,7 @@ from vortexlab import __version__, binding
 from vortexlab.deploy import package, selftest
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig, model_digest, versions
+from vortexlab.evaluator.config import DTYPE_NAMES, REFERENCE_MODEL, EvaluationConfig, model_digest, versions
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.record import record
@@ -32,7 +32,7 @@ _SECONDS = 1800.0
 #: What of a verdict's conditions goes into a package; paths stay out.
 _CONDITIONS = (
     "device", "evaluated_on", "phase", "speed", "geometry", "lengths", "data", "batch", "batch_tokens", "dtype",
-    "protocol",
+    "kv_dtype", "protocol",
     "baseline", "split", "seed", "threads", "versions", "model_digest", "environment", "dense_scores",
 )  # fmt: skip
 
@@ -74,6 +74,12 @@ def export_member(
     if program.params and digest != verdict.source_hash:
         raise VortexError(f"{trial.id} was measured with other parameters; give the file that it was measured with")
     config = run.config.evaluation
+    kept = DTYPE_NAMES[config.resolved_dtype]
+    if program.kv_dtype not in ("auto", kept):
+        raise VortexError(
+            f"{trial.id} was measured with a KV cache in {program.kv_dtype} under a model in {kept}, and {engine} "
+            "keeps the model's precision; choose a program that leaves kv open"
+        )
     tests = record_cases(program, config, cases, length)
     conditions = {key: verdict.conditions[key] for key in _CONDITIONS if key in verdict.conditions}
     return package.write(

@@ -107,7 +107,8 @@ def attend(
 
     `page`: tokens of a page; `splits`: runs that each list is cut into; `shape`: tile sizes (both are chosen from the
     device and the head width when None). `arrived`: int32, at least one 0 for every list; calls of one stream share
-    one by default, so graphs that are replayed at the same time need their own.
+    one by default, so graphs that are replayed at the same time need their own. Where query and cache differ in
+    precision, products are those of fp32.
     """
     batch, query_heads, channels = q.shape
     if batch != cache.batch or channels != cache.head_dim or query_heads % cache.kv_heads:
@@ -115,8 +116,8 @@ def attend(
             f"the query [batch, query_heads, channel] = {list(q.shape)} does not fit a cache of {cache.batch} requests "
             f"and {cache.kv_heads} KV heads of {cache.head_dim} channels"
         )
-    if q.dtype != cache.k.dtype:
-        raise VortexError(f"query and cache must have one precision; found {q.dtype} and {cache.k.dtype}")
+    if q.dtype not in (cache.k.dtype, torch.float32):  # they meet in fp32, which holds both
+        return attend(q.float(), cache, lists, page, scale, splits=splits, shape=shape).to(q.dtype)
     if q.stride(2) != 1:
         q = q.contiguous()
     group = query_heads // cache.kv_heads

@@ -81,6 +81,12 @@ def where(speed: str, device: str) -> str:
     return f"{speed} {'for' if speed == 'predicted' else 'on'} {device.removesuffix(' (predicted)')}"
 
 
+def kv_cache(conditions: Mapping[str, Any]) -> str:
+    """The precision of a program's KV cache beside that of dense attention."""
+    kept = conditions.get("kv_dtype")
+    return f"{kept}; dense attention in {conditions['dtype']}" if kept else "-"
+
+
 def duration(seconds: float | None) -> str:
     """`1 h 05 min`, `3 min 20 s`, `12 s`, or a dash."""
     if seconds is None:

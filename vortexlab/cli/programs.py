@@ -14,6 +14,7 @@ from vortexlab.cli import options
 from vortexlab.cli.output import (
     AsJson,
     interval,
+    kv_cache,
     lines,
     number,
     print_gates,
@@ -77,12 +78,12 @@ def check(
     lengths: options.Lengths = None,
     batch: Batch = 4,
     dtype: Annotated[
-        str | None, typer.Option(help="Precision of the KV cache: bf16, fp16, fp32, fp8_e4m3 or fp8_e5m2.")
-    ] = None,
+        str, typer.Option(help="Precision of KV caches, the dense one included: bf16, fp16, fp32, fp8_e4m3, fp8_e5m2.")
+    ] = "bf16",
     predict_for: CheckDevices = None,
     as_json: AsJson = False,
 ) -> int:
-    """Findings with line, column and hint; GPU resources compiled ahead of time; predicted cost. Runs nothing."""
+    """Findings with line, column and hint; what saturates; GPU resources compiled ahead of time; predicted cost."""
     from vortexlab import dsl
     from vortexlab.dsl.bounds import page_bound
 
@@ -95,11 +96,12 @@ def check(
         else:
             _print_findings(file, text, findings)
         raise _Located(file, [finding for finding in findings if finding.severity == "error"])
-    from vortexlab import binding
+    from vortexlab import binding, saturation
     from vortexlab.cli.facts import facts
     from vortexlab.evaluator.geometries import find_geometry
     from vortexlab.kernels.cost import predict
     from vortexlab.kernels.devices import DEVICES
+    from vortexlab.kernels.precision import cache_name
 
     shape = find_geometry(geometry or _default_geometry())
     if latent is not None:
@@ -110,17 +112,14 @@ def check(
     static = shape.static()
     if parameters is not None:
         binding.check_fit(bound, shape)
-    if dtype is None:
-        dtype = "bf16" if bound.kv_dtype == "auto" else bound.kv_dtype
-    elif bound.kv_dtype not in ("auto", dtype):
-        raise VortexError(f"program {bound.name} wants a KV cache in {bound.kv_dtype}, not {dtype}; leave out --dtype")
+    kv_dtype = cache_name(bound, dtype)
     contexts = options.numbers("--lengths", lengths) or (4096, 16384, 131072)
     costs = [
         predict(bound, static, context, batch or 1, device, dtype=dtype)
         for device in predict_for or DEVICES
         for context in contexts
     ]
-    kernels, failure, missing = _compile(bound, static, target, dtype)
+    kernels, failure, missing = _compile(bound, static, target, kv_dtype)
     found.update(
         ok=not failure,
         name=program.name,
@@ -132,11 +131,13 @@ def check(
                for item in program.knobs.values()],
         geometry=shape.to_json(),
         dtype=dtype,
+        kv_dtype=kv_dtype,
         page_bounds={str(context): page_bound(bound, static, context) for context in contexts},
         kernels=kernels,
         compile_failure=failure,
         not_covered=missing,
         **facts(bound, shape),
+        saturation=saturation.report(bound, shape, kv_dtype),
         costs=[item.to_json() for item in costs],
     )  # fmt: skip
     if as_json:
@@ -204,10 +205,12 @@ def _print_check(found: dict[str, Any], costs: list[Prediction], geometry: Geome
         **told(found, geometry),
         "pages read": "at most " + ", ".join(f"{n} at {length}" for length, n in found["page_bounds"].items()),
     })  # fmt: skip
+    if found["saturation"]:
+        _print_saturation(found["saturation"])
     if found["kernels"]:
         print()
         table(
-            f"kernels, compiled ahead of time for {geometry.name} in {found['dtype']}",
+            f"kernels, compiled ahead of time for {geometry.name} in {found['kv_dtype']}",
             ("target", "kernel", "registers", "spilled B", "shared B", "uses"),
             [
                 (k["target"], k["kernel"], str(k["registers"]), str(k["spilled_bytes"]), str(k["shared_bytes"]),
@@ -222,7 +225,8 @@ def _print_check(found: dict[str, Any], costs: list[Prediction], geometry: Geome
         print(printable(f"does not compile: {found['compile_failure']}"))
     print()
     table(
-        f"PREDICTED decode step of one layer: {geometry.name}, batch {costs[0].batch}, KV {found['dtype']}",
+        f"PREDICTED decode step of one layer: {geometry.name}, batch {costs[0].batch}, KV cache in "
+        f"{found['kv_dtype']}, that of dense attention in {found['dtype']}",
         ("device", "rates", "context", "density", "step us", "dense us", "speed-up", "if bytes were time"),
         [
             (item.device.name, item.device.evidence, str(item.context), number(item.density),
@@ -232,6 +236,26 @@ def _print_check(found: dict[str, Any], costs: list[Prediction], geometry: Geome
         ],
         right=("context", "density", "step us", "dense us", "speed-up", "if bytes were time"),
     )  # fmt: skip
+
+
+def _print_saturation(found: dict[str, Any]) -> None:
+    """Beyond the range a number saturates in fp8 and is infinite in fp16."""
+    print()
+    right = ("numbers", "beyond the range", "become 0", "not finite")
+    table(
+        "MEASURED share of stored and cast numbers that their precision cannot hold",
+        ("input", "what", "in", *right),
+        [
+            (row["input"], row["what"] + (f", line {row['line']}" if row["line"] else ""), row["dtype"],
+             str(row["numbers"]), *(f"{100 * row[key]:.3g} %" for key in ("over", "under", "not_finite")))
+            for row in found["rows"]
+        ],
+        right=right,
+    )  # fmt: skip
+    for name, about in found["inputs"].items():
+        print(printable(f"{name}: {about}"))
+    for text in found["left_out"]:
+        print(printable(f"not counted: {text}"))
 
 
 def evaluate(
@@ -300,6 +324,7 @@ def _print_verdict(verdict: dict[str, Any]) -> None:
         "accuracy kept": f"{interval(verdict['accuracy'])} on {verdict['answers']} answers "
                          f"from {verdict['contexts']} contexts",
         "density": number(verdict["density"], 4),
+        "KV cache": kv_cache(conditions),
         "seconds": number(verdict["seconds"], 1),
     })  # fmt: skip
     print_gates(verdict)
@@ -342,6 +367,7 @@ def _print_bench(found: dict[str, Any]) -> None:
     lines({
         "program": f"{found['program']} {settings(found['knobs'])}",
         "device": f"{conditions['device']}, {conditions['threads']} threads, {conditions['dtype']}",
+        "KV cache": kv_cache(conditions),
         "geometry": json.dumps(conditions["geometry"]),
         "versions": settings(conditions["versions"]),
     })  # fmt: skip

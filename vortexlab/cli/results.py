@@ -15,6 +15,7 @@ from vortexlab.cli.output import (
     Runs,
     duration,
     interval,
+    kv_cache,
     lines,
     number,
     print_gates,
@@ -93,14 +94,15 @@ def leaderboard(
     rows = [
         (
             "*" if entry.on_frontier else "", entry.id, entry.name, interval(entry.speedup), interval(entry.accuracy),
-            number(entry.density), number(entry.frontier_probability, 2), "new" if entry.new else "seed",
+            number(entry.density), entry.kv_dtype or "-", number(entry.frontier_probability, 2),
+            "new" if entry.new else "seed",
             entry.beats_seed.seed if entry.beats_seed and entry.beats_seed.beaten else "",
             " ".join(filter(None, (entry.proposer, entry.operator, entry.label))), settings(entry.knobs),
         )
         for entry in board.entries[: limit or None]
     ]  # fmt: skip
     title = f"run {board.run}: speed-up over dense [95 %], accuracy kept [95 %]; * is on the frontier"
-    names = ("", "id", "name", "speed-up", "accuracy", "density", "P(front)", "kind", "beats", "by", "knobs")
+    names = ("", "id", "name", "speed-up", "accuracy", "density", "KV", "P(front)", "kind", "beats", "by", "knobs")
     table(title, names, rows, right=("density", "P(front)"))
     for text in sorted({_conditions(entry.conditions, entry.speed, entry.device) for entry in board.entries}):
         print(printable(text))
@@ -148,6 +150,7 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
         "speed-up": interval(verdict["speedup"]),
         "accuracy kept": interval(verdict["accuracy"]),
         "density": number(verdict["density"], 4),
+        "KV cache": kv_cache(verdict["conditions"]),
         "frontier": f"{'yes' if found['on_frontier'] else 'no'}, probability {found['frontier_probability']:.2f}",
         "beats a seed": f"{beats['id']} {beats['name']} by {interval(beats['difference'])}" if beats else "-",
         "knobs": settings(found["knobs"]),

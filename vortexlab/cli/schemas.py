@@ -43,7 +43,8 @@ class Comparison(_Form):
 
 
 class Entry(_Form):
-    """An accepted program. `device` is where speed was measured or predicted for, `speed` which of the two."""
+    """An accepted program. `device` is where speed was measured or predicted for, `speed` which of the two; `kv_dtype`
+    the precision of the program's KV cache (that of dense attention is `dtype` of the conditions)."""
 
     id: TrialId
     name: str
@@ -52,6 +53,7 @@ class Entry(_Form):
     speedup: Estimate
     accuracy: Estimate
     density: float | None
+    kv_dtype: str
     device: str
     speed: str
     new: bool
@@ -315,12 +317,34 @@ class Reuse(_Form):
     line: int
 
 
+class SaturationRow(_Form):
+    """Shares of `numbers` numbers: finite and beyond the range of `dtype`, not 0 and becoming 0, not finite at all."""
+
+    input: str
+    what: str
+    dtype: str
+    line: int | None
+    numbers: int
+    over: Share
+    under: Share
+    not_finite: Share
+
+
+class Saturation(_Form):
+    """What was counted on numbers: `inputs` says what each input's numbers are, `left_out` what was not counted."""
+
+    inputs: dict[str, str]
+    rows: list[SaturationRow]
+    left_out: list[str]
+
+
 class Check(_Form):
     """`vortex check --json` for a program. For a text that is none, only `file`, `ok` and `diagnostics` are printed.
 
-    `kv` and `summaries` are precisions, `auto` and `kv` where the program leaves them open; `block` the queries of a
-    block of sparse prefill; `attention` the parts of each attention of the program's own output; `not_covered` what has
-    no Triton kernels.
+    `dtype` is the precision of the dense KV cache, `kv_dtype` that of the program's; `kv` and `summaries` are what the
+    program asks for, `auto` and `kv` where the program leaves them open; `block` the queries of a
+    block of sparse prefill; `attention` the parts of each attention of the program's own output; `saturation` is null
+    where nothing is stored in or cast to fp8 or fp16; `not_covered` names what has no Triton kernels.
     """
 
     file: str
@@ -334,6 +358,7 @@ class Check(_Form):
     knobs: list[Knob] = []
     geometry: Geometry | None = None
     dtype: str | None = None
+    kv_dtype: str | None = None
     page_bounds: dict[str, int] = {}
     kernels: list[Kernel] = []
     compile_failure: str = ""
@@ -347,6 +372,7 @@ class Check(_Form):
     block: int | None = None
     attention: list[list[str]] = []
     reads_latent: bool = False
+    saturation: Saturation | None = None
     costs: list[dict[str, Any]] = []
 
 
@@ -379,9 +405,12 @@ class BenchRow(_Form):
 
 
 class BenchConditions(_Form):
+    """`dtype` is that of queries and of dense attention, `kv_dtype` that of the program's KV cache."""
+
     speed: Literal["measured"]
     device: str
     dtype: str
+    kv_dtype: str
     geometry: Geometry
     threads: int
     seed: int

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from vortexlab.agent.trials import Trial
 
 _HEADINGS = (
-    "id", "name", "speed-up [95 %]", "accuracy kept [95 %]", "density", "P(frontier)", "kind", "beats seed by",
-    "made by", "answers", "knobs",
+    "id", "name", "speed-up [95 %]", "accuracy kept [95 %]", "density", "KV cache", "P(frontier)", "kind",
+    "beats seed by", "made by", "answers", "knobs",
 )  # fmt: skip
 
 
@@ -116,6 +116,7 @@ def _row(entry: Entry) -> str:
         _text(interval(entry.speedup, 2)),
         _text(interval(entry.accuracy)),
         _text(number(entry.density)),
+        _text(entry.kv_dtype or "-"),
         _text(number(entry.frontier_probability, 2)),
         "new" if entry.new else "published",
         _text(f"{interval(rival.difference, 2)} ({rival.seed})" if rival else ""),
