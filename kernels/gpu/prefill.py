@@ -1,0 +1,169 @@
+"""Paged causal attention of whole prompts, dense or over a list of pages for each block of queries.
+
+A tile of the matrix products holds successive queries of all heads that share a list. Pages that are complete before
+the first query of a tile are attended without any mask; only those around the queries themselves are masked. Dense
+attention is this same kernel over the identity list. The online softmax is that of FlashAttention (arXiv 2205.14135).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vortexlab.dsl.errors import VortexError
+from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.gpu.prefill_kernels import attend_prompt
+
+_LOG2E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class PrefillShape:
+    """Tile sizes of the kernel: `rows` of queries and heads, `width` of channels, `tile` tokens at a time.
+
+    `precise` keeps the softmax weights at fp32 precision in products with bf16 or fp16 values, for half as many
+    products again. Without it they are rounded to the cache's precision, as FlashAttention does: an output is off by
+    at most 2**-9 (fp16: 2**-12) of the attended mean of its values' magnitudes.
+    """
+
+    rows: int
+    width: int
+    tile: int
+    warps: int
+    stages: int
+    precise: bool = False
+
+    @staticmethod
+    def of(queries: int, heads: int, head_dim: int, itemsize: int) -> PrefillShape:
+        """For blocks of `queries` queries, `heads` query heads of one list, and elements of `itemsize` bytes."""
+        width = max(16, triton.next_power_of_2(head_dim))
+        least = max(16, triton.next_power_of_2(heads))
+        wanted = triton.next_power_of_2(queries * heads)
+        if itemsize > 2:  # products without tensor cores, from registers
+            return PrefillShape(max(least, min(32, wanted)), width, max(16, min(32, 2048 // width)), 4, 2)
+        rows = max(least, min(wanted, 128 if width <= 128 else 64))
+        tile = 64 if width <= 128 else 32
+        return PrefillShape(rows, width, tile, 8 if rows >= 128 else 4, 3 if width <= 128 else 2)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of queries, in order of their beginning: block i is `starts[i]` to `stops[i]` - 1 of request `rows[i]`.
+
+    int64 tensors on the CPU. `size`: queries of a whole block; the last one of a request may be shorter.
+    """
+
+    rows: Tensor
+    starts: Tensor
+    stops: Tensor
+    size: int
+    batch: int
+
+    @staticmethod
+    def of(lengths: Sequence[int], size: int) -> Blocks:
+        """All blocks of requests of these lengths."""
+        counts = torch.tensor([-(-length // size) for length in lengths])
+        rows = torch.arange(len(lengths)).repeat_interleave(counts)
+        starts = (torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]) * size
+        order = torch.argsort(starts * len(lengths) + rows)
+        rows, starts = rows[order], starts[order]
+        return Blocks(rows, starts, torch.minimum(starts + size, torch.tensor(lengths)[rows]), size, len(lengths))
+
+    def touched(self, page: int) -> tuple[Tensor, Tensor]:
+        """The first page that each block touches, and how many it touches."""
+        first = self.starts // page
+        return first, (self.stops - 1) // page + 1 - first
+
+    def tiles(self, queries: int, page: int) -> Tensor:
+        """int32 [tiles, 6]: what `attend_prompt` calls `work`, for tiles of so many queries."""
+        each = -(-self.size // queries)
+        starts = (self.starts[:, None] + torch.arange(each) * queries).flatten()
+        block = torch.arange(len(self.starts)).repeat_interleave(each)
+        stops = torch.minimum(starts + queries, self.stops[block])
+        first, touched = self.touched(page)
+        work = torch.stack([self.rows[block], starts, stops, block, first[block], touched[block]], 1)
+        return work[starts < stops].int()
+
+    def with_touched(self, lists: PageLists, page: int) -> PageLists:
+        """Lists that end with the first page that a block touches, with the others behind it."""
+        first, touched = (x.to(lists.pages.device) for x in self.touched(page))
+        more = max(0, -(-self.size // page) - 1)
+        if not more:
+            return lists
+        step = torch.arange(more, device=first.device)
+        next_pages = torch.where(step < touched[:, None] - 1, first[:, None] + 1 + step, -1).int()[:, None, None]
+        shape = (*lists.pages.shape[:3], more)
+        place = lists.counts[..., None].long() + step
+        pages = pad(lists.pages, (0, more), value=-1).scatter_(3, place, next_pages.expand(shape))
+        return PageLists(pages, lists.counts + (touched - 1).int()[:, None, None])
+
+    def by_number(self, lists: PageLists) -> list[PageLists]:
+        """The lists of each block number for all requests; those that have no such block read nothing in it."""
+        count = int(self.starts[-1]) // self.size + 1
+        pages, counts = lists.pages, lists.counts
+        if len(self.starts) < count * self.batch:
+            place = (self.starts // self.size * self.batch + self.rows).to(pages.device)
+            pages = pages.new_full((count * self.batch, *pages.shape[1:]), -1).index_copy_(0, place, pages)
+            counts = counts.new_zeros((count * self.batch, *counts.shape[1:])).index_copy_(0, place, counts)
+        both = (x.unflatten(0, (count, self.batch)).unbind(0) for x in (pages, counts))
+        return [PageLists(*pair) for pair in zip(*both, strict=True)]
+
+
+def attend_prefill(
+    q: Tensor,
+    cache: PagedKV,
+    blocks: Blocks | None,
+    lists: PageLists | None,
+    page: int,
+    scale: float,
+    *,
+    lengths: Sequence[int],
+    shape: PrefillShape | None = None,
+) -> Tensor:
+    """Causal attention of `q` [batch, query_heads, tokens, channel], a query for every token of the cache.
+
+    `lists`: pages of `page` tokens for each of `blocks`, ascending and ending with all that the block touches; with
+    None queries attend to all tokens up to their own. `lengths`: those of the cache, on the host. Returns the shape of
+    `q`, with 0 behind each row's length. `shape`: tile sizes, chosen from the head width when None.
+    """
+    batch, query_heads, tokens, channels = q.shape
+    if batch != cache.batch or channels != cache.head_dim or query_heads % cache.kv_heads:
+        raise VortexError(
+            f"the query [batch, query_heads, token, channel] = {list(q.shape)} does not fit a cache of {cache.batch} "
+            f"requests and {cache.kv_heads} KV heads of {cache.head_dim} channels"
+        )
+    if q.dtype != cache.k.dtype:
+        raise VortexError(f"queries and cache must have one precision; found {q.dtype} and {cache.k.dtype}")
+    if not scale > 0:
+        raise VortexError(f"prefill needs a softmax scale above 0; found {scale}")
+    if q.stride(3) != 1:
+        q = q.contiguous()
+    count = 1 if lists is None else lists.pages.shape[2]
+    heads = query_heads // cache.kv_heads // count
+    size = blocks.size if blocks is not None and lists is not None else 128
+    shape = shape or PrefillShape.of(size, heads, channels, q.element_size())
+    # As many queries as the rows hold, or fewer where that divides a block into equal tiles.
+    queries = -(-size // -(-size // (shape.rows // heads)))
+    if lists is None or blocks is None:
+        blocks, page = Blocks.of(lengths, queries), cache.block
+    work = blocks.tiles(queries, page).to(q.device)
+    out = (torch.empty if min(lengths) == tokens else torch.zeros)(q.shape, dtype=q.dtype, device=q.device)
+    pages, counts, most = (work, work, 0) if lists is None else (lists.pages, lists.counts, lists.pages.shape[3])
+    attend_prompt[(len(work), cache.kv_heads * count)](
+        q, *q.stride()[:3],
+        cache.k, *cache.k.stride()[:3], cache.v, *cache.v.stride()[:3],
+        cache.table, cache.table.stride(0), work, pages, counts, most,
+        out, *out.stride()[:3], scale * _LOG2E,
+        KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, PAGE=page, BLOCK=cache.block,
+        IDENTITY=lists is None, QUERIES=queries, ROWS=shape.rows, WIDTH=shape.width, TILE=shape.tile,
+        PRECISE=shape.precise,
+        num_warps=shape.warps, num_stages=shape.stages,
+    )  # fmt: skip
+    return out
