@@ -22,6 +22,8 @@ from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu.prefill_kernels import attend_prompt
 
 _LOG2E = math.log2(math.e)
+#: Queries that dense attention takes at a time at most; as many as rows of the largest tile.
+_DENSE_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class PrefillShape:
 
     `precise` keeps the softmax weights at fp32 precision in products with bf16 or fp16 values, for half as many
     products again. Without it they are rounded to the cache's precision, as FlashAttention does: an output is off by
-    at most 2**-9 (fp16: 2**-12) of the attended mean of its values' magnitudes.
+    at most 2**-9 (fp16: 2**-12) of the attended mean of its values' magnitudes. `registers`: the most that a thread may
+    use, where that lets more programs run at once; 0 leaves it to the compiler.
     """
 
     rows: int
@@ -39,18 +42,28 @@ class PrefillShape:
     warps: int
     stages: int
     precise: bool = False
+    registers: int = 0
 
     @staticmethod
-    def of(queries: int, heads: int, head_dim: int, itemsize: int) -> PrefillShape:
-        """For blocks of `queries` queries, `heads` query heads of one list, and elements of `itemsize` bytes."""
+    def of(queries: int, heads: int, head_dim: int, itemsize: int, run: int) -> PrefillShape:
+        """For blocks of `queries` queries, `heads` query heads of one list, and elements of `itemsize` bytes, of which
+        `run` tokens of one KV head are known to lie in one page and block."""
         width = max(16, triton.next_power_of_2(head_dim))
-        least = max(16, triton.next_power_of_2(heads))
-        wanted = triton.next_power_of_2(queries * heads)
+        least, wanted = max(16, triton.next_power_of_2(heads)), triton.next_power_of_2(queries * heads)
         if itemsize > 2:  # products without tensor cores, from registers
-            return PrefillShape(max(least, min(32, wanted)), width, max(16, min(32, 2048 // width)), 4, 2)
+            return PrefillShape(max(least, min(32 if width <= 128 else 16, wanted)), width, 16, 4, 2)
         rows = max(least, min(wanted, 128 if width <= 128 else 64))
-        tile = 64 if width <= 128 else 32
-        return PrefillShape(rows, width, tile, 8 if rows >= 128 else 4, 3 if width <= 128 else 2)
+        if width > 128:
+            return PrefillShape(rows, width, 32, 4, 2)
+        if rows < 128:
+            return PrefillShape(rows, width, 64, 4, 3)
+        # Wide tiles keep tensor cores from waiting for shared memory. A look-up for every token is one stage more.
+        return PrefillShape(rows, width, 128, 8, 2 if run >= 64 and width == 128 else 3)
+
+    def options(self) -> dict[str, int]:
+        """Triton's launch options."""
+        limit = {"maxnreg": self.registers} if self.registers else {}
+        return {"num_warps": self.warps, "num_stages": self.stages, **limit}
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,12 @@ class Blocks:
         return [PageLists(*pair) for pair in zip(*both, strict=True)]
 
 
+def tile_queries(size: int, heads: int, shape: PrefillShape) -> int:
+    """Queries of one tile: as many as its rows hold, or fewer where that cuts a block of `size` into equal tiles."""
+    tiles = -(-size // (shape.rows // heads))
+    return -(-size // tiles)
+
+
 def attend_prefill(
     q: Tensor,
     cache: PagedKV,
@@ -147,10 +166,10 @@ def attend_prefill(
         q = q.contiguous()
     count = 1 if lists is None else lists.pages.shape[2]
     heads = query_heads // cache.kv_heads // count
-    size = blocks.size if blocks is not None and lists is not None else 128
-    shape = shape or PrefillShape.of(size, heads, channels, q.element_size())
-    # As many queries as the rows hold, or fewer where that divides a block into equal tiles.
-    queries = -(-size // -(-size // (shape.rows // heads)))
+    size = _DENSE_BLOCK if lists is None or blocks is None else blocks.size
+    run = cache.block if lists is None else min(page, cache.block)
+    shape = shape or PrefillShape.of(size, heads, channels, q.element_size(), run)
+    queries = tile_queries(size, heads, shape)
     if lists is None or blocks is None:
         blocks, page = Blocks.of(lengths, queries), cache.block
     work = blocks.tiles(queries, page).to(q.device)
@@ -163,7 +182,6 @@ def attend_prefill(
         out, *out.stride()[:3], scale * _LOG2E,
         KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, PAGE=page, BLOCK=cache.block,
         IDENTITY=lists is None, QUERIES=queries, ROWS=shape.rows, WIDTH=shape.width, TILE=shape.tile,
-        PRECISE=shape.precise,
-        num_warps=shape.warps, num_stages=shape.stages,
+        PRECISE=shape.precise, **shape.options(),
     )  # fmt: skip
     return out

@@ -11,13 +11,14 @@ from vortexlab.kernels.gpu.device import matrix_operand, round_bf16, token_offse
 
 
 @triton.jit
-def run_start(table, pages, slot, live, PAGE: tl.constexpr, BLOCK: tl.constexpr, IDENTITY: tl.constexpr):
-    """Block and token inside it of one listed slot; the tokens behind it, to the end of page and block, follow."""
+def run_start(table, pages, slot, end, PAGE: tl.constexpr, BLOCK: tl.constexpr, IDENTITY: tl.constexpr):
+    """Block (int64) of the pool and token inside it of the listed slot; 0 and 0 from `end` on."""
+    live = slot < end
     if IDENTITY:
         position = slot
     else:
         position = tl.load(pages + slot // PAGE, mask=live, other=0) * PAGE + slot % PAGE
-    return tl.load(table + position // BLOCK, mask=live, other=0), position % BLOCK
+    return tl.load(table + position // BLOCK, mask=live, other=0).to(tl.int64), position % BLOCK
 
 
 @triton.jit
@@ -31,31 +32,43 @@ def attend_slots(
 
     Without MASKED they must be whole tiles that every query sees. With it a query sees the slots up to its own, `last`.
     """
-    # Tiles inside one run of memory need one look-up, which is made a tile ahead of its use.
+    # Tiles of one or two runs of memory need as many look-ups, which are made a tile ahead of their use.
     RUN: tl.constexpr = BLOCK if IDENTITY or BLOCK < PAGE else PAGE
+    HALF: tl.constexpr = TILE // 2
     WHOLE: tl.constexpr = RUN % TILE == 0
+    HALVES: tl.constexpr = not WHOLE and RUN % HALF == 0
     token = tl.arange(0, TILE)
     channel = tl.arange(0, WIDTH)
-    next_block, next_token = run_start(table, pages, begin, begin < end, PAGE, BLOCK, IDENTITY)
+    if WHOLE or HALVES:
+        next_block, next_token = run_start(table, pages, begin, end, PAGE, BLOCK, IDENTITY)
+    if HALVES:
+        next_block2, next_token2 = run_start(table, pages, begin + HALF, end, PAGE, BLOCK, IDENTITY)
+    upper = (token >= HALF).to(tl.int64)[:, None]
+    k_span = token[:, None] * k_token + channel[None, :]
+    v_span = token[:, None] * v_token + channel[None, :]
     for start in range(begin, end, TILE):
         slot = start + token
-        if WHOLE:
-            block, inside = next_block.to(tl.int64), next_token
-            ahead = start + TILE
-            next_block, next_token = run_start(table, pages, ahead, ahead < end, PAGE, BLOCK, IDENTITY)
-            k_at = k + (block * k_block + inside * k_token) + token * k_token
-            v_at = v + (block * v_block + inside * v_token) + token * v_token
+        if WHOLE or HALVES:
+            k_at = next_block * k_block + next_token * k_token
+            v_at = next_block * v_block + next_token * v_token
+            next_block, next_token = run_start(table, pages, start + TILE, end, PAGE, BLOCK, IDENTITY)
+            if HALVES:
+                k_half = next_block2 * k_block + (next_token2 - HALF) * k_token
+                v_half = next_block2 * v_block + (next_token2 - HALF) * v_token
+                # A choice in arithmetic, through which the compiler still sees that addresses are aligned.
+                k_at = k_at + upper * (k_half - k_at)
+                v_at = v_at + upper * (v_half - v_at)
+                next_block2, next_token2 = run_start(table, pages, start + TILE + HALF, end, PAGE, BLOCK, IDENTITY)
+            k_tile, v_tile = k + k_at + k_span, v + v_at + v_span
         else:
             live = slot < end
             if IDENTITY:
                 position = slot
-            elif MASKED:
-                position = tl.load(pages + slot // PAGE, mask=live, other=0) * PAGE + slot % PAGE
             else:
-                position = tl.load(pages + slot // PAGE) * PAGE + slot % PAGE
-            k_at = k + token_offset(table, position, live, k_block, k_token, BLOCK)
-            v_at = v + token_offset(table, position, live, v_block, v_token, BLOCK)
-        k_tile, v_tile = k_at[:, None] + channel[None, :], v_at[:, None] + channel[None, :]
+                position = tl.load(pages + slot // PAGE, mask=live, other=0) * PAGE + slot % PAGE
+            k_at = token_offset(table, position, live, k_block, k_token, BLOCK)
+            v_at = token_offset(table, position, live, v_block, v_token, BLOCK)
+            k_tile, v_tile = k + k_at[:, None] + channel[None, :], v + v_at[:, None] + channel[None, :]
         if MASKED:
             there = (slot < end)[:, None] & (channel < CHANNELS)[None, :]
             keys = tl.load(k_tile, mask=there, other=0.0)
