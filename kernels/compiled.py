@@ -138,7 +138,8 @@ class Compiled:
         """The queries that stand for blocks: fp32 [rows, kv_heads, group, query, channel] -> the same without query."""
         nodes, pooled = self.program.nodes, self.program.pooled
         assert pooled is not None
-        leaves = {**self.constants(q.device), **{i: q for i in self.default.pool if nodes[i].op == "q"}}
+        leaves: dict[int, Value] = {**self.constants(q.device)}
+        leaves |= {i: q for i in self.default.pool if nodes[i].op == "q"}
         value = self.settled(self.default.pool, leaves)[pooled]
         assert isinstance(value, Tensor)
         return self._of_heads(pooled, value, self.static.head_dim)

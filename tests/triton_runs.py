@@ -160,6 +160,20 @@ def planted_faults() -> dict[str, Any]:
     return triton_faults.find_all()
 
 
+def prompts() -> list[str]:
+    """Disagreements of prefill with the reference."""
+    import triton_prefill
+
+    return triton_prefill.disagreements()
+
+
+def planted_prefill_faults() -> dict[str, Any]:
+    """As `planted_faults`, for prefill."""
+    import triton_prefill
+
+    return triton_prefill.find_all()
+
+
 class _Patches:
     """The interpreter's patches of Triton's language for one launch, each made once.
 
@@ -197,7 +211,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     kinds: dict[str, Callable[..., Any]] = {
         "compare": compare_programs, "invariances": invariances, "steps": repeated_steps, "pages": some_pages,
-        "faults": planted_faults,
+        "faults": planted_faults, "prompts": prompts, "prompt_faults": planted_prefill_faults,
     }  # fmt: skip
     print(json.dumps(kinds[job.pop("kind")](**job)))
 

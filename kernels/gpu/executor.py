@@ -254,8 +254,8 @@ class TritonExecutor:
     ) -> tuple[Tensor, list[PageLists]]:
         """The prompts of all rows: q [batch, query_heads, tokens, channel] holds a query for every token of the cache
         (those past a row's length are ignored); returns the output, of q's shape, and the lists of each block of
-        queries, none where prefill is dense. `state`: summaries of the complete pages for prefill, which are not those
-        of decode; made here by default.
+        queries, none where prefill is dense. `state`: summaries of the complete pages; those that it lacks, since
+        decode has no use for them, are made here.
 
         A block selects as a decode step at its first token would, all blocks at once, with its pooled query.
         """
@@ -263,23 +263,34 @@ class TritonExecutor:
         lengths, page, scale = prompt_lengths(q, cache), self.program.page_size, self.static.scale
         if self.program.pooled is None:
             return attend_prefill(q, cache, None, None, page, scale, lengths=lengths), []
-        assert isinstance(self.program.block, int)
-        blocks = Blocks.of(lengths, self.program.block)
-        if state is None:
-            state = self._of_blocks.new_state(cache)
-            self._of_blocks.summarize(state, cache)
-        lists = blocks.with_touched(self._select_blocks(self._pooled(q, lengths), state, cache, blocks), page)
+        blocks = Blocks.of(lengths, self._block)
+        lists = self._select_blocks(self._pooled(q, lengths), self._block_state(state, cache), cache, blocks)
+        lists = blocks.with_touched(lists, page)
         return attend_prefill(q, cache, blocks, lists, page, scale, lengths=lengths), blocks.by_number(lists)
+
+    @property
+    def _block(self) -> int:
+        assert isinstance(self.program.block, int)
+        return self.program.block
+
+    def _block_state(self, state: TritonState | None, cache: PagedKV) -> TritonState:
+        fields = self._of_blocks.kernels(cache.k.dtype, cache.k.dtype)[0].graph.fields
+        if state is not None and all(name in state.fields for name in fields):
+            return TritonState({name: state.fields[name] for name in fields})
+        made = self._of_blocks.new_state(cache)
+        self._of_blocks.summarize(made, cache)
+        return made
 
     def _pooled(self, q: Tensor, lengths: list[int]) -> Tensor:
         """The query of every block, request after request: fp32 [blocks, query_heads, channel]."""
-        size, found = int(self.program.block), []  # type: ignore[call-overload]
+        size, found = self._block, []
         for request, length in enumerate(lengths):
             whole = length // size
             own = q[request].unflatten(0, (self.static.kv_heads, -1))
-            each = own[:, :, : whole * size].unflatten(2, (whole, size)).movedim(2, 0) if whole else own[None, :, :, :0]
             step = max(1, _CHUNK // (q.shape[1] * size * q.shape[3]))
-            found += [self._pool.pool(each[i : i + step].float()) for i in range(0, whole, step)]
+            for first in range(0, whole, step):
+                some = own[:, :, first * size : min(first + step, whole) * size]
+                found.append(self._pool.pool(some.unflatten(2, (-1, size)).movedim(2, 0).float()))
             if length % size:
                 found.append(self._pool.for_block(length % size).pool(own[None, :, :, whole * size : length].float()))
         return torch.cat(found).flatten(1, 2)
@@ -288,7 +299,7 @@ class TritonExecutor:
         """The lists of all blocks as far as the first page that each touches."""
         device, pages = pooled.device, -(-cache.capacity // self.program.page_size)
         rows, starts = blocks.rows.to(device), blocks.starts.to(device)
-        pooled = pooled[torch.argsort(torch.argsort(blocks.rows, stable=True), stable=True).to(device)]
+        pooled = pooled[blocks.by_request().to(device)]
         step = max(1, _CHUNK // (pooled.shape[1] * pages))
         found = []
         for part in (slice(i, i + step) for i in range(0, len(rows), step)):

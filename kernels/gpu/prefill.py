@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.prefill_kernels import attend_prompt
 
 _LOG2E = math.log2(math.e)
@@ -45,20 +46,26 @@ class PrefillShape:
     registers: int = 0
 
     @staticmethod
-    def of(queries: int, heads: int, head_dim: int, itemsize: int, run: int) -> PrefillShape:
+    def of(queries: int, heads: int, head_dim: int, itemsize: int, run: int, shared: int) -> PrefillShape:
         """For blocks of `queries` queries, `heads` query heads of one list, and elements of `itemsize` bytes, of which
-        `run` tokens of one KV head are known to lie in one page and block."""
+        `run` tokens of one KV head are known to lie in one page and block. `shared`: bytes of shared memory."""
         width = max(16, triton.next_power_of_2(head_dim))
         least, wanted = max(16, triton.next_power_of_2(heads)), triton.next_power_of_2(queries * heads)
+        is_wide = width > 128
+
+        def rows(most: int) -> int:
+            return max(least, min(wanted, most))
+
         if itemsize > 2:  # products without tensor cores, from registers
-            return PrefillShape(max(least, min(32 if width <= 128 else 16, wanted)), width, 16, 4, 2)
-        rows = max(least, min(wanted, 128 if width <= 128 else 64))
-        if width > 128:
-            return PrefillShape(rows, width, 32, 4, 2)
-        if rows < 128:
-            return PrefillShape(rows, width, 64, 4, 3)
+            return PrefillShape(rows(16 if is_wide else 32), width, 16, 4, 2)
+        if shared < 160 << 10:
+            return PrefillShape(rows(32 if is_wide else 64), width, 16 if is_wide else 32, 4, 2)
+        if is_wide:
+            return PrefillShape(rows(64), width, 32, 4, 2)
+        if rows(128) < 128:
+            return PrefillShape(rows(64), width, 64, 4, 3)
         # Wide tiles keep tensor cores from waiting for shared memory. A look-up for every token is one stage more.
-        return PrefillShape(rows, width, 128, 8, 2 if run >= 64 and width == 128 else 3)
+        return PrefillShape(rows(128), width, 128, 8, 2 if run >= 64 and width == 128 else 3)
 
     def options(self) -> dict[str, int]:
         """Triton's launch options."""
@@ -88,6 +95,10 @@ class Blocks:
         order = torch.argsort(starts * len(lengths) + rows)
         rows, starts = rows[order], starts[order]
         return Blocks(rows, starts, torch.minimum(starts + size, torch.tensor(lengths)[rows]), size, len(lengths))
+
+    def by_request(self) -> Tensor:
+        """The place of each block where those of a request follow each other."""
+        return torch.argsort(torch.argsort(self.rows, stable=True))
 
     def touched(self, page: int) -> tuple[Tensor, Tensor]:
         """The first page that each block touches, and how many it touches."""
@@ -168,7 +179,7 @@ def attend_prefill(
     heads = query_heads // cache.kv_heads // count
     size = _DENSE_BLOCK if lists is None or blocks is None else blocks.size
     run = cache.block if lists is None else min(page, cache.block)
-    shape = shape or PrefillShape.of(size, heads, channels, q.element_size(), run)
+    shape = shape or PrefillShape.of(size, heads, channels, q.element_size(), run, launch.shared_bytes(q.device))
     queries = tile_queries(size, heads, shape)
     if lists is None or blocks is None:
         blocks, page = Blocks.of(lengths, queries), cache.block
