@@ -11,11 +11,10 @@ from vortexlab.dsl.canonical import canonical_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static, digest
 from vortexlab.kernels.gpu.coverage import NotCovered
+from vortexlab.kernels.gpu.launch import SHARED_BYTES
 from vortexlab.kernels.gpu.report import compile_report
 
 SECONDS, MEMORY_MB = 60.0, 6144
-#: Shared memory that one program (thread block) can have, in bytes: vendors' figures for one block.
-_SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 #: A kernel that spills more than this per thread moves its scores through memory: no sane resource use.
 _SPILL_BYTES = 2048
 
@@ -46,10 +45,9 @@ def report(program: Program, static: Static, targets: list[str], dtype: str, fol
 def _excess(kernels: list[dict[str, Any]]) -> str:
     for kernel in kernels:
         name = f"kernel {kernel['kernel']} for {kernel['target']}"
-        if kernel["shared_bytes"] > _SHARED[kernel["target"]]:
-            return (
-                f"{name} needs {kernel['shared_bytes']} bytes of shared memory; {_SHARED[kernel['target']]} are there"
-            )
+        there = SHARED_BYTES[kernel["target"]]
+        if kernel["shared_bytes"] > there:
+            return f"{name} needs {kernel['shared_bytes']} bytes of shared memory; {there} are there"
         if kernel["spilled_bytes"] > _SPILL_BYTES:
             return f"{name} spills {kernel['spilled_bytes']} bytes a thread; summarise or score with smaller axes"
     return ""

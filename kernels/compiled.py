@@ -134,10 +134,15 @@ class Compiled:
         """The value of `program.result` as [rows, kv_heads, group, value channel]."""
         return self._of_heads(self.program.result, value, self.static.value_dim)
 
-    def as_query(self, value: Value) -> Tensor:
-        """The value of `program.pooled` as [rows, kv_heads, group, channel]."""
+    def pool(self, q: Tensor) -> Tensor:
+        """The queries that stand for blocks: fp32 [rows, kv_heads, group, query, channel] -> the same without query."""
+        nodes, pooled = self.program.nodes, self.program.pooled
+        assert pooled is not None
+        leaves: dict[int, Value] = {**self.constants(q.device)}
+        leaves |= {i: q for i in self.default.pool if nodes[i].op == "q"}
+        value = self.settled(self.default.pool, leaves)[pooled]
         assert isinstance(value, Tensor)
-        return self._of_heads(self.program.pooled, value, self.static.head_dim)
+        return self._of_heads(pooled, value, self.static.head_dim)
 
     def _of_heads(self, index: int | None, value: Tensor, width: int) -> Tensor:
         assert index is not None

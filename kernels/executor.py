@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.kernels.cache import PagedKV
 
@@ -74,6 +75,20 @@ class PageLists:
             [[row[:n] for row, n in zip(head, counts, strict=True)] for head, counts in zip(item, count, strict=True)]
             for item, count in zip(self.pages.tolist(), self.counts.tolist(), strict=True)
         ]
+
+
+def prompt_lengths(q: Tensor, cache: PagedKV) -> list[int]:
+    """The lengths of the prompts that a cache holds. `q`: [batch, query_heads, tokens, channel].
+
+    Raises `VortexError` when there is not a query for every token.
+    """
+    lengths: list[int] = cache.lengths.tolist()
+    if q.shape[0] != cache.batch or q.shape[2] < max(lengths):
+        raise VortexError(
+            f"prefill needs a query for each of {max(lengths)} tokens of {cache.batch} requests; found q "
+            f"{list(q.shape)}"
+        )
+    return lengths
 
 
 class Executor(Protocol):

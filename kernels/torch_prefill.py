@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.compiled import Compiled
-from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.executor import PageLists, prompt_lengths
 from vortexlab.kernels.lanes import Lanes
 from vortexlab.kernels.memory import Memory, Turn
 from vortexlab.kernels.torch_attend import Workspace, attend_rows
@@ -53,13 +52,8 @@ def prefill(
     workspace: Workspace,
 ) -> tuple[Tensor, list[PageLists]]:
     """See `TorchExecutor.prefill`; `form` is compiled for prefill."""
-    lengths = cache.lengths.tolist()
+    lengths = prompt_lengths(q, cache)
     batch, query_heads, tokens = q.shape[:3]
-    if batch != cache.batch or tokens < max(lengths):
-        raise VortexError(
-            f"prefill needs a query for each of {max(lengths)} tokens of {cache.batch} requests; found q "
-            f"{list(q.shape)}"
-        )
     out = q.new_zeros(batch, query_heads, tokens, cache.value_dim)
     if form.program.pooled is None:
         _dense(form, q, cache, lengths, out)
@@ -141,9 +135,7 @@ class _Blocks:
             [self.q[r, :, a:b] for r, a, b in zip(chunk.rows, chunk.starts, chunk.stops, strict=True)]
         ).float()
         q = q.unflatten(1, (heads, -1))
-        constants = form.constants(device)
-        leaves = {**constants, **{i: q for i in form.default.pool if program.nodes[i].op == "q"}}
-        pooled = form.as_query(form.settled(form.default.pool, leaves)[program.pooled])  # type: ignore[index]
+        constants, pooled = form.constants(device), form.pool(q)
 
         first = torch.tensor(chunk.starts, device=device)
         stops = torch.tensor(chunk.stops, device=device)

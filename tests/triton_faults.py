@@ -119,7 +119,7 @@ def planted(where: str, old: str, new: str) -> Iterator[list[int]]:
         text = Path(str(module.__file__)).read_text()
         assert old in text, f"{old!r} is not in {module.__name__}"
         count.append(1)
-        return _imported(text.replace(old, new))
+        return imported(text.replace(old, new))
 
     def generate_faulty(*arguments: Any) -> Kernels:
         kernels = generate(*arguments)
@@ -141,7 +141,7 @@ def planted(where: str, old: str, new: str) -> Iterator[list[int]]:
 _numbers = itertools.count()
 
 
-def _imported(text: str) -> ModuleType:
+def imported(text: str) -> ModuleType:
     """A module of the given text, under a name of its own, where generated kernels can import it from."""
     name = f"faulty_kernels_{next(_numbers)}"
     folder = Path(tempfile.mkdtemp(prefix="vortex-faults-"))

@@ -286,6 +286,20 @@ def decode_runner() -> dict[str, Any]:
     return {"worst": float((logits[0] - logits[1]).abs().max())}
 
 
+def prompts() -> list[str]:
+    """Disagreements of prefill with the reference."""
+    import triton_prefill
+
+    return triton_prefill.disagreements()
+
+
+def planted_prefill_faults() -> dict[str, Any]:
+    """As `planted_faults`, for prefill."""
+    import triton_prefill
+
+    return triton_prefill.find_all()
+
+
 class _Patches:
     """The interpreter's patches of Triton's language for one launch, each made once.
 
@@ -324,7 +338,7 @@ def main() -> None:
     kinds: dict[str, Callable[..., Any]] = {
         "compare": compare_programs, "invariances": invariances, "steps": repeated_steps, "pages": some_pages,
         "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner, "route": routed,
-        "mixed": mixed_precisions,
+        "mixed": mixed_precisions, "prompts": prompts, "prompt_faults": planted_prefill_faults,
     }  # fmt: skip
     print(json.dumps(kinds[job.pop("kind")](**job)))
 

@@ -76,8 +76,6 @@ def evaluation_config(
     if model_dir is not None:
         model_digest(str(model_dir))
     chosen = {name: value for name, value in given.items() if value is not None}
-    if phase == "prefill" and device == "auto":
-        device = "cpu"  # the torch executor alone does it
     config = EvaluationConfig(device=pick_device(device), **chosen)
     if not config.data:
         return config

@@ -23,10 +23,11 @@ from triton.compiler import ASTSource
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.kernels.gpu import attention_kernels, launch
+from vortexlab.kernels.gpu import attention_kernels, launch, prefill_kernels
 from vortexlab.kernels.gpu.attention import AttentionShape
-from vortexlab.kernels.gpu.codegen import Kernels, generate
+from vortexlab.kernels.gpu.codegen import Kernels, generate_phases
 from vortexlab.kernels.gpu.modules import load_source
+from vortexlab.kernels.gpu.prefill import PrefillShape, tile_queries
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -34,8 +35,9 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-_INTEGERS = ("table", "lengths", "pages", "counts", "wanted", "entries", "tokens", "arrived")
+_INTEGERS = ("table", "lengths", "work", "pages", "counts", "wanted", "entries", "tokens", "arrived")
 _POINTERS = dict.fromkeys(_INTEGERS, "*i32") | dict.fromkeys(("partial", "summit", "mass"), "*fp32")
+_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 #: What an instruction must look like to count, in PTX and in AMD's assembly.
 _INSTRUCTIONS = {
     "tensor core": r"\b(wgmma|mma\.sync|tcgen05\.mma|v_mfma)",
@@ -53,20 +55,26 @@ class Job:
     options: dict[str, int]
 
 
-def jobs(kernels: Kernels, dtype: str) -> Iterator[Job]:
-    """Every kernel of a step, for rows of the most pages that the selection kernel keeps in registers."""
-    program, static = kernels.graph.program, kernels.graph.static
-    module, page = load_source(kernels.text), program.page_size
+def jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
+    """Every kernel of a step, or of blocks of prefill queries (``prefill_...``), for rows of the most pages that the
+    selection kernel keeps in registers."""
+    static, page = kernels.graph.static, kernels.graph.program.page_size
+    module, prefix = load_source(kernels.text), "prefill_" if static.prefill else ""
     for kernel in kernels.kernels.values():
         constants, options = launch.shape(kernel, launch.WHOLE_ROW)
         constants |= {"BLOCK": page, "CHAINED": False}
         if kernel.name == "summarize":
             constants |= {"NEWEST": False, "FILTER": False}
-        yield Job(kernel.name, getattr(module, kernel.name), constants, options)
-    lists = kernels.graph.lists
-    shape = AttentionShape.of(static.group // lists, static.head_dim, 4 if dtype == "fp32" else 2)
+        yield Job(prefix + kernel.name, getattr(module, kernel.name), constants, options)
+    yield from _attend_blocks(kernels, dtype, target) if static.prefill else _attend_step(kernels, dtype)
+
+
+def _attend_step(kernels: Kernels, dtype: str) -> Iterator[Job]:
+    static, page, lists = kernels.graph.static, kernels.graph.program.page_size, kernels.graph.lists
+    heads = static.group // lists
+    shape = AttentionShape.of(heads, static.head_dim, _BYTES[dtype])
     common = {
-        "KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": static.group // lists, "CHANNELS": static.head_dim,
+        "KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": heads, "CHANNELS": static.head_dim,
         "WIDTH": shape.width,
     }  # fmt: skip
     split = {
@@ -77,10 +85,25 @@ def jobs(kernels: Kernels, dtype: str) -> Iterator[Job]:
     yield Job("attend_split", attention_kernels.attend_split, common | split, options)
 
 
+def _attend_blocks(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
+    program, static, lists = kernels.graph.program, kernels.graph.static, kernels.graph.lists
+    assert isinstance(program.block, int)
+    block, page, heads = program.block, program.page_size, static.group // lists
+    shape = PrefillShape.of(block, heads, static.head_dim, _BYTES[dtype], page, launch.SHARED_BYTES[target])
+    constants = {
+        "KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": heads, "CHANNELS": static.head_dim, "PAGE": page,
+        "BLOCK": page, "IDENTITY": False, "QUERIES": tile_queries(block, heads, shape), "ROWS": shape.rows,
+        "WIDTH": shape.width, "TILE": shape.tile, "PRECISE": shape.precise,
+    }  # fmt: skip
+    yield Job("attend_prompt", prefill_kernels.attend_prompt, constants, shape.options())
+
+
 def compile_job(job: Job, kernels: Kernels, dtype: str, target: GPUTarget) -> Any:
     """Triton's compiled kernel."""
     names = job.function.arg_names
-    signature = {name: "constexpr" if name in job.constants else _type(name, dtype, kernels) for name in names}
+    attends = "out" in names
+    types = {name: _type(name, dtype, kernels, attends) for name in names}
+    signature = {name: "constexpr" if name in job.constants else kind for name, kind in types.items()}
     # Tensors and their strides are multiples of 16 wherever the executor runs fast; assume it here too.
     aligned = [i for i, name in enumerate(names) if signature[name].startswith("*") or _is_stride(name)]
     attrs = {(i,): [["tt.divisibility", 16]] for i in aligned}
@@ -92,10 +115,12 @@ def _is_stride(name: str) -> bool:
     return name.endswith(("_row", "_head", "_block", "_token")) and name != "list_row"
 
 
-def _type(name: str, dtype: str, kernels: Kernels) -> str:
+def _type(name: str, dtype: str, kernels: Kernels, attends: bool) -> str:
     """Type of a parameter in Triton's notation."""
     if name in _POINTERS:
         return _POINTERS[name]
+    if name == "q" and kernels.graph.static.prefill and not attends:
+        return "*fp32"  # blocks select with a query of their own
     if name in ("q", "k", "v", "out"):
         return "*" + dtype
     match = re.fullmatch(r"([fbprt])(\d+)", name)
@@ -108,7 +133,7 @@ def _type(name: str, dtype: str, kernels: Kernels) -> str:
     return "*i64" if exact_int else "*fp32"
 
 
-def _resources(compiled: Any, target: GPUTarget) -> dict[str, int]:
+def resources(compiled: Any, target: GPUTarget) -> dict[str, int]:
     """Registers a thread, bytes spilled a thread, bytes of shared memory a program."""
     shared = int(compiled.metadata.shared)
     if target.backend == "hip":
@@ -130,10 +155,9 @@ def _resources(compiled: Any, target: GPUTarget) -> dict[str, int]:
 
 def reports(program: Program, static: Static, targets: list[str], dtype: str) -> list[dict[str, Any]]:
     """One report per kernel and target, with the fields of `report.KernelReport`."""
-    kernels = generate(program, static, dtype, dtype)
-    found = []
+    found, phases = [], generate_phases(program, static, dtype)
     for target in targets:
-        for job in jobs(kernels, dtype):
+        for kernels, job in [(phase, job) for phase in phases for job in jobs(phase, dtype, target)]:
             try:
                 compiled = compile_job(job, kernels, dtype, TARGETS[target])
             except Exception as error:
@@ -144,7 +168,7 @@ def reports(program: Program, static: Static, targets: list[str], dtype: str) ->
                 ) from error
             text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
             uses = [kind for kind, pattern in _INSTRUCTIONS.items() if re.search(pattern, text)]
-            found.append({"kernel": job.name, "target": target, **_resources(compiled, TARGETS[target]), "uses": uses})
+            found.append({"kernel": job.name, "target": target, **resources(compiled, TARGETS[target]), "uses": uses})
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -94,6 +94,14 @@ def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> K
         },
         {name: _STORAGE[stored] for name in graph.fields},
     )  # fmt: skip
+
+
+def generate_phases(program: Program, static: Static, dtype: str) -> list[Kernels]:
+    """The kernels of decode and, where blocks of prefill queries select, those of prefill, whose query is fp32."""
+    found = [generate(program, replace(static, prefill=False), dtype, dtype)]
+    if program.pooled is not None:
+        found.append(generate(program, replace(static, prefill=True), dtype, "fp32"))
+    return found
 
 
 @contextmanager

@@ -36,14 +36,14 @@ class NotCovered(VortexError):
 
 
 def uncovered(program: Program, static: Static) -> tuple[str, ...]:
-    """What a decode step of the bound program needs beyond the kernels, in words; empty when they run it.
+    """What a step of the bound program needs beyond the kernels, in words; empty when they run it.
 
-    Blocks of prefill queries are not looked at: the kernels decode, and prefill is dense there.
+    Blocks of prefill queries select as steps do; what makes one query of a block's runs in torch and is not looked at.
     """
     found: dict[str, None] = {}
     if static.latent:
         found["latent keys (MLA)"] = None
-    for index in _decoded(program):
+    for index in _stepping(program):
         word = _missing(program.nodes[index])
         if word:
             found[word] = None
@@ -60,7 +60,7 @@ def check_coverage(program: Program, static: Static) -> None:
         raise NotCovered(program, missing)
 
 
-def _decoded(program: Program) -> list[int]:
+def _stepping(program: Program) -> list[int]:
     """The live nodes without those that only stand for a block of prefill queries."""
     return [i for i in program.live() if program.nodes[i].stage != "pool"]
 

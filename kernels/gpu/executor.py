@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -15,15 +16,19 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.scalars import scalar_value
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.executor import PageLists
+from vortexlab.kernels.compiled import Compiled
+from vortexlab.kernels.executor import PageLists, prompt_lengths
 from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.attention import LocatedLists, attend
 from vortexlab.kernels.gpu.codegen import Kernel, Kernels, generate
 from vortexlab.kernels.gpu.coverage import check_coverage
 from vortexlab.kernels.gpu.device import INTERPRETED, combine_partials
 from vortexlab.kernels.gpu.modules import load_source
+from vortexlab.kernels.gpu.prefill import Blocks, attend_prefill
 from vortexlab.kernels.memory import Carry, Memory
 
+#: Numbers that the blocks of queries pooled, or selecting, at one time may hold.
+_CHUNK = 1 << 27
 _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -230,6 +235,76 @@ class TritonExecutor:
             lists = state.lists = self._new_lists(q, cache)
         self._select(q, state, cache, lists)
         return self.attend(q, cache, lists), lists
+
+    # prompts
+
+    @cached_property
+    def _of_blocks(self) -> TritonExecutor:
+        """The executor whose steps are blocks of prefill queries."""
+        return TritonExecutor(self.program, replace(self.static, prefill=True))
+
+    @cached_property
+    def _pool(self) -> Compiled:
+        """What makes one query of a block's, in torch."""
+        return Compiled(self.program, replace(self.static, prefill=True), False)
+
+    def prefill(
+        self, q: Tensor, cache: PagedKV, state: TritonState | None = None, memory: Memory | None = None
+    ) -> tuple[Tensor, list[PageLists]]:
+        """The prompts of all rows: q [batch, query_heads, tokens, channel] holds a query for every token of the cache
+        (those past a row's length are ignored); returns the output, of q's shape, and the lists of each block of
+        queries, none where prefill is dense. `state`: summaries of the complete pages; those that it lacks, since
+        decode has no use for them, are made here.
+
+        A block selects as a decode step at its first token would, all blocks at once, with its pooled query.
+        """
+        self._check(cache)
+        lengths, page, scale = prompt_lengths(q, cache), self.program.page_size, self.static.scale
+        if self.program.pooled is None:
+            return attend_prefill(q, cache, None, None, page, scale, lengths=lengths), []
+        blocks = Blocks.of(lengths, self._block)
+        lists = self._select_blocks(self._pooled(q, lengths), self._block_state(state, cache), cache, blocks)
+        lists = blocks.with_touched(lists, page)
+        return attend_prefill(q, cache, blocks, lists, page, scale, lengths=lengths), blocks.by_number(lists)
+
+    @property
+    def _block(self) -> int:
+        assert isinstance(self.program.block, int)
+        return self.program.block
+
+    def _block_state(self, state: TritonState | None, cache: PagedKV) -> TritonState:
+        fields = self._of_blocks.kernels(cache.k.dtype, cache.k.dtype)[0].graph.fields
+        if state is not None and all(name in state.fields for name in fields):
+            return TritonState({name: state.fields[name] for name in fields})
+        made = self._of_blocks.new_state(cache)
+        self._of_blocks.summarize(made, cache)
+        return made
+
+    def _pooled(self, q: Tensor, lengths: list[int]) -> Tensor:
+        """The query of every block, request after request: fp32 [blocks, query_heads, channel]."""
+        size, found = self._block, []
+        for request, length in enumerate(lengths):
+            whole = length // size
+            own = q[request].unflatten(0, (self.static.kv_heads, -1))
+            step = max(1, _CHUNK // (q.shape[1] * size * q.shape[3]))
+            for first in range(0, whole, step):
+                some = own[:, :, first * size : min(first + step, whole) * size]
+                found.append(self._pool.pool(some.unflatten(2, (-1, size)).movedim(2, 0).float()))
+            if length % size:
+                found.append(self._pool.for_block(length % size).pool(own[None, :, :, whole * size : length].float()))
+        return torch.cat(found).flatten(1, 2)
+
+    def _select_blocks(self, pooled: Tensor, state: TritonState, cache: PagedKV, blocks: Blocks) -> PageLists:
+        """The lists of all blocks as far as the first page that each touches."""
+        device, pages = pooled.device, -(-cache.capacity // self.program.page_size)
+        rows, starts = blocks.rows.to(device), blocks.starts.to(device)
+        pooled = pooled[blocks.by_request().to(device)]
+        step = max(1, _CHUNK // (pooled.shape[1] * pages))
+        found = []
+        for part in (slice(i, i + step) for i in range(0, len(rows), step)):
+            view = PagedKV(cache.k, cache.v, cache.table[rows[part]], (starts[part] + 1).int(), cache.block)
+            found.append(self._of_blocks.select(pooled[part], state, view))
+        return PageLists(torch.cat([item.pages for item in found]), torch.cat([item.counts for item in found]))
 
 
 def _rest(kernels: Kernels, index: int) -> int:

@@ -18,6 +18,9 @@ MAP_STAGES = 2
 #: Pages up to which the selection kernel keeps a row in registers.
 WHOLE_ROW = 8192
 
+#: Shared memory that one program (thread block) can have, in bytes: vendors' figures for one block.
+SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+
 
 def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]]:
     """Tile constants and launch options of a kernel for rows of at most `capacity` pages."""
@@ -50,3 +53,10 @@ def chained(device: torch.device) -> dict[str, Any]:
 def processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; a small number in the interpreter, so that splitting is exercised."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def shared_bytes(device: torch.device) -> int:
+    """Shared memory that one program can have; in the interpreter as much as on a Hopper GPU."""
+    if device.type != "cuda":
+        return SHARED_BYTES["sm_90"]
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)

@@ -16,8 +16,8 @@ from typing import Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.kernels.gpu import attention, attention_kernels, device, launch
-from vortexlab.kernels.gpu.codegen import Kernels, generate
+from vortexlab.kernels.gpu import attention, attention_kernels, device, launch, prefill, prefill_kernels
+from vortexlab.kernels.gpu.codegen import Kernels, generate_phases
 from vortexlab.kernels.gpu.modules import cache_dir, replace_text, source_key
 
 _PR_SET_PDEATHSIG = 1
@@ -59,7 +59,7 @@ def compile_report(
     if unknown:
         raise VortexError(f"unknown target {unknown[0]!r}; choose from {', '.join(TARGETS)}")
     # Programs that cannot be written at all are refused before a process starts; known source is not compiled again.
-    kept = _kept(generate(program, static, dtype, dtype), dtype, targets)
+    kept = _kept(program, generate_phases(program, static, dtype), dtype, targets)
     if kept.is_file():
         return _reports(json.loads(kept.read_text()))
     request = {
@@ -81,10 +81,13 @@ def compile_report(
     return _reports(answer["reports"])
 
 
-def _kept(kernels: Kernels, dtype: str, targets: Sequence[str]) -> Path:
+def _kept(program: Program, phases: Sequence[Kernels], dtype: str, targets: Sequence[str]) -> Path:
     """Where the reports of a generated source are kept: by its content and all else that decides them."""
-    own = [Path(str(module.__file__)).read_text() for module in (attention, attention_kernels, device, launch)]
-    return cache_dir() / "reports" / f"{source_key(json.dumps([kernels.text, dtype, list(targets), own]))}.json"
+    modules = (attention, attention_kernels, device, launch, prefill, prefill_kernels)
+    own = [Path(str(module.__file__)).read_text() for module in modules]
+    texts = [kernels.text for kernels in phases]
+    key = source_key(json.dumps([texts, program.block, dtype, list(targets), own]))
+    return cache_dir() / "reports" / f"{key}.json"
 
 
 def _reports(items: list[dict[str, Any]]) -> list[KernelReport]:

@@ -175,14 +175,13 @@ def _compile(
     if unknown:
         raise VortexError(f"unknown target {unknown[0]!r}; choose from {', '.join(TARGETS)}, or none")
     missing = list(uncovered(bound, static))
-    prefill = ["prefill over blocks of queries"] if bound.pooled is not None else []
     if not wanted or missing:
-        return [], "", missing + prefill
+        return [], "", missing
     try:
         reports = compile_report(bound, static, wanted, dtype)
     except VortexError as error:
-        return [], str(error), prefill
-    return [{**asdict(item), "uses": list(item.uses)} for item in reports], "", prefill
+        return [], str(error), []
+    return [{**asdict(item), "uses": list(item.uses)} for item in reports], "", []
 
 
 def _print_findings(file: str, text: str, findings: list[Diagnostic]) -> None:
