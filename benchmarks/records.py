@@ -118,4 +118,6 @@ class Records:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a kept file, errors left out, each with the conditions of the file."""
     found = json.loads(path.read_text())
-    return [{"conditions": found["conditions"], **row} for row in found["rows"] if "error" not in row]
+    conditions = found.get("conditions", {key: value for key, value in found.items() if isinstance(value, str)})
+    rows = found.get("rows", found.get("table"))
+    return [{"conditions": conditions, **row} for row in rows if "error" not in row]
