@@ -119,7 +119,7 @@ def moved(device: Device, steps: dict[str, float]) -> Device:
     for name, step in steps.items():
         low, _, high = FITTED[name]
         found[name] = min(high, max(low, getattr(device, name) * math.exp(step)))
-    return replace(device, **found)  # type: ignore[arg-type]
+    return replace(device, **found)
 
 
 def errors(rows: Sequence[Measured], device: Device) -> dict[str, dict[str, float]]:
