@@ -32,7 +32,7 @@ def read_all(source, result, size, programs, TILE: tl.constexpr):
     at = tl.program_id(0)
     total = tl.zeros([TILE], tl.float32)
     for start in range(at * TILE, size, programs * TILE):
-        spot = start.to(tl.int64) + tl.arange(0, TILE)
+        spot = start + tl.arange(0, TILE).to(tl.int64)
         total += tl.load(source + spot, mask=spot < size, other=0.0).to(tl.float32)
     tl.store(result + at, tl.sum(total, 0))
 
