@@ -1,88 +1,178 @@
-"""Times of the generated kernels on a GPU, as medians over replays of CUDA graphs; used by gpu_check.py.
+"""How the GPU benchmarks make caches and take times.
 
-Caches of several layers are rotated inside one graph, so that no step finds its context in L2. Blocks lie shuffled in
-their pools, as they do in a serving engine.
+Times are medians over replays of CUDA graphs. A graph goes through the caches of several layers, so that no step finds
+its context in L2; their blocks lie shuffled, in an order that all layers share, as they do in a serving engine.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from vortexlab.dsl.ir import Static
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.gpu import launch
-from vortexlab.kernels.gpu.attention import AttentionShape, attend, split_count
-from vortexlab.kernels.gpu.executor import TritonExecutor
-from vortexlab.search_spaces import load
 
-PAGE = 16
-#: Bytes of keys and values that one graph goes through: many times the L2 cache.
-ROTATED_BYTES = 1.5e9
+#: Bytes of keys and values that one graph goes through where they fit: many times the L2 cache. Layers at most.
+ROTATED_BYTES, MOST_LAYERS = 1.5e9, 32
+#: What one H200 reads at most, bytes a second: the roofline that fractions are of.
+ROOFLINE = 4.6e12
+#: Seconds that one measurement replays its graph for, and replays at least and at most.
+SPAN, FEWEST, MOST = 0.2, 10, 60
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Attention of one layer: query heads, KV heads, channels of a head."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int = 128
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token's key and value in bf16."""
+        return 4 * self.kv_heads * self.head_dim
+
+    @property
+    def static(self) -> Static:
+        return Static(self.kv_heads, self.heads // self.kv_heads, self.head_dim, self.head_dim**-0.5)
+
+    def __str__(self) -> str:
+        return f"{self.heads} / {self.kv_heads} x {self.head_dim}"
+
+
+#: Qwen3-1.7B, Qwen3-8B and Llama-3.1-8B, Qwen3-30B-A3B.
+GEOMETRIES = (Geometry(16, 8), Geometry(32, 8), Geometry(32, 4))
+
+
+@dataclass
+class Pool:
+    """Random keys and values of one geometry, made once; cells of every size lie in it.
+
+    `layout`: "NHD" keeps the heads of a token together, "HND" the tokens of a head, block by block.
+    """
+
+    geometry: Geometry
+    layout: str
+    k: Tensor
+    v: Tensor
+
+    @staticmethod
+    def make(geometry: Geometry, tokens: int, layout: str = "NHD", device: str = "cuda") -> Pool:
+        size = tokens * geometry.kv_heads * geometry.head_dim
+        pools = [torch.empty(size, dtype=torch.bfloat16, device=device) for _ in "kv"]
+        for number, pool in enumerate(pools):
+            generator = torch.Generator(device=device).manual_seed(number)
+            for part in pool.split(1 << 28):
+                part.normal_(generator=generator)
+        return Pool(geometry, layout, *pools)
+
+    def cell(self, batch: int, length: int) -> Cell:
+        """As many layers of `batch` requests of `length` tokens as are rotated through and fit."""
+        tokens = batch * length
+        size = tokens * self.geometry.token_bytes
+        fit = self.k.numel() // (tokens * self.geometry.kv_heads * self.geometry.head_dim)
+        layers = min(fit, MOST_LAYERS, -(-int(ROTATED_BYTES) // size))
+        if not layers:
+            raise ValueError(f"{batch} requests of {length} tokens do not fit the pool")
+        return Cell(self, batch, length, layers)
+
+    def part(self, pool: Tensor, layer: int, tokens: int) -> Tensor:
+        each = tokens * self.geometry.kv_heads * self.geometry.head_dim
+        return pool[layer * each : (layer + 1) * each]
 
 
 @dataclass
 class Cell:
-    """One geometry, batch and context, with the caches and queries of several layers."""
+    """One geometry, batch and context: the caches and queries of several layers."""
 
+    pool: Pool
     batch: int
     length: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    layers: list[PagedKV]
-    queries: list[Tensor]
+    layers: int
+    queries: list[Tensor] = field(init=False)
+    _tables: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
-    @staticmethod
-    def make(batch: int, length: int, heads: int, kv_heads: int, head_dim: int) -> Cell:
-        blocks = -(-length // PAGE)
-        size = 4 * batch * length * kv_heads * head_dim
-        layers, queries = [], []
-        for number in range(max(2, min(16, -(-int(ROTATED_BYTES) // size)))):
-            generator = torch.Generator(device="cuda").manual_seed(number)
-            made = {"device": "cuda", "dtype": torch.bfloat16, "generator": generator}
-            pools = [torch.randn(batch * blocks, PAGE, kv_heads, head_dim, **made).transpose(1, 2) for _ in "kv"]
-            table = torch.randperm(batch * blocks, device="cuda", generator=generator).int().view(batch, blocks)
-            lengths = torch.full((batch,), length, dtype=torch.int32, device="cuda")
-            layers.append(PagedKV(pools[0], pools[1], table, lengths, PAGE))
-            queries.append(torch.randn(batch, heads, head_dim, **made))
-        return Cell(batch, length, heads, kv_heads, head_dim, layers, queries)
+    def __post_init__(self) -> None:
+        generator = torch.Generator(device=self.device).manual_seed(2)
+        made: dict[str, Any] = {"device": self.device, "dtype": torch.bfloat16, "generator": generator}
+        shape = (self.batch, self.geometry.heads, self.geometry.head_dim)
+        self.queries = [torch.randn(shape, **made) for _ in range(self.layers)]
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.pool.geometry
+
+    @property
+    def device(self) -> torch.device:
+        return self.pool.k.device
 
     @property
     def scale(self) -> float:
-        return float(self.head_dim**-0.5)
+        return float(self.geometry.head_dim**-0.5)
 
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values of one layer."""
-        return 4 * self.batch * self.length * self.kv_heads * self.head_dim
+        return self.batch * self.length * self.geometry.token_bytes
 
-    def row(self, what: str, us: float, **more: Any) -> dict[str, Any]:
-        """One figure, with its conditions."""
+    def table(self, block: int) -> Tensor:
+        """int32 [batch, blocks]: the shuffled blocks of every request, the same in all layers."""
+        if block not in self._tables:
+            blocks = self.length // block
+            generator = torch.Generator(device=self.device).manual_seed(block)
+            order = torch.randperm(self.batch * blocks, device=self.device, generator=generator)
+            self._tables[block] = order.int().view(self.batch, blocks)
+        return self._tables[block]
+
+    def blocks(self, layer: int, block: int) -> tuple[Tensor, Tensor]:
+        """Keys and values as FlashInfer's layout has them: [blocks, block, head, channel], or for HND head first."""
+        g = self.geometry
+        middle = (block, g.kv_heads) if self.pool.layout == "NHD" else (g.kv_heads, block)
+        parts = (self.pool.part(pool, layer, self.batch * self.length) for pool in (self.pool.k, self.pool.v))
+        k, v = (part.view(-1, *middle, g.head_dim) for part in parts)
+        return k, v
+
+    def cache(self, layer: int, block: int = 16) -> PagedKV:
+        """The same memory as our kernels take it."""
+        k, v = self.blocks(layer, block)
+        if self.pool.layout == "NHD":
+            k, v = k.transpose(1, 2), v.transpose(1, 2)
+        lengths = torch.full((self.batch,), self.length, dtype=torch.int32, device=self.device)
+        return PagedKV(k, v, self.table(block), lengths, block)
+
+    def contiguous(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The same memory read as [batch, head, token, channel], for attention without pages."""
+        shape = (self.batch, self.geometry.kv_heads, self.length, self.geometry.head_dim)
+        parts = (self.pool.part(pool, layer, self.batch * self.length) for pool in (self.pool.k, self.pool.v))
+        k, v = (part.view(shape) for part in parts)
+        return k, v
+
+    def row(self, what: str, page: int) -> dict[str, Any]:
+        """What tells a figure of this cell from others, and how it was taken."""
+        g = self.geometry
         return {
-            "what": what, "us": us, "batch": self.batch, "context": self.length, "heads": self.heads,
-            "kv_heads": self.kv_heads, "head_dim": self.head_dim, "page": PAGE, "dtype": "bf16",
-            "layers_rotated": len(self.layers), **more,
+            "what": what, "heads": g.heads, "kv_heads": g.kv_heads, "head_dim": g.head_dim, "context": self.length,
+            "batch": self.batch, "page": page, "dtype": "bf16", "layout": self.pool.layout,
+            "layers_rotated": self.layers,
         }  # fmt: skip
 
-    def timed(self, work: Callable[[int], Any], repeats: int = 30, layers: int | None = None) -> float:
+    def timed(self, work: Callable[[int], Any]) -> float:
         """Median microseconds of `work(layer)`, taken over a graph that does it once for every layer."""
-        count = layers or len(self.layers)
 
         def every() -> None:
-            for number in range(count):
+            for number in range(self.layers):
                 work(number)
 
-        return replay_us(every, repeats) / count
+        return replay_us(every) / self.layers
 
 
-def replay_us(work: Callable[[], None], repeats: int = 30) -> float:
+def replay_us(work: Callable[[], Any]) -> float:
     """Median microseconds of one replay of `work`, captured as a CUDA graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -93,17 +183,22 @@ def replay_us(work: Callable[[], None], repeats: int = 30) -> float:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    for _ in range(3):
-        graph.replay()
-    spans = []
-    for _ in range(repeats):
+
+    def once() -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         graph.replay()
         end.record()
         end.synchronize()
-        spans.append(start.elapsed_time(end) * 1000)
-    return statistics.median(spans)
+        return float(start.elapsed_time(end) * 1000)
+
+    warm = statistics.median(once() for _ in range(3))
+    return statistics.median(once() for _ in range(replays(warm)))
+
+
+def replays(us: float) -> int:
+    """How often a graph that takes `us` microseconds is replayed."""
+    return max(FEWEST, min(MOST, int(SPAN * 1e6 / max(us, 1.0))))
 
 
 def kernel_times(work: Callable[[], Any]) -> dict[str, float]:
@@ -119,114 +214,3 @@ def kernel_times(work: Callable[[], Any]) -> dict[str, float]:
         if event.device_type == torch.autograd.DeviceType.CUDA:
             spans.setdefault(event.name, []).append(event.device_time)
     return {name: statistics.median(times) for name, times in spans.items() if not name.startswith("Mem")}
-
-
-def dense_rows(cell: Cell) -> list[dict[str, Any]]:
-    """Dense attention: our kernel over all pages, and torch's on contiguous keys and values."""
-    us = cell.timed(lambda i: attend(cell.queries[i], cell.layers[i], None, PAGE, cell.scale))
-    rows = [cell.row("dense (ours)", us, tb_per_s=cell.kv_bytes / us / 1e6)]
-    name = "dense (torch SDPA, contiguous)"
-    flat = []
-    for cache in cell.layers[:2]:
-        pools = [pool.reshape(cell.batch, -1, cell.kv_heads, PAGE, cell.head_dim) for pool in (cache.k, cache.v)]
-        flat.append([pool.transpose(1, 2).flatten(2, 3).contiguous() for pool in pools])
-
-    def sdpa(i: int) -> Tensor:
-        k, v = flat[i]
-        return torch.nn.functional.scaled_dot_product_attention(cell.queries[i][:, :, None], k, v, enable_gqa=True)
-
-    try:
-        us = cell.timed(sdpa, layers=len(flat))
-        rows.append(cell.row(name, us, tb_per_s=cell.kv_bytes / us / 1e6))
-    except Exception as error:
-        rows.append(cell.row(name, float("nan"), error=str(error)[:200]))
-    return rows
-
-
-def program_row(cell: Cell, name: str, dense_us: float) -> dict[str, Any]:
-    """A whole decode step of a seed program (update, select, attend), its stages and its kernels."""
-    program = load(name)
-    values = {key: value for key, value in {"page": PAGE, "budget": 64}.items() if key in program.knobs}
-    static = Static(cell.kv_heads, cell.heads // cell.kv_heads, cell.head_dim, cell.scale)
-    executor = TritonExecutor(program.bind(values), static)
-    states = [executor.new_state(cache) for cache in cell.layers]
-    for state, cache in zip(states, cell.layers, strict=True):
-        executor.summarize(state, cache)
-    lists = [executor.decode(*of)[1] for of in zip(cell.queries, states, cell.layers, strict=True)]
-    read = [float(x.tokens(c.lengths, PAGE).double().mean()) for x, c in zip(lists, cell.layers, strict=True)]
-
-    def step(i: int) -> None:
-        executor.update(states[i], cell.layers[i])
-        executor.decode(cell.queries[i], states[i], cell.layers[i])
-
-    us = cell.timed(step)
-    stages = {
-        "update": cell.timed(lambda i: executor.update(states[i], cell.layers[i])),
-        "attend": cell.timed(lambda i: executor.attend(cell.queries[i], cell.layers[i], lists[i])),
-    }
-    return cell.row(
-        name, us, stages=stages, kernels=kernel_times(lambda: step(0)), knobs=program.defaults | values,
-        density=statistics.mean(read) / cell.length, speedup=dense_us / us,
-    )  # fmt: skip
-
-
-def time_cell(
-    batch: int, length: int, heads: int, kv_heads: int, head_dim: int, names: list[str]
-) -> list[dict[str, Any]]:
-    """Dense and sparse decode steps of one batch and context, microseconds per layer. A program's error is a row."""
-    cell = Cell.make(batch, length, heads, kv_heads, head_dim)
-    rows = dense_rows(cell)
-    for name in names:
-        try:
-            rows.append(program_row(cell, name, rows[0]["us"]))
-        except Exception as error:
-            rows.append(cell.row(name, float("nan"), error=f"{type(error).__name__}: {str(error)[:300]}"))
-    return rows
-
-
-def tune(batch: int, length: int, heads: int, kv_heads: int, head_dim: int) -> list[dict[str, Any]]:
-    """The dense kernel under other tile sizes, warps, stages and splits; the selection kernel under other warps."""
-    cell = Cell.make(batch, length, heads, kv_heads, head_dim)
-    found: list[dict[str, Any]] = []
-    width = triton.next_power_of_2(head_dim)
-    for tile, warps, stages, precise in (
-        (64, 4, 3, True), (64, 4, 3, False), (64, 4, 4, True), (128, 4, 3, True), (128, 4, 4, True), (64, 2, 3, True),
-        (32, 4, 4, True),
-    ):  # fmt: skip
-        usual = split_count(batch * kv_heads, -(-length // tile), launch.processors(cell.queries[0].device))
-        shape = AttentionShape(16, width, tile, warps, stages, precise)
-        for splits in sorted({usual, max(1, usual // 2), min(128, 2 * usual)}):
-            row = {"tile": tile, "warps": warps, "stages": stages, "precise": precise, "splits": splits, "batch": batch}
-            try:
-                found.append({**row, "us": cell.timed(_dense(cell, splits, shape), 15)})
-            except Exception as error:
-                found.append({**row, "error": str(error)[:100]})
-    found.sort(key=lambda row: row.get("us", 1e9))
-    return [*_selection_warps(cell), *found]
-
-
-def _dense(cell: Cell, splits: int, shape: AttentionShape) -> Callable[[int], Tensor]:
-    return lambda i: attend(cell.queries[i], cell.layers[i], None, PAGE, cell.scale, splits=splits, shape=shape)
-
-
-def _selection_warps(cell: Cell) -> list[dict[str, Any]]:
-    """Device microseconds of Quest's selection kernel under several numbers of warps."""
-    usual, found = launch.shape, []
-    program = load("quest").bind({"page": PAGE, "budget": 64})
-    static = Static(cell.kv_heads, cell.heads // cell.kv_heads, cell.head_dim, cell.scale)
-    for warps in (2, 4, 8, 16):
-
-        def changed(kernel: Any, capacity: int, warps: int = warps) -> tuple[dict[str, Any], int]:
-            constants, used = usual(kernel, capacity)
-            return constants, warps if kernel.name.startswith("choose") else used
-
-        launch.shape = changed
-        try:
-            executor = TritonExecutor(program, static)
-            state = executor.new_state(cell.layers[0])
-            executor.summarize(state, cell.layers[0])
-            times = kernel_times(lambda e=executor, s=state: e.decode(cell.queries[0], s, cell.layers[0]))  # type: ignore[misc]
-            found.append({"choose_warps": warps, "batch": cell.batch, "us": times.get("choose_whole", float("nan"))})
-        finally:
-            launch.shape = usual
-    return found

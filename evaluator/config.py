@@ -16,6 +16,7 @@ from vortexlab import __version__
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
 from vortexlab.evaluator.phases import DECODE, PREFILL
+from vortexlab.kernels.devices import get_device
 
 #: Raised whenever the way of measuring changes, so that old verdicts are not taken for new ones.
 PROTOCOL_VERSION = 2
@@ -50,7 +51,8 @@ class EvaluationConfig:
       program read the contexts by itself, then answer, and times reading.
     * `speed`: ``measured`` on `device`, or ``predicted`` by the cost model for `predicted_device`.
     * `geometry` names the attention geometry of the speed gate; `batch_tokens` = batch x context there,
-      0 for 65,536 on the CPU and 1,048,576 on a GPU, where dense attention is no contest of overheads.
+      0 for 65,536 on the CPU and 1,048,576 on a GPU (measured or predicted for), where dense attention is no contest
+      of overheads.
     * `compile_for`: GPU targets of the compile gate, for example ``("sm_90",)``; empty leaves the gate out.
     * `screen_contexts` per task; `audit_share` of the programs that the screen rejects run on in full.
     * `threads`: CPU threads of the worker, 0 for all. `seconds` of wall clock for one gate, `memory_mb` of memory.
@@ -110,8 +112,9 @@ class EvaluationConfig:
 
     @property
     def resolved_batch_tokens(self) -> int:
-        """Tokens of all requests together in the speed gate."""
-        return self.batch_tokens or (1 << 20 if self.device == "cuda" else 1 << 16)
+        """Tokens of all requests together in the speed gate, on the device that speed is measured or predicted for."""
+        device = self.predicted_device if self.speed == "predicted" else self.device
+        return self.batch_tokens or (1 << 16 if device == "cpu" else 1 << 20)
 
     def with_split(self, split: str) -> EvaluationConfig:
         return replace(self, split=split)
@@ -135,14 +138,17 @@ class EvaluationConfig:
     def environment_key(self) -> str:
         """64 hex digits over everything that a measurement depends on besides the program.
 
-        Model and data files by content, this configuration, versions, and the device. Two runs with the same key may
-        share verdicts. Raises `VortexError` when the model folder holds no model or data cannot be read.
+        Model and data files by content, this configuration, versions, the device, and the rates of the cost model where
+        speed is predicted. Two runs with the same key may share verdicts. Raises `VortexError` when the model folder
+        holds no model, data cannot be read, or the device to predict for is unknown.
         """
         settings = self.to_json()
         for irrelevant in ("model", "data", "seconds", "memory_mb"):
             settings.pop(irrelevant)
         if self.data:
             settings["data"] = data_digests(self.data)
+        if self.speed == "predicted":
+            settings["rates"] = get_device(self.predicted_device).to_json()
         return digest(
             {
                 "protocol": PROTOCOL_VERSION,

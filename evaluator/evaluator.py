@@ -434,6 +434,8 @@ class Evaluator:
         if self.config.speed == "predicted" and any(gate.name == "speed" for gate in trial.gates):
             value = costs.speedup(predicted[self.config.predicted_device])
             speedup = Estimate(value, value, value)
+            by_length = predicted[self.config.predicted_device]
+            conditions["batch"] = {length: item["batch"] for length, item in by_length.items()}
         if timings:
             conditions["baseline"] = {length: timing["baseline"] for length, timing in timings.items()}
             conditions["batch"] = {length: timing["batch"] for length, timing in timings.items()}

@@ -3,10 +3,11 @@
 Everything follows from the program's typed form: which summaries are alive and how large they are, what has to be
 computed for each candidate page, and how many pages the lists can hold. Time is a roofline for each stage,
 
-    seconds = latency + kernels * launch + max(bytes / bandwidth, products / matrix rate, results / vector rate),
+    seconds = latency + kernels * launch + max(bytes / bandwidth(bytes), products / matrix rate, results / vector rate),
 
-with the rates of `vortexlab.kernels.devices`: what well-made kernels reach, not what some kernel happens to take. The
-same inputs always give the same numbers; they are predictions and never stand in one column with measurements.
+with the rates of `vortexlab.kernels.devices`; `benchmarks/calibrate.py` fits those of the H200 and reports how far
+predictions are from what was measured. The same inputs always give the same numbers; they are predictions and never
+stand in one column with measurements.
 
 What only a set kept over steps needs counts for one step in its period; what a layer reuses from below, not at all.
 """
@@ -247,7 +248,8 @@ class Model:
         kernels: float = 0.0, rate: float | None = None, extra: float = 0.0,
     ) -> Stage:  # fmt: skip
         device = self.device
-        work = max((read + written) / (rate or device.read), flops / self._matrix_rate(), results / device.vector)
+        moved = device.transfer(read + written, rate or device.read)
+        work = max(moved, flops / self._matrix_rate(), results / device.vector)
         seconds = kernels * device.launch + work + extra
         return Stage(name, read, written, flops, results, kernels, seconds)
 

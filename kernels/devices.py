@@ -19,10 +19,11 @@ class Device:
     """Rates in units per second: bytes, floating-point operations, elements.
 
     `read`: bytes of streamed reads. `gather`: bytes of K and V read page by page. `dense`: bytes of K and V read by the
-    best dense attention. `matrix`: FLOPs of matrix products by cache dtype; `vector`: elementwise results. `choose`:
-    scores ordered by exact selection. `launch`: seconds that every kernel costs beside its work; `attend_latency` and
-    `choose_latency`: seconds more that attention and exact selection take at least. `units`: processors that a launch
-    should fill, 1 where work is not split. `least_bytes`: bytes that an element of K or V counts for at least.
+    best dense attention. `ramp`: seconds lost on the way up to such a rate, half of them by a transfer of `ramp_bytes`.
+    `matrix`: FLOPs of matrix products by cache dtype; `vector`: elementwise results. `choose`: scores ordered by exact
+    selection. `launch`: seconds that every kernel costs beside its work; `attend_latency` and `choose_latency`: seconds
+    more that attention and exact selection take at least. `units`: processors that a launch should fill, 1 where work
+    is not split. `least_bytes`: bytes that an element of K or V counts for at least.
     """
 
     name: str
@@ -39,7 +40,13 @@ class Device:
     attend_latency: float
     choose_latency: float
     units: int
+    ramp: float = 0.0
+    ramp_bytes: float = 1.0
     least_bytes: int = 1
+
+    def transfer(self, size: float, rate: float) -> float:
+        """Seconds of moving `size` bytes at `rate`; small amounts do not fill the device and move at a lower one."""
+        return size / rate + self.ramp * size / (size + self.ramp_bytes)
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -50,38 +57,42 @@ _H200 = Device(
     kind="cuda",
     evidence="measured",
     source=(
-        "One H200 SXM, torch 2.11, CUDA 13: FlashInfer 0.6.14 paged decode reads K and V at 4.58 TB/s and has a floor "
-        "of 10 us a layer (batch 1, 4k tokens); bf16 matmul of 8192 cubed 701 TFLOP/s; its top-k takes 13 us for "
-        "8 x 2048 scores and 20.5 us for 256 x 2048, launch included. Under CUDA graphs our kernels add 2.3 us each, "
-        "a scored selection 5 us (batch 1, 8k tokens, 16 query and 8 KV heads of 128, bf16). "
-        "fp32 products (half the bf16 rate) and elementwise results (half the datasheet's 67 TFLOP/s): unmeasured"
+        "One H200 SXM, torch 2.11, CUDA 13, CUDA graphs: rates and latencies are fitted to dense and sparse decode "
+        "steps (benchmarks/results/h200-calibration.json); bf16 matmul of 8192 cubed runs at 701 TFLOP/s. fp32 "
+        "products (half the bf16 rate) and elementwise results (half the datasheet's 67 TFLOP/s): unmeasured"
     ),
-    read=4.6e12,
-    gather=4.6e12,
-    dense=4.6e12,
+    read=3.81e12,
+    gather=3.24e12,
+    dense=4.52e12,
     matrix={"fp32": 3.5e14, "bf16": 7.01e14, "fp16": 7.01e14},
     vector=3.3e13,
-    choose=1.0e11,
-    launch=2.3e-6,
-    attend_latency=5.4e-6,
-    choose_latency=5e-6,
+    choose=2.46e10,
+    launch=3.72e-6,
+    attend_latency=1e-8,
+    choose_latency=1.69e-6,
     units=132,
+    ramp=3.37e-6,
+    ramp_bytes=6.86e6,
 )
+#: The vendor's figures for the same GPU: bytes and bf16 products a second.
+_H200_DATASHEET = (4.8e12, 9.89e14)
 
 
 def _datasheet(name: str, read: float, bf16: float, fp32: float, vector: float, units: int, source: str) -> Device:
+    bytes_share, products = read / _H200_DATASHEET[0], _H200.matrix["bf16"] / _H200_DATASHEET[1]
     return replace(
         _H200,
         name=name,
         evidence="datasheet",
-        source=f"{source}; overheads as on the H200, unconfirmed",
-        read=read,
-        gather=read,
-        dense=read,
-        matrix={"fp32": fp32, "bf16": bf16, "fp16": bf16},
+        source=f"{source}; reached as far as on the H200 and with its overheads, unconfirmed",
+        read=_H200.read * bytes_share,
+        gather=_H200.gather * bytes_share,
+        dense=_H200.dense * bytes_share,
+        matrix={name: rate * products for name, rate in (("fp32", fp32), ("bf16", bf16), ("fp16", bf16))},
         vector=vector,
-        choose=_H200.choose * read / _H200.read,
+        choose=_H200.choose * bytes_share,
         units=units,
+        ramp_bytes=_H200.ramp_bytes * bytes_share,
     )
 
 

@@ -229,6 +229,11 @@ def test_measured_speed_is_that_of_the_paired_ratios_and_predicted_speed_is_the_
     assert predicted.speedup is not None and "speed" not in box.operations()
     assert predicted.speedup.value == predicted.predicted_speedup and not predicted.speed_samples
     assert predicted.conditions["device"] == "h200 (predicted)"
+    assert predicted.conditions["batch"] == {"320": (1 << 20) // 320}  # the GPU's, wherever the campaign runs
+    asked = evaluate(Scripted(), speed="predicted", batch_tokens=32 * 320, geometry="qwen3-1.7b")
+    stage = asked.stages["predicted"]["h200"]["320"]
+    assert asked.conditions["batch"] == {"320": 32} and (stage["batch"], stage["geometry"]["group"]) == (32, 2)
+    assert asked.speedup is not None and asked.speedup.value == pytest.approx(stage["speedup_over_dense"])
     assert [gate.name for gate in predicted.gates][-2:] == ["accuracy", "speed"]
 
 
