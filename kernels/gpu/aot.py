@@ -79,7 +79,7 @@ def _attend_step(kernels: Kernels, dtype: str) -> Iterator[Job]:
     }  # fmt: skip
     split = {
         "ATOM": page, "BLOCK": page, "IDENTITY": False, "DIRECT": False, "ROWS": shape.rows, "TILE": shape.tile,
-        "PRECISE": shape.precise, "SPLITS": 16, "CHAINED": False,
+        "PRECISE": shape.precise, "SPLITS": 64, "CHAINED": False,
     }  # fmt: skip
     options = {"num_warps": shape.warps, "num_stages": shape.stages}
     yield Job("attend_split", attention_kernels.attend_split, common | split, options)

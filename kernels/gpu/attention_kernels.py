@@ -32,20 +32,19 @@ def join_runs(
 
     SPLITS is `splits` rounded up to a power of two. Runs were written by other programs: they are read past L1.
     """
-    split = tl.arange(0, SPLITS)
     channel = tl.arange(0, WIDTH)
+    every = tl.arange(0, SPLITS)
     CHUNK: tl.constexpr = 16 if SPLITS > 16 else SPLITS  # this tail of a kernel shall not cost the rest its registers
     for member in range(HEADS):
-        at = place + split * HEADS + member
-        live = split < splits
-        used = live & (tl.load(mass + at, mask=live, other=0.0, cache_modifier=".cg") > 0.0)
-        highest = tl.max(tl.load(summit + at, mask=used, other=-1.0e30, cache_modifier=".cg"), 0)
+        places = place + every * HEADS + member
+        ran = (every < splits) & (tl.load(mass + places, mask=every < splits, other=0.0, cache_modifier=".cg") > 0.0)
+        highest = tl.max(tl.load(summit + places, mask=ran, other=-1.0e30, cache_modifier=".cg"), 0)
         whole = tl.zeros([CHUNK], tl.float32)
         sums = tl.zeros([CHUNK, WIDTH], tl.float32)
         for first in range(0, splits, CHUNK):
-            some = first + tl.arange(0, CHUNK)
-            at = place + some * HEADS + member
-            total = tl.load(mass + at, mask=some < splits, other=0.0, cache_modifier=".cg")
+            split = first + tl.arange(0, CHUNK)
+            at = place + split * HEADS + member
+            total = tl.load(mass + at, mask=split < splits, other=0.0, cache_modifier=".cg")
             used = total > 0.0
             top = tl.load(summit + at, mask=used, other=-1.0e30, cache_modifier=".cg")
             fade = tl.where(used, tl.exp2(top - highest), 0.0)
