@@ -19,6 +19,7 @@ from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.attention_kernels import attend_combine, attend_split
+from vortexlab.kernels.gpu.fp8 import handed
 
 _LOG2E = math.log2(math.e)
 
@@ -70,7 +71,7 @@ def attend(
             f"the query [batch, query_heads, channel] = {list(q.shape)} does not fit a cache of {cache.batch} requests "
             f"and {cache.kv_heads} KV heads of {cache.head_dim} channels"
         )
-    if q.dtype != cache.k.dtype:
+    if q.dtype != cache.k.dtype and cache.k.element_size() > 1:
         raise VortexError(f"query and cache must have one precision; found {q.dtype} and {cache.k.dtype}")
     if q.stride(2) != 1:
         q = q.contiguous()
@@ -88,7 +89,7 @@ def attend(
     pages, counts = (cache.table, cache.lengths) if lists is None else (lists.pages, lists.counts)
     attend_split[(splits, rows)](
         q, q.stride(0), q.stride(1),
-        cache.k, *cache.k.stride()[:3], cache.v, *cache.v.stride()[:3],
+        handed(cache.k), *cache.k.stride()[:3], handed(cache.v), *cache.v.stride()[:3],
         cache.table, cache.table.stride(0), cache.lengths, pages, counts, most,
         out, out.stride(0), out.stride(1), partial, edges if direct else edges[0], edges if direct else edges[1],
         splits, scale * _LOG2E,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Program, Static
-from vortexlab.kernels.gpu import attention, attention_kernels, device, launch
+from vortexlab.dsl.ir import FP8, Program, Static
+from vortexlab.kernels.gpu import attention, attention_kernels, device, fp8, latent, latent_kernels, launch
 from vortexlab.kernels.gpu.codegen import Kernels, generate
 from vortexlab.kernels.gpu.modules import cache_dir, replace_text, source_key
 
@@ -51,7 +51,7 @@ def compile_report(
 ) -> list[KernelReport]:
     """Compiles every kernel of a bound program for each target, in a process of its own.
 
-    `dtype` (bf16, fp16 or fp32) is that of cache and query. The process may take `seconds` in all and `memory_mb` of
+    `dtype` is that of the cache, and of the query where it is bf16, fp16 or fp32; over a cache in fp8 queries are bf16. The process may take `seconds` in all and `memory_mb` of
     address space. Raises `VortexError`, in one line, for an unknown target, for a program whose tiles are too large,
     that does not compile, or that goes over a limit.
     """
@@ -59,7 +59,8 @@ def compile_report(
     if unknown:
         raise VortexError(f"unknown target {unknown[0]!r}; choose from {', '.join(TARGETS)}")
     # Programs that cannot be written at all are refused before a process starts; known source is not compiled again.
-    kept = _kept(generate(program, static, dtype, dtype), dtype, targets)
+    query = "bf16" if dtype in FP8 else dtype
+    kept = _kept(generate(program, static, dtype, query), dtype, targets)
     if kept.is_file():
         return _reports(json.loads(kept.read_text()))
     request = {
@@ -83,7 +84,8 @@ def compile_report(
 
 def _kept(kernels: Kernels, dtype: str, targets: Sequence[str]) -> Path:
     """Where the reports of a generated source are kept: by its content and all else that decides them."""
-    own = [Path(str(module.__file__)).read_text() for module in (attention, attention_kernels, device, launch)]
+    modules = (attention, attention_kernels, device, fp8, latent, latent_kernels, launch)
+    own = [Path(str(module.__file__)).read_text() for module in modules]
     return cache_dir() / "reports" / f"{source_key(json.dumps([kernels.text, dtype, list(targets), own]))}.json"
 
 
