@@ -17,7 +17,7 @@ import torch
 from vortexlab.dsl.ir import FP8, Program, Static
 from vortexlab.kernels.gpu.choose import write_choose
 from vortexlab.kernels.gpu.coverage import check_coverage
-from vortexlab.kernels.gpu.emit import PAGE_DIM, Coords, Dim, Value, coords, runs
+from vortexlab.kernels.gpu.emit import PAGE_DIM, Affine, Coords, Dim, Value, coords, runs
 from vortexlab.kernels.gpu.graph import Graph, MapKernel, Schedule, lower, schedule
 from vortexlab.kernels.gpu.values import Dtypes, KernelText
 from vortexlab.kernels.lowering import contract
@@ -160,7 +160,7 @@ def _store_summary(kernel: KernelText, number: int, index: int) -> None:
     parts: list[tuple[Value, str, str]] = []
     for run in runs(op.sizes[long]) if long else [range(0, 1)]:
         dims = {axis: Dim(kernel.axes.get(axis, axis), op.sizes[axis]) for axis in op.axes}
-        at = {axis: ((dim, 1),) for axis, dim in dims.items()}
+        at: dict[str, Affine] = {axis: ((dim, 1),) for axis, dim in dims.items()}
         if long:
             dims[long], at[long] = e.along_run(dims[long].name, run)
         value = e.broadcast(e.scalar(e.as_float(e.eval(index, coords(**at)))), tuple(dims.values()))

@@ -83,7 +83,7 @@ def expand(value: Value, dims: tuple[Dim, ...]) -> str:
 
 
 def runs(size: int) -> list[range]:
-    """An axis in runs whose lengths are powers of two, where it is long and padding it would double the largest tile."""
+    """An axis in runs whose lengths are powers of two, where it is so long that its padding would cost."""
     if size <= LONG:
         return [range(size)]
     found, start = [], 0

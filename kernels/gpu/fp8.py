@@ -50,7 +50,7 @@ def widened(x):
 
 @triton.jit
 def stored_operand(x, dtype: tl.constexpr):
-    """Stored numbers as an operand of a matrix product in `dtype`, which holds them exactly; fp32 in the interpreter."""
+    """Stored numbers as operands of a product in `dtype`, which holds them exactly; fp32 in the interpreter."""
     if _INTERPRETED:
         return widened(x)
     elif (x.dtype == tl.uint8) | (x.dtype == tl.int8):

@@ -51,9 +51,9 @@ def compile_report(
 ) -> list[KernelReport]:
     """Compiles every kernel of a bound program for each target, in a process of its own.
 
-    `dtype` is that of the cache, and of the query where it is bf16, fp16 or fp32; over a cache in fp8 queries are bf16. The process may take `seconds` in all and `memory_mb` of
-    address space. Raises `VortexError`, in one line, for an unknown target, for a program whose tiles are too large,
-    that does not compile, or that goes over a limit.
+    `dtype` is that of the cache, and of the query but over a cache in fp8, whose queries are bf16. The process may take
+    `seconds` in all and `memory_mb` of address space. Raises `VortexError`, in one line, for an unknown target, for a
+    program whose tiles are too large, that does not compile, or that goes over a limit.
     """
     unknown = [target for target in targets if target not in TARGETS]
     if unknown:
