@@ -129,7 +129,8 @@ def test_latent_keys_are_attended_on_tensor_cores_without_spills(page):
 def test_fp8_caches_and_summaries_compile_where_the_machine_does_not_convert_them_too():
     found = compile_report(load("quest").bind(), Static(2, 4, 64, 0.125), TARGETS, "fp8_e4m3")
     assert {item.target for item in found} == set(TARGETS)
-    assert all(item.spilled_bytes == 0 for item in found if item.target.startswith("sm_"))
+    attention = [item for item in found if item.kernel == "attend_split" and "sm_" in item.target]
+    assert len(attention) == 3 and all(item.spilled_bytes == 0 for item in attention)
 
 
 def test_an_envelope_is_scored_on_tensor_cores_too():
