@@ -173,9 +173,10 @@ def judge_lists(expected: Expected, found: PageLists, what: str = "select") -> R
 def judge_output(expected: Expected, lists: list[list[Lists]], found: Tensor, what: str = "attend") -> Report:
     """Compares attention with the reference's under the same lists, each row relative to its own RMS."""
     case, report = expected.case, Report()
-    if found.shape != case.q.shape or found.dtype != case.q.dtype:
+    shape = (*case.q.shape[:2], case.static.value_dim)
+    if found.shape != shape or found.dtype != case.q.dtype:
         report.disagreements.append(
-            f"{what}: {case}: {list(found.shape)} {found.dtype} where q is {list(case.q.shape)} {case.q.dtype}"
+            f"{what}: {case}: {list(found.shape)} {found.dtype} where it should be {list(shape)} {case.q.dtype}"
         )
         return report
     page = case.program.page_size

@@ -118,6 +118,21 @@ def test_sm_90_code_uses_tensor_cores_and_asynchronous_copies():
     assert all(item.registers > 0 and item.spilled_bytes == 0 for item in found.values())
 
 
+@pytest.mark.parametrize("page", [16, 64])
+def test_latent_keys_are_attended_on_tensor_cores_without_spills(page):
+    static = Static(kv_heads=1, group=20, head_dim=576, scale=256**-0.5, latent=512)
+    found = {item.kernel: item for item in compile_report(load("mla_block").bind({"page": page}), static, ("sm_90",))}
+    assert found["latent_split"].uses == ("tensor core", "asynchronous copy")
+    assert all(item.spilled_bytes == 0 and item.shared_bytes <= 227 << 10 for item in found.values())
+
+
+def test_fp8_caches_and_summaries_compile_where_the_machine_does_not_convert_them_too():
+    found = compile_report(load("quest").bind(), Static(2, 4, 64, 0.125), TARGETS, "fp8_e4m3")
+    assert {item.target for item in found} == set(TARGETS)
+    attention = [item for item in found if item.kernel == "attend_split" and "sm_" in item.target]
+    assert len(attention) == 3 and all(item.spilled_bytes == 0 for item in attention)
+
+
 def test_an_envelope_is_scored_on_tensor_cores_too():
     source = ENVELOPE.format(name="P", budget="n", low="a", high="b", product="x")
     found = {item.kernel: item for item in compile_report(parse(source).bind(), STATIC, ("sm_90",))}

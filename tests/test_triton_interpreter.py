@@ -25,6 +25,24 @@ def test_random_programs_equal_the_reference():
     agrees(interpreted("compare", names=[], programs=list(range(7_000, 7_005)), seeds=[]), 5)
 
 
+def test_latent_keys_of_a_real_width_equal_the_reference():
+    agrees(interpreted("latent", names=["mla_rope_weighted"], dtypes=["float32", "float8_e4m3fn"]), 2)
+
+
+def test_random_programs_over_fp8_caches_and_latent_keys_equal_the_reference():
+    found = interpreted("covered", programs=[12, 26, 43, 81, 85, 102, 119, 148])
+    agrees(found, 8)
+    assert found["latent"] == 3 and found["fp8_caches"] == 4 and found["fp8_summaries"] == 5
+
+
+def test_fp8_summaries_of_a_published_program_equal_the_reference():
+    agrees(interpreted("compare", names=["twilight"], programs=[], seeds=[4]), 1)
+
+
+def test_fp8_codes_are_those_of_torch():
+    assert interpreted("fp8") == {"float8_e4m3fn": [0, 0, 0], "float8_e5m2": [0, 0, 0]}
+
+
 def test_layout_row_order_later_tokens_and_growth_change_nothing():
     agrees(interpreted("invariances", names=["quest"], seeds=[11]), 1)
 
@@ -61,6 +79,14 @@ def test_seed_program_on_ten_configurations(name):
 @pytest.mark.parametrize("first", range(7_100, 7_200, 10))
 def test_hundred_random_programs(first):
     agrees(interpreted("compare", names=[], programs=list(range(first, first + 10)), seeds=[], timeout=1800), 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 400, 40))
+def test_hundred_covered_programs_of_the_whole_language(first):
+    found = interpreted("covered", programs=list(range(first, first + 40)), timeout=1800)
+    assert not found["disagreements"], "\n".join(found["disagreements"])
+    assert found["cases"] >= 4
 
 
 @pytest.mark.slow

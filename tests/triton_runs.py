@@ -73,6 +73,81 @@ def compare_programs(names: list[str], programs: list[int], seeds: list[int]) ->
     return found
 
 
+def latent_programs(names: list[str], dtypes: list[str]) -> dict[str, Any]:
+    """Programs for latent keys in the geometry of GLM-4.7-Flash, over caches of several precisions."""
+    import torch
+    from differential import compare
+
+    from vortexlab.dsl.ir import Static
+    from vortexlab.dsl.testing import drawn_case, with_page
+    from vortexlab.kernels.gpu.executor import TritonExecutor
+    from vortexlab.search_spaces.library import load
+
+    static = Static(1, 20, 576, 256**-0.5, latent=512)
+    found: dict[str, Any] = {"cases": 0, "disagreements": []}
+    for name in names:
+        program = with_page(load(name), 16).bind()
+        for dtype in dtypes:
+            case = drawn_case(
+                program, static, [100, 17], kind="normal", dtype=getattr(torch, dtype), block=8, inputs=found["cases"]
+            )
+            found["disagreements"] += compare(TritonExecutor, case).disagreements[:2]
+            found["cases"] += 1
+    return found
+
+
+def covered_programs(programs: list[int]) -> dict[str, Any]:
+    """Random programs of the whole language that the kernels cover; every other one over a cache in fp8."""
+    import torch
+    from differential import compare
+
+    from vortexlab.dsl import parse
+    from vortexlab.dsl.testing import FP8_DTYPES, random_case, random_program
+    from vortexlab.kernels.gpu.coverage import uncovered
+    from vortexlab.kernels.gpu.executor import TritonExecutor
+    from vortexlab.kernels.precision import is_fp8, stored_dtype
+
+    found: dict[str, Any] = {"cases": 0, "latent": 0, "fp8_caches": 0, "fp8_summaries": 0, "disagreements": []}
+    for number in programs:
+        program = parse(random_program(random.Random(number), whole=True))
+        dtypes = FP8_DTYPES if number % 2 else (torch.float32, torch.bfloat16)
+        case = random_case(number, program, max_length=150, max_elements=40_000, dtypes=dtypes, latent=True)
+        if uncovered(case.program, case.static) or case.program.kv_dtype != "auto":
+            continue
+        found["disagreements"] += [f"{number}: {x}" for x in compare(TritonExecutor, case).disagreements[:2]]
+        found["cases"] += 1
+        found["latent"] += case.static.latent > 0
+        found["fp8_caches"] += is_fp8(case.keys[0].dtype)
+        found["fp8_summaries"] += is_fp8(stored_dtype(case.program, case.keys[0].dtype))
+    return found
+
+
+def fp8_codes() -> dict[str, Any]:
+    """By format, how many numbers kernels read, write and round in another way than torch."""
+    import torch
+    from fp8_kernel import convert
+
+    from vortexlab.kernels.gpu.fp8 import handed
+    from vortexlab.kernels.precision import NAMES, cast
+
+    generator = torch.Generator().manual_seed(5)
+    size = torch.exp2(torch.randint(-30, 20, (1 << 14,), generator=generator).float())
+    bits = torch.randint(-(2**31), 2**31, (1 << 14,), generator=generator).int().view(torch.float32)
+    ties = torch.arange(1 << 14) * 2.0**-16
+    x = torch.cat([torch.randn(1 << 14, generator=generator) * size, bits, ties, torch.tensor([torch.nan] * 16384)])
+    found = {}
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        every = torch.arange(256, dtype=torch.uint8).view(dtype)
+        read, code, near = torch.zeros(256), torch.zeros(x.numel(), dtype=torch.uint8), torch.zeros(x.numel())
+        convert[(1,)](handed(every), read, x, code, near, FORMAT=NAMES[dtype], N=x.numel())
+        wanted = cast(x, dtype).float()
+        pairs = ((read, every.float()), (code.view(dtype).float(), wanted), (near, wanted))
+        found[str(dtype).removeprefix("torch.")] = [
+            int((~((a == b) | (a.isnan() & b.isnan()))).sum()) for a, b in pairs
+        ]
+    return found
+
+
 def invariances(names: list[str], seeds: list[int]) -> dict[str, Any]:
     """Layouts, row orders, later tokens and growth change nothing."""
     from differential import Expected, check_causality, check_growth, check_layouts, check_rows
@@ -336,7 +411,8 @@ def main() -> None:
     torch.set_num_threads(1)
     job = json.loads(sys.argv[1])
     kinds: dict[str, Callable[..., Any]] = {
-        "compare": compare_programs, "invariances": invariances, "steps": repeated_steps, "pages": some_pages,
+        "compare": compare_programs, "invariances": invariances, "latent": latent_programs,
+        "covered": covered_programs, "fp8": fp8_codes, "steps": repeated_steps, "pages": some_pages,
         "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner, "route": routed,
         "mixed": mixed_precisions, "prompts": prompts, "prompt_faults": planted_prefill_faults,
     }  # fmt: skip

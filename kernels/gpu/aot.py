@@ -22,12 +22,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Program, Static
-from vortexlab.kernels.gpu import attention_kernels, launch, prefill_kernels
+from vortexlab.dsl.ir import FP8, Program, Static
+from vortexlab.kernels.gpu import attention_kernels, latent_kernels, launch, prefill_kernels
 from vortexlab.kernels.gpu.attention import AttentionShape
-from vortexlab.kernels.gpu.codegen import Kernels, generate_phases
+from vortexlab.kernels.gpu.codegen import Kernels, generate_phases, query_dtype
+from vortexlab.kernels.gpu.latent import PART, LatentShape
 from vortexlab.kernels.gpu.modules import load_source
 from vortexlab.kernels.gpu.prefill import PrefillShape, tile_queries
+from vortexlab.kernels.precision import BYTES
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -37,7 +39,8 @@ TARGETS = {
 }
 _INTEGERS = ("table", "lengths", "work", "pages", "counts", "wanted", "entries", "tokens", "arrived")
 _POINTERS = dict.fromkeys(_INTEGERS, "*i32") | dict.fromkeys(("partial", "summit", "mass"), "*fp32")
-_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+#: fp8 as bytes and as the machine's own.
+_FP8 = {"fp8_e4m3": ("*u8", "*fp8e4nv"), "fp8_e5m2": ("*i8", "*fp8e5")}
 #: What an instruction must look like to count, in PTX and in AMD's assembly.
 _INSTRUCTIONS = {
     "tensor core": r"\b(wgmma|mma\.sync|tcgen05\.mma|v_mfma)",
@@ -57,7 +60,10 @@ class Job:
 
 def jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
     """Every kernel of a step, or of blocks of prefill queries (``prefill_...``), for rows of the most pages that the
-    selection kernel keeps in registers."""
+    selection kernel keeps in registers.
+
+    `dtype`: of the cache.
+    """
     static, page = kernels.graph.static, kernels.graph.program.page_size
     module, prefix = load_source(kernels.text), "prefill_" if static.prefill else ""
     for kernel in kernels.kernels.values():
@@ -66,13 +72,16 @@ def jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
         if kernel.name == "summarize":
             constants |= {"NEWEST": False, "FILTER": False}
         yield Job(prefix + kernel.name, getattr(module, kernel.name), constants, options)
-    yield from _attend_blocks(kernels, dtype, target) if static.prefill else _attend_step(kernels, dtype)
+    if static.latent:
+        yield from _latent_jobs(kernels, dtype, TARGETS[target].backend == "hip")
+    else:
+        yield from _attend_blocks(kernels, dtype, target) if static.prefill else _attend_step(kernels, dtype)
 
 
 def _attend_step(kernels: Kernels, dtype: str) -> Iterator[Job]:
     static, page, lists = kernels.graph.static, kernels.graph.program.page_size, kernels.graph.lists
     heads = static.group // lists
-    shape = AttentionShape.of(heads, static.head_dim, _BYTES[dtype])
+    shape = AttentionShape.of(heads, static.head_dim, BYTES[query_dtype(dtype)])
     common = {
         "KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": heads, "CHANNELS": static.head_dim,
         "WIDTH": shape.width,
@@ -89,7 +98,7 @@ def _attend_blocks(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
     program, static, lists = kernels.graph.program, kernels.graph.static, kernels.graph.lists
     assert isinstance(program.block, int)
     block, page, heads = program.block, program.page_size, static.group // lists
-    shape = PrefillShape.of(block, heads, static.head_dim, _BYTES[dtype], page, launch.SHARED_BYTES[target])
+    shape = PrefillShape.of(block, heads, static.head_dim, BYTES[dtype], page, launch.SHARED_BYTES[target])
     constants = {
         "KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": heads, "CHANNELS": static.head_dim, "PAGE": page,
         "BLOCK": page, "IDENTITY": False, "QUERIES": tile_queries(block, heads, shape), "ROWS": shape.rows,
@@ -98,11 +107,27 @@ def _attend_blocks(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
     yield Job("attend_prompt", prefill_kernels.attend_prompt, constants, shape.options())
 
 
+def _latent_jobs(kernels: Kernels, dtype: str, amd: bool) -> Iterator[Job]:
+    """Attention over latent keys."""
+    program, static, lists = kernels.graph.program, kernels.graph.static, kernels.graph.lists
+    heads, rotary = static.group // lists, static.head_dim - static.latent
+    shape = LatentShape.of(heads, static.latent, rotary, BYTES[query_dtype(dtype)], BYTES[dtype], amd)
+    common = {"KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": heads, "LATENT": static.latent}
+    split = {
+        "ROTARY": rotary, "K_TOKEN": static.head_dim, "PAGE": program.page_size, "BLOCK": program.page_size,
+        "IDENTITY": False, "DIRECT": False, "COLUMNS": shape.columns, "QUARTER": shape.quarter, "TURNED": shape.turned,
+        "TILE": shape.tile, "PRECISE": shape.precise,
+    }  # fmt: skip
+    options = {"num_warps": shape.warps, "num_stages": shape.stages}
+    yield Job("latent_split", latent_kernels.latent_split, common | split, options)
+    combine = common | {"PART": PART, "SPLITS": 128}
+    yield Job("latent_combine", latent_kernels.latent_combine, combine, {"num_warps": 4})
+
+
 def compile_job(job: Job, kernels: Kernels, dtype: str, target: GPUTarget) -> Any:
     """Triton's compiled kernel."""
     names = job.function.arg_names
-    attends = "out" in names
-    types = {name: _type(name, dtype, kernels, attends) for name in names}
+    types = {name: _type(name, dtype, kernels, job.name, target) for name in names}
     signature = {name: "constexpr" if name in job.constants else kind for name, kind in types.items()}
     # Tensors and their strides are multiples of 16 wherever the executor runs fast; assume it here too.
     aligned = [i for i, name in enumerate(names) if signature[name].startswith("*") or _is_stride(name)]
@@ -115,20 +140,31 @@ def _is_stride(name: str) -> bool:
     return name.endswith(("_row", "_head", "_block", "_token")) and name != "list_row"
 
 
-def _type(name: str, dtype: str, kernels: Kernels, attends: bool) -> str:
+def _stored(dtype: str, target: GPUTarget) -> str:
+    """Type of a pointer to numbers as they are handed to kernels; see `vortexlab.kernels.gpu.fp8`."""
+    if dtype not in FP8:
+        return "*" + dtype
+    native = target.backend == "cuda" and int(target.arch) >= 89
+    return _FP8[dtype][native]
+
+
+def _type(name: str, dtype: str, kernels: Kernels, kernel: str, target: GPUTarget) -> str:
     """Type of a parameter in Triton's notation."""
     if name in _POINTERS:
         return _POINTERS[name]
-    if name == "q" and kernels.graph.static.prefill and not attends:
+    if name == "q" and kernel.startswith("prefill_"):
         return "*fp32"  # blocks select with a query of their own
-    if name in ("q", "k", "v", "out"):
-        return "*" + dtype
-    match = re.fullmatch(r"([fbprt])(\d+)", name)
+    if name in ("k", "v"):
+        return _stored(dtype, target)
+    if name in ("q", "out"):
+        return "*" + query_dtype(dtype)
+    match = re.fullmatch(r"([fbprst])(\d+)", name)
     if match is None:
         return "fp32" if name == "scale" else "i32"
     if match[1] == "f":
         stored = kernels.graph.program.summary_dtype
-        return "*" + (dtype if stored == "kv" else stored)
+        stored = dtype if stored == "kv" else stored
+        return "*u8" if stored in FP8 and kernel.endswith("summarize") else _stored(stored, target)
     exact_int = match[1] == "t" and kernels.graph.ops[int(match[2])].kind != "float"
     return "*i64" if exact_int else "*fp32"
 

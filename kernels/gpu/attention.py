@@ -21,6 +21,8 @@ from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.attention_kernels import attend_split
+from vortexlab.kernels.gpu.fp8 import handed
+from vortexlab.kernels.precision import is_fp8
 
 _LOG2E = math.log2(math.e)
 
@@ -107,8 +109,8 @@ def attend(
 
     `page`: tokens of a page; `splits`: runs that each list is cut into; `shape`: tile sizes (both are chosen from the
     device and the head width when None). `arrived`: int32, at least one 0 for every list; calls of one stream share
-    one by default, so graphs that are replayed at the same time need their own. Where query and cache differ in
-    precision, products are those of fp32.
+    one by default, so graphs that are replayed at the same time need their own. Products are in q's precision over an
+    fp8 cache, in fp32 where query and another cache differ.
     """
     batch, query_heads, channels = q.shape
     if batch != cache.batch or channels != cache.head_dim or query_heads % cache.kv_heads:
@@ -116,7 +118,8 @@ def attend(
             f"the query [batch, query_heads, channel] = {list(q.shape)} does not fit a cache of {cache.batch} requests "
             f"and {cache.kv_heads} KV heads of {cache.head_dim} channels"
         )
-    if q.dtype not in (cache.k.dtype, torch.float32):  # they meet in fp32, which holds both
+    if q.dtype not in (cache.k.dtype, torch.float32) and not is_fp8(cache.k.dtype):
+        # They meet in fp32, which holds both.
         return attend(q.float(), cache, lists, page, scale, splits=splits, shape=shape).to(q.dtype)
     if q.stride(2) != 1:
         q = q.contiguous()
@@ -140,7 +143,7 @@ def attend(
         arrived = tokens if direct else _counters(q.device, rows)
     attend_split[(splits, rows)](
         q, q.stride(0), q.stride(1),
-        cache.k, *cache.k.stride()[:3], cache.v, *cache.v.stride()[:3],
+        handed(cache.k), *cache.k.stride()[:3], handed(cache.v), *cache.v.stride()[:3],
         entries, entries.stride(0), tokens,
         out, out.stride(0), out.stride(1), partial, edges if direct else edges[0], edges if direct else edges[1],
         arrived, splits, scale * _LOG2E,

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from vortexlab.kernels.gpu.device import matrix_operand, round_bf16, start_after_previous
+from vortexlab.kernels.gpu.fp8 import stored_operand
 
 
 @triton.jit
@@ -121,15 +122,14 @@ def attend_split(
         k_at = atom * k_block + inside * k_token
         v_at = atom * v_block + inside * v_token
         keys = tl.load(k + k_at[None, :] + channel[:, None], mask=live[None, :] & channel_live[:, None], other=0.0)
-        keys = keys.to(query.dtype)
-        logits = tl.dot(matrix_operand(query), matrix_operand(keys), input_precision="ieee") * scale
+        logits = tl.dot(matrix_operand(query), stored_operand(keys, query.dtype), input_precision="ieee") * scale
         logits = tl.where(live[None, :], logits, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))
         weights = tl.exp2(logits - higher[:, None])
         fade = tl.exp2(top - higher)
         total = total * fade + tl.sum(weights, 1)
         values = tl.load(v + v_at[:, None] + channel[None, :], mask=live[:, None] & channel_live[None, :], other=0.0)
-        operand = matrix_operand(values.to(query.dtype))
+        operand = stored_operand(values, query.dtype)
         rounded = weights.to(operand.dtype)
         if PRECISE:
             rest = (weights - rounded.to(tl.float32)).to(operand.dtype)

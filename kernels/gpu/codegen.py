@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.ir import FP8, Program, Static
 from vortexlab.kernels.gpu.choose import write_choose
 from vortexlab.kernels.gpu.coverage import check_coverage
-from vortexlab.kernels.gpu.emit import PAGE_DIM, Coords, Dim, Value, coords
+from vortexlab.kernels.gpu.emit import PAGE_DIM, Affine, Coords, Dim, Value, coords, runs
 from vortexlab.kernels.gpu.graph import Graph, MapKernel, Schedule, lower, schedule
 from vortexlab.kernels.gpu.values import Dtypes, KernelText
 from vortexlab.kernels.lowering import contract
+from vortexlab.kernels.precision import TORCH_DTYPES
 
 _HEADER = '''"""Kernels generated from a program's typed form; not meant to be edited."""
 
@@ -32,14 +33,13 @@ from vortexlab.kernels.gpu.device import (
     order_key, page_unit, product_operand, random_key, round_bf16, settled_edge, sigmoid, start_after_previous, tanh,
     ties_needed, to_int, token_offset, top_cut,
 )
+from vortexlab.kernels.gpu.fp8 import fp8_code, fp8_scale, round_fp8, widened
 
 PAGE = tl.constexpr({page})  # tokens
 KV_HEADS = tl.constexpr({kv_heads})
 GROUP = tl.constexpr({group})  # query heads of one KV head
 CHANNELS = tl.constexpr({head_dim})
 '''
-
-_STORAGE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,16 @@ class Kernels:
 
 
 def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> Kernels:
-    """Writes the kernels of a bound program. `kv_dtype`, `q_dtype`: bf16, fp16 or fp32.
+    """Writes the kernels of a bound program. `kv_dtype`, `q_dtype`: bf16, fp16 or fp32; a cache also fp8_e4m3 or
+    fp8_e5m2.
 
     Raises `VortexError` when a value is too large for a tile, `NotCovered` for what has no kernels.
     """
     check_coverage(program, static)
     with _deep_recursion():
-        graph = lower(contract(program, static), static)
-        plan = schedule(graph)
         stored = kv_dtype if program.summary_dtype == "kv" else program.summary_dtype
+        graph = lower(contract(program, static, own_scales=stored in FP8), static)
+        plan = schedule(graph)
         dtypes = Dtypes(kv_dtype, stored, q_dtype)
         texts: list[KernelText] = []
         if graph.fields:
@@ -89,19 +90,33 @@ def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> K
     return Kernels(
         graph, plan, header + "".join(text.source() for text in texts),
         {
-            text.name: Kernel(text.name, tuple(text.params), text.emitter.largest, text.emitter.has_products)
+            text.name: Kernel(text.name, tuple(text.params), _largest(text), text.emitter.has_products)
             for text in texts
         },
-        {name: _STORAGE[stored] for name in graph.fields},
+        {name: TORCH_DTYPES[stored] for name in graph.fields},
     )  # fmt: skip
 
 
+def query_dtype(dtype: str) -> str:
+    """The precision of queries over a cache of this one."""
+    return "bf16" if dtype in FP8 else dtype
+
+
 def generate_phases(program: Program, static: Static, dtype: str) -> list[Kernels]:
-    """The kernels of decode and, where blocks of prefill queries select, those of prefill, whose query is fp32."""
-    found = [generate(program, replace(static, prefill=False), dtype, dtype)]
-    if program.pooled is not None:
+    """The kernels of decode and, where blocks of prefill queries select in kernels, those of prefill, whose query is
+    fp32. `dtype`: of the cache.
+    """
+    found = [generate(program, replace(static, prefill=False), dtype, query_dtype(dtype))]
+    if program.pooled is not None and not static.latent and dtype not in FP8:
         found.append(generate(program, replace(static, prefill=True), dtype, "fp32"))
     return found
+
+
+def _largest(text: KernelText) -> int:
+    """The elements that decide a kernel's tile of pages: with latent keys a group's queries are many times a page's."""
+    if text.name.startswith("map") and text.graph.static.latent:
+        return text.emitter.paged
+    return text.emitter.largest
 
 
 @contextmanager
@@ -118,7 +133,7 @@ def _deep_recursion() -> Iterator[None]:
 def _summarize(graph: Graph, dtypes: Dtypes) -> KernelText:
     """One program per page and KV head; reads k and v once and writes every summary."""
     kernel = KernelText("summarize", graph, set(), dtypes)
-    w, e = kernel.writer, kernel.emitter
+    w = kernel.writer
     for name in ("k", "k_block", "k_head", "k_token", "v", "v_block", "v_head", "v_token"):
         kernel.param(name)
     for name in (
@@ -154,20 +169,56 @@ def _summarize(graph: Graph, dtypes: Dtypes) -> KernelText:
     ):
         w.line(line)
     for number, index in enumerate(graph.fields.values()):
-        op = graph.ops[index]
-        dims = {axis: Dim(kernel.axes.get(axis, axis), op.sizes[axis]) for axis in op.axes}
-        at = coords(**{axis: ((dim, 1),) for axis, dim in dims.items()})
-        value = e.broadcast(e.eval(index, at), tuple(dims.values()))
-        kernel.param(f"f{number}")
-        mask = e.mask(value.dims)
-        steps = [(((dims[axis], 1),), stride) for axis, stride in zip(op.axes, kernel.strides(op), strict=True)]
-        at_text = e.offset(steps, value.dims)
-        rounded = {"bf16": f"round_bf16({value.text})", "fp16": f"{value.text}.to(tl.float16)"}.get(
-            dtypes.summary, value.text
-        )
-        target = f"f{number} + (unit * KV_HEADS + kv_head) * {kernel.rest(op)} + {at_text}"
-        w.line(f"tl.store({target}, {rounded}" + (f", mask={mask})" if mask else ")"))
+        _store_summary(kernel, number, index)
     return kernel
+
+
+def _store_summary(kernel: KernelText, number: int, index: int) -> None:
+    """Writes one summary of the page at hand, its long axis in runs."""
+    w, e, stored = kernel.writer, kernel.emitter, kernel.dtypes.summary
+    op = kernel.graph.ops[index]
+    long = next((axis for axis in op.axes if len(runs(op.sizes[axis])) > 1), "")
+    place = f"(unit * KV_HEADS + kv_head) * {kernel.rest(op)}"
+    kernel.param(f"f{number}")
+    parts: list[tuple[Value, str, str]] = []
+    for run in runs(op.sizes[long]) if long else [range(0, 1)]:
+        dims = {axis: Dim(kernel.axes.get(axis, axis), op.sizes[axis]) for axis in op.axes}
+        at: dict[str, Affine] = {axis: ((dim, 1),) for axis, dim in dims.items()}
+        if long:
+            dims[long], at[long] = e.along_run(dims[long].name, run)
+        value = e.broadcast(e.scalar(e.as_float(e.eval(index, coords(**at)))), tuple(dims.values()))
+        steps = [(at[axis], stride) for axis, stride in zip(op.axes, kernel.strides(op), strict=True)]
+        parts.append((value, e.offset(steps, value.dims), e.mask(value.dims)))
+    scale = ""
+    if stored in FP8:
+        scale = _store_scale(kernel, number, [(value, mask) for value, _, mask in parts])
+    for value, offset, mask in parts:
+        rounded = {
+            "bf16": f"round_bf16({value.text})",
+            "fp16": f"{value.text}.to(tl.float16)",
+            "fp32": value.text,
+        }.get(stored, f'fp8_code(tl.div_rn({value.text}, {scale}), "{stored}")')
+        w.line(f"tl.store(f{number} + {place} + {offset}, {rounded}" + (f", mask={mask})" if mask else ")"))
+
+
+def _store_scale(kernel: KernelText, number: int, parts: list[tuple[Value, str]]) -> str:
+    """Writes the scale of a summary in fp8, from all of its parts; returns its name."""
+    e, largest, finite = kernel.emitter, [], []
+    for value, mask in parts:
+        size = e.assign(f"tl.abs({value.text})", value.dims)
+        if mask:
+            size = e.assign(f"tl.where({mask}, {size.text}, 0.0)", value.dims)
+        all_of = "tl.{0}({1}, None)" if value.dims else "{1}"
+        largest.append(e.assign(all_of.format("max", size.text), ()).text)
+        sound = f'({size.text} < float("inf")).to(tl.int32)'
+        finite.append(e.assign(all_of.format("min", sound), (), "int", "0 where a number is infinite or none").text)
+    top, sound = largest[0], finite[0]
+    for other, another in zip(largest[1:], finite[1:], strict=True):
+        top, sound = f"tl.maximum({top}, {other})", f"tl.minimum({sound}, {another})"
+    scale = e.assign(f'fp8_scale({top}, {sound} > 0, "{kernel.dtypes.summary}")', (), note="largest number stored")
+    kernel.param(f"s{number}")
+    kernel.writer.line(f"tl.store(s{number} + unit * KV_HEADS + kv_head, {scale.text})")
+    return scale.text
 
 
 def _map(graph: Graph, plan: Schedule, number: int, dtypes: Dtypes) -> KernelText:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import FP8, Node, Program, Static
+from vortexlab.dsl.ir import Node, Program, Static
 
 #: Operations that kernels are generated for.
 OPS = frozenset({
@@ -11,7 +11,7 @@ OPS = frozenset({
     "neg", "abs", "exp", "log", "sqrt", "relu", "sigmoid", "silu", "tanh", "floor", "ceil", "float", "cast",
     "add", "sub", "mul", "div", "floordiv", "mod", "maximum", "minimum",
     "lt", "le", "eq", "ne", "and", "or", "not", "where",
-    "split", "rename", "reduce", "dot", "softmax", "share",
+    "split", "rename", "slice", "reduce", "dot", "softmax", "share",
     "everything", "first", "last", "stride", "random", "topk", "topp", "above",
     "union", "intersect", "difference", "complement",
 })  # fmt: skip
@@ -41,15 +41,10 @@ def uncovered(program: Program, static: Static) -> tuple[str, ...]:
     Blocks of prefill queries select as steps do; what makes one query of a block's runs in torch and is not looked at.
     """
     found: dict[str, None] = {}
-    if static.latent:
-        found["latent keys (MLA)"] = None
     for index in _stepping(program):
         word = _missing(program.nodes[index])
         if word:
             found[word] = None
-    for what, dtype in (("a KV cache", program.kv_dtype), ("summaries", program.summary_dtype)):
-        if dtype in FP8 and (what == "a KV cache" or program.live_fields()):
-            found[f"{what} in {dtype}"] = None
     return tuple(sorted(found))
 
 
@@ -68,8 +63,6 @@ def _stepping(program: Program) -> list[int]:
 def _missing(node: Node) -> str:
     if node.op not in OPS:
         return _WORDS.get(node.op, node.op)
-    if node.op == "cast" and node.attrs["dtype"] in FP8:
-        return f"casts to {node.attrs['dtype']}"
     if node.op == "ctx" and node.attrs["name"] == "position":
         return "ctx.position"
     return ""

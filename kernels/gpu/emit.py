@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import FP8, slice_bounds
 from vortexlab.kernels.gpu.graph import Graph
 
 #: Most elements of one tile of one value, per page: more would not fit the registers and compile for minutes.
 MAX_TILE = 1 << 15
+#: Length from which an axis is worked through in runs.
+LONG = 256
 _RANK = {"page": 0, "head": 1, "token": 3, "channel": 4}
 
 
@@ -79,6 +82,18 @@ def expand(value: Value, dims: tuple[Dim, ...]) -> str:
     return f"{value.text}[{at}]"
 
 
+def runs(size: int) -> list[range]:
+    """An axis in runs whose lengths are powers of two, where it is so long that its padding would cost."""
+    if size <= LONG:
+        return [range(size)]
+    found, start = [], 0
+    while start < size:
+        length = 1 << ((size - start).bit_length() - 1)
+        found.append(range(start, start + length))
+        start += length
+    return found
+
+
 def union(values: Iterable[Value]) -> tuple[Dim, ...]:
     return tuple(sorted({dim for value in values for dim in value.dims}, key=lambda dim: dim.key))
 
@@ -125,7 +140,7 @@ class Emitter:
 
     def __init__(self, graph: Graph, writer: Writer, load: Callable[[int, Coords], Value | None], axes: dict[str, str]):
         self.graph, self.writer, self.load, self.axes = graph, writer, load, axes
-        self.largest = 1
+        self.largest = self.paged = 1
         self.has_products = False
 
     def assign(
@@ -141,6 +156,8 @@ class Emitter:
                 f"{MAX_TILE} for generated kernels; reduce an axis earlier"
             )
         self.largest = max(self.largest, elements)
+        if inner:
+            self.paged = max(self.paged, elements)
         name = self.writer.fresh()
         self.writer.line(f"{name} = {text}" + (f"  # {note}" if note else ""), inner)
         return Value(name, dims, kind, **more)  # type: ignore[arg-type]
@@ -242,8 +259,11 @@ class Emitter:
             if op.attrs["dtype"] == "fp32":
                 return x
             low = str(op.attrs["dtype"])
-            text = f"round_bf16({x.text})" if low == "bf16" else f"{x.text}.to(tl.float16)"
-            text += ".to(tl.float32)"
+            if low in FP8:
+                text = f'round_fp8({x.text}, "{low}")'
+            else:
+                text = f"round_bf16({x.text})" if low == "bf16" else f"{x.text}.to(tl.float16)"
+                text += ".to(tl.float32)"
         if op.op in ("neg", "abs", "relu"):
             return self.assign(text, x.dims, op.kind, op.op, stored=x.stored, clean=x.clean)
         return self.assign(text, x.dims, op.kind, op.op)
@@ -291,7 +311,22 @@ class Emitter:
         at[str(op.attrs["old"])] = at.pop(str(op.attrs["new"]))
         return self.inputs(index, at)[0]
 
+    def _slice(self, index: int, at: dict[str, Affine]) -> Value:
+        op = self.graph.ops[index]
+        axis = str(op.attrs["axis"])
+        source = self.graph.ops[op.inputs[0]]
+        start, _ = slice_bounds(self.graph.program.nodes[op.origin], source.sizes[axis], self.graph.static)
+        if start:
+            at[axis] = (*at[axis], (str(start), 1))
+        return self.inputs(index, at)[0]
+
     # reductions
+
+    @staticmethod
+    def along_run(name: str, run: range) -> tuple[Dim, Affine]:
+        """A dimension for one run of an axis, and the axis's index along it."""
+        dim = Dim(name, len(run))
+        return dim, ((dim, 1), (str(run.start), 1)) if run.start else ((dim, 1),)
 
     def fresh_dim(self, axis: str, size: int, at: dict[str, Affine]) -> Dim:
         """A dimension to reduce `axis` over, none of those in use."""
@@ -306,10 +341,30 @@ class Emitter:
     def _reduce(self, index: int, at: dict[str, Affine]) -> Value:
         op = self.graph.ops[index]
         axis, how = str(op.attrs["axis"]), str(op.attrs["how"])
-        dim = self.fresh_dim(axis, self.graph.ops[op.inputs[0]].sizes[axis], at)
-        (x,) = self.inputs(index, {**at, axis: ((dim, 1),)})
-        x = self.as_float(x)
-        return self.reduce(x, dim, how, f"{how} over {dim.name}")
+        size = self.graph.ops[op.inputs[0]].sizes[axis]
+        parts, whole = runs(size), how
+        if len(parts) > 1:
+            whole = {"mean": "sum", "norm": "squares"}.get(how, how)
+        found: list[Value] = []
+        for run in parts:
+            dim, along = self.along_run(self.fresh_dim(axis, len(run), at).name, run)
+            (x,) = self.inputs(index, {**at, axis: along})
+            found.append(self.reduce(self.as_float(x), dim, whole, f"{how} over {dim.name}"))
+        if len(parts) == 1:
+            return found[0]
+        total = self.joined(found, "{0} + {1}" if whole in ("sum", "squares") else f"tl.{how}imum({{0}}, {{1}})")
+        if how in ("sum", "max", "min"):
+            return total
+        text = f"tl.sqrt_rn({total.text})" if how == "norm" else f"tl.div_rn({total.text}, {float(size)})"
+        return self.assign(text, total.dims)
+
+    def joined(self, parts: list[Value], how: str) -> Value:
+        """What the runs of an axis make together."""
+        total = parts[0]
+        for part in parts[1:]:
+            dims = union((total, part))
+            total = self.assign(how.format(expand(total, dims), expand(part, dims)), dims, note="of another run")
+        return total
 
     def reduce(self, x: Value, dim: Dim, how: str, note: str) -> Value:
         """Reduction of a tile over one of its dimensions."""
@@ -321,6 +376,8 @@ class Emitter:
         place = x.dims.index(dim)
         if how in ("max", "min"):
             return self.assign(f"tl.{how}({text}, {place})", dims, note=note)
+        if how == "squares":
+            return self.assign(f"tl.sum({text} * {text}, {place})", dims, note=note)
         if how == "norm":
             return self.assign(f"tl.sqrt_rn(tl.sum({text} * {text}, {place}))", dims, note=note)
         if how == "mean":
@@ -336,8 +393,13 @@ class Emitter:
     def _dot(self, index: int, at: dict[str, Affine]) -> Value:
         op = self.graph.ops[index]
         axis = str(op.attrs["axis"])
-        dim = self.fresh_dim(axis, self.graph.ops[op.inputs[0]].sizes[axis], at)
-        a, b = (self.broadcast(x, (dim,)) for x in self.inputs(index, {**at, axis: ((dim, 1),)}))
+        size = self.graph.ops[op.inputs[0]].sizes[axis]
+        return self.joined([self._product(index, axis, run, at) for run in runs(size)], "{0} + {1}")
+
+    def _product(self, index: int, axis: str, run: range, at: dict[str, Affine]) -> Value:
+        """A contraction over one run of an axis."""
+        dim, along = self.along_run(self.fresh_dim(axis, len(run), at).name, run)
+        a, b = (self.broadcast(x, (dim,)) for x in self.inputs(index, {**at, axis: along}))
         free_a, free_b = (tuple(d for d in x.dims if d != dim) for x in (a, b))
         if set(free_a) & set(free_b) or not free_a or not free_b or dim.pad < 16:
             dims = union((a, b))

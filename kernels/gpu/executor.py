@@ -23,20 +23,27 @@ from vortexlab.kernels.gpu.attention import LocatedLists, attend
 from vortexlab.kernels.gpu.codegen import Kernel, Kernels, generate
 from vortexlab.kernels.gpu.coverage import check_coverage
 from vortexlab.kernels.gpu.device import INTERPRETED, combine_partials
+from vortexlab.kernels.gpu.fp8 import handed
+from vortexlab.kernels.gpu.latent import attend_latent
 from vortexlab.kernels.gpu.modules import load_source
 from vortexlab.kernels.gpu.prefill import Blocks, attend_prefill
 from vortexlab.kernels.memory import Carry, Memory
+from vortexlab.kernels.precision import NAMES, check_cache, is_fp8
+from vortexlab.kernels.torch_executor import TorchExecutor
 
 #: Numbers that the blocks of queries pooled, or selecting, at one time may hold.
 _CHUNK = 1 << 27
-_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @dataclass
 class TritonState:
-    """Summaries by physical page: one tensor [pages, kv_heads, axes...] per live field; `lists` is decode's own."""
+    """Summaries by physical page: one tensor [pages, kv_heads, axes...] per live field; `lists` is decode's own.
+
+    Summaries in fp8 have `scales` beside them, fp32 [pages, kv_heads].
+    """
 
     fields: dict[str, Tensor]
+    scales: dict[str, Tensor] = field(default_factory=dict)
     lists: LocatedLists | None = None
 
 
@@ -64,24 +71,42 @@ class TritonExecutor:
 
     def kernels(self, kv: torch.dtype, q: torch.dtype) -> tuple[Kernels, ModuleType]:
         """The generated kernels for a cache and a query of the given precisions."""
-        for dtype in (kv, q):
-            if dtype not in _NAMES:
-                raise VortexError(f"generated kernels take bf16, fp16 or fp32 tensors, not {dtype}")
-        key = (_NAMES[kv], _NAMES[q])
+        if kv not in NAMES or q not in NAMES or is_fp8(q):
+            raise VortexError(
+                "generated kernels take queries in bf16, fp16 or fp32 and caches in these or in fp8_e4m3 or fp8_e5m2, "
+                f"not {q} and {kv}"
+            )
+        key = (NAMES[kv], NAMES[q])
         if key not in self._kernels:
             kernels = generate(self.program, self.static, *key)
             self._kernels[key] = (kernels, load_source(kernels.text))
         return self._kernels[key]
+
+    def _page_kernels(self, cache: PagedKV) -> tuple[Kernels, ModuleType]:
+        """The kernels for a step whose query is not known yet; the summaries do not depend on it."""
+        return self.kernels(cache.k.dtype, torch.bfloat16 if is_fp8(cache.k.dtype) else cache.k.dtype)
+
+    @staticmethod
+    def _summaries(state: TritonState, write: bool = False) -> dict[str, Tensor]:
+        """The arguments that hold summaries; fp8 is always written as bytes."""
+        have = {}
+        for number, (name, tensor) in enumerate(state.fields.items()):
+            have[f"f{number}"] = tensor.view(torch.uint8) if write and name in state.scales else handed(tensor)
+            if name in state.scales:
+                have[f"s{number}"] = state.scales[name]
+        return have
 
     def _check(self, cache: PagedKV) -> None:
         if cache.k.device.type == "cpu" and not INTERPRETED:
             raise VortexError(
                 "the triton executor needs a GPU; set TRITON_INTERPRET=1 to run its interpreter on the CPU"
             )
-        if (cache.kv_heads, cache.head_dim) != (self.static.kv_heads, self.static.head_dim):
+        check_cache(self.program, cache.k.dtype)
+        wanted = (self.static.kv_heads, self.static.head_dim, self.static.value_dim)
+        if (cache.kv_heads, cache.head_dim, cache.value_dim) != wanted:
             raise VortexError(
-                f"the cache has {cache.kv_heads} KV heads of {cache.head_dim} channels, the executor was made for "
-                f"{self.static.kv_heads} of {self.static.head_dim}"
+                f"the cache has {cache.kv_heads} KV heads with keys of {cache.head_dim} and values of "
+                f"{cache.value_dim} channels; the executor was made for {wanted[0]}, {wanted[1]} and {wanted[2]}"
             )
         cache.blocks_per_page(self.program.page_size)
 
@@ -121,14 +146,17 @@ class TritonExecutor:
     def new_state(self, cache: PagedKV) -> TritonState:
         """Storage for the summaries of every physical page of the cache's pool."""
         self._check(cache)
-        kernels, _ = self.kernels(cache.k.dtype, cache.k.dtype)
+        kernels, _ = self._page_kernels(cache)
         units = cache.physical_pages(self.program.page_size)
-        fields = {}
+        state = TritonState({})
         for name, index in kernels.graph.fields.items():
             op = kernels.graph.ops[index]
             shape = (units, cache.kv_heads, *(op.sizes[axis] for axis in op.axes))
-            fields[name] = torch.empty(shape, dtype=kernels.field_dtypes[name], device=cache.k.device)
-        return TritonState(fields)
+            stored = kernels.field_dtypes[name]
+            state.fields[name] = torch.empty(shape, dtype=stored, device=cache.k.device)
+            if is_fp8(stored):
+                state.scales[name] = torch.empty(shape[:2], device=cache.k.device)
+        return state
 
     def summarize(self, state: TritonState, cache: PagedKV, pages: Tensor | None = None) -> None:
         """Writes the summaries of the given physical pages, or of all complete pages of the table."""
@@ -156,15 +184,15 @@ class TritonExecutor:
         self._check(cache)
         if not state.fields or not programs:
             return
-        kernels, module = self.kernels(cache.k.dtype, cache.k.dtype)
+        kernels, module = self._page_kernels(cache)
         k, v = cache.k.stride(), cache.v.stride()
         have: dict[str, Any] = {
-            "k": cache.k, "k_block": k[0], "k_head": k[1], "k_token": k[2],
-            "v": cache.v, "v_block": v[0], "v_head": v[1], "v_token": v[2],
+            "k": handed(cache.k), "k_block": k[0], "k_head": k[1], "k_token": k[2],
+            "v": handed(cache.v), "v_block": v[0], "v_head": v[1], "v_token": v[2],
             "table": cache.table, "table_row": cache.table.stride(0), "lengths": cache.lengths,
             "pages_per_row": per_row, "BLOCK": cache.block, "NEWEST": newest,
             "wanted": cache.lengths if wanted is None else wanted, "FILTER": wanted is not None,
-        } | {f"f{i}": tensor for i, tensor in enumerate(state.fields.values())}  # fmt: skip
+        } | self._summaries(state, write=True)  # fmt: skip
         kernel = kernels.kernels["summarize"]
         _, options = launch.shape(kernel, 1)
         self._launch(module, kernel, (programs, cache.kv_heads), have, **options, **launch.chained(cache.k.device))
@@ -196,7 +224,7 @@ class TritonExecutor:
             "layer": self.static.layer, "pages": lists.pages, "counts": lists.counts, "most": lists.pages.shape[3],
             "entries": lists.entries, "tokens": lists.live,
         }  # fmt: skip
-        have |= {f"f{i}": tensor for i, tensor in enumerate(state.fields.values())} | self._exact(kernels, cache)
+        have |= self._summaries(state) | self._exact(kernels, cache)
         for number, step in enumerate(kernels.plan.maps):
             kernel = kernels.kernels[f"map{number}"]
             constants, options = launch.shape(kernel, capacity)
@@ -222,9 +250,10 @@ class TritonExecutor:
         return lists
 
     def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
-        """Attention over the listed pages: [batch, query_heads, channel] in q's dtype."""
+        """Attention over the listed pages: [batch, query_heads, value channel] in q's dtype."""
         self._check(cache)
-        return attend(q, cache, lists, self.program.page_size, self.static.scale)
+        attended = attend_latent if self.static.latent else attend
+        return attended(q, cache, lists, self.program.page_size, self.static.scale)
 
     def decode(
         self, q: Tensor, state: TritonState, cache: PagedKV, memory: Memory | None = None
@@ -256,9 +285,12 @@ class TritonExecutor:
         queries, none where prefill is dense. `state`: summaries of the complete pages; those that it lacks, since
         decode has no use for them, are made here.
 
-        A block selects as a decode step at its first token would, all blocks at once, with its pooled query.
+        A block selects as a decode step at its first token would, all blocks at once, with its pooled query. Prompts
+        over latent keys and fp8 caches are read by the torch executor.
         """
         self._check(cache)
+        if self.static.latent or is_fp8(cache.k.dtype):
+            return TorchExecutor(self.program, self.static).prefill(q, cache, memory=memory)
         lengths, page, scale = prompt_lengths(q, cache), self.program.page_size, self.static.scale
         if self.program.pooled is None:
             return attend_prefill(q, cache, None, None, page, scale, lengths=lengths), []

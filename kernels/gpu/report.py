@@ -16,7 +16,17 @@ from typing import Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.kernels.gpu import attention, attention_kernels, device, launch, prefill, prefill_kernels
+from vortexlab.kernels.gpu import (
+    attention,
+    attention_kernels,
+    device,
+    fp8,
+    latent,
+    latent_kernels,
+    launch,
+    prefill,
+    prefill_kernels,
+)
 from vortexlab.kernels.gpu.codegen import Kernels, generate_phases
 from vortexlab.kernels.gpu.modules import cache_dir, replace_text, source_key
 
@@ -51,9 +61,9 @@ def compile_report(
 ) -> list[KernelReport]:
     """Compiles every kernel of a bound program for each target, in a process of its own.
 
-    `dtype` (bf16, fp16 or fp32) is that of cache and query. The process may take `seconds` in all and `memory_mb` of
-    address space. Raises `VortexError`, in one line, for an unknown target, for a program whose tiles are too large,
-    that does not compile, or that goes over a limit.
+    `dtype` is that of the cache, and of the query but over a cache in fp8, whose queries are bf16. The process may take
+    `seconds` in all and `memory_mb` of address space. Raises `VortexError`, in one line, for an unknown target, for a
+    program whose tiles are too large, that does not compile, or that goes over a limit.
     """
     unknown = [target for target in targets if target not in TARGETS]
     if unknown:
@@ -83,7 +93,9 @@ def compile_report(
 
 def _kept(program: Program, phases: Sequence[Kernels], dtype: str, targets: Sequence[str]) -> Path:
     """Where the reports of a generated source are kept: by its content and all else that decides them."""
-    modules = (attention, attention_kernels, device, launch, prefill, prefill_kernels)
+    modules = (
+        attention, attention_kernels, device, fp8, latent, latent_kernels, launch, prefill, prefill_kernels,
+    )  # fmt: skip
     own = [Path(str(module.__file__)).read_text() for module in modules]
     texts = [kernels.text for kernels in phases]
     key = source_key(json.dumps([texts, program.block, dtype, list(targets), own]))

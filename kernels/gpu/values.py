@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from vortexlab.dsl.ir import FP8
 from vortexlab.kernels.gpu.emit import PAGE_DIM, Affine, Coords, Dim, Emitter, Value, Writer, coords, expand, literal
 from vortexlab.kernels.gpu.graph import Graph, Op
 
@@ -14,7 +15,7 @@ _FOLD = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1})", "min": "tl.minimum({
 
 @dataclass(frozen=True)
 class Dtypes:
-    """Storage types (bf16, fp16 or fp32) of the cache, the summaries and the query."""
+    """Storage types of the cache, the summaries and the query: bf16, fp16, fp32 or, of the first two, an fp8 one."""
 
     kv: str
     summary: str
@@ -141,6 +142,8 @@ class KernelText:
         mask = self.emitter.mask(dims)
         text = f"tl.load({pointer}" + (f", mask={mask}, other=0.0)" if mask else ")")
         raw = self.emitter.assign(text, dims, note=note)
+        if stored in FP8:
+            return Value(self.emitter.assign(f"widened({raw.text})", dims).text, dims, clean=True)
         value = raw if stored == "fp32" else self.emitter.assign(f"{raw.text}.to(tl.float32)", dims)
         return Value(value.text, dims, "float", raw.text, stored, clean=True)
 
@@ -190,7 +193,12 @@ class KernelText:
             self.writer.remember("unit", unit, True)
         steps = [(at[axis], stride) for axis, stride in zip(origin.axes, self.strides(origin), strict=True)]
         base = f"({expand(unit, dims)} * KV_HEADS + kv_head) * {self.rest(origin)}"
-        return self._fetch(f"{param} + {base} + {e.offset(steps, dims)}", dims, self.dtypes.summary, "summary")
+        value = self._fetch(f"{param} + {base} + {e.offset(steps, dims)}", dims, self.dtypes.summary, "summary")
+        if self.dtypes.summary not in FP8:
+            return value
+        scale = self.param("s" + param[1:])
+        factor = e.assign(f"tl.load({scale} + {unit.text} * KV_HEADS + kv_head, mask=live, other=1.0)", (PAGE_DIM,))
+        return Value(e.assign(f"{value.text} * {expand(factor, dims)}", dims).text, dims, clean=True)
 
     def _share(self, op: Op, at: dict[str, Affine]) -> Value | None:
         (source,) = op.inputs
