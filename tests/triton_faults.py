@@ -130,9 +130,8 @@ def planted(where: str, old: str, new: str) -> Iterator[list[int]]:
 
     with contextlib.ExitStack() as patches:
         if where == "attention":
-            copy = faulty(attention_kernels)
-            for name in ("attend_split",):
-                patches.enter_context(mock.patch.object(attention, name, getattr(copy, name)))
+            patches.enter_context(mock.patch.dict(attention._COUNTERS, clear=True))  # what a fault leaves there goes
+            patches.enter_context(mock.patch.object(attention, "attend_split", faulty(attention_kernels).attend_split))
         else:
             patches.enter_context(mock.patch.object(executor_module, "generate", generate_faulty))
         yield count
