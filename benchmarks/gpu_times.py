@@ -23,6 +23,8 @@ ROTATED_BYTES, MOST_LAYERS = 1.5e9, 32
 ROOFLINE = 4.6e12
 #: Seconds that one measurement replays its graph for, and replays at least and at most.
 SPAN, FEWEST, MOST = 0.2, 10, 60
+#: Pieces of work that one graph does at least: launching it takes 15 microseconds and more.
+CALLS = 12
 
 
 @dataclass(frozen=True)
@@ -163,13 +165,15 @@ class Cell:
         }  # fmt: skip
 
     def timed(self, work: Callable[[int], Any]) -> float:
-        """Median microseconds of `work(layer)`, taken over a graph that does it once for every layer."""
+        """Median microseconds of `work(layer)`, taken over a graph that goes through the layers as often as it takes to
+        make the launch of the graph itself small beside its `CALLS`."""
+        calls = self.layers * -(-CALLS // self.layers)
 
         def every() -> None:
-            for number in range(self.layers):
-                work(number)
+            for number in range(calls):
+                work(number % self.layers)
 
-        return replay_us(every) / self.layers
+        return replay_us(every) / calls
 
 
 def replay_us(work: Callable[[], Any]) -> float:

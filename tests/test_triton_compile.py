@@ -193,4 +193,4 @@ def test_hundred_random_programs_compile_for_sm_90(first):
     for number in range(first, first + 10):
         program = parse(random_program(random.Random(number))).bind()
         found = compile_report(program, Static(2, 4, 64, 0.125), ("sm_90",))
-        assert {"attend_split", "choose_whole", "choose_tiled"} <= {item.kernel for item in found}
+        assert {"attend_split", "attend_combine", "choose_whole", "choose_tiled"} <= {item.kernel for item in found}

@@ -65,7 +65,7 @@ def test_query_and_cache_may_differ_in_precision():
 
 def test_planted_faults_are_found():
     found = interpreted("faults")
-    assert len(found) == 23
+    assert len(found) == 22
     assert not [fault for fault, disagreement in found.items() if disagreement is None]
 
 

@@ -48,10 +48,9 @@ FAULTS = (
     ("device", "tl.ceil((p - above_mass) / weight)", "0.0 * weight", "a mass choice stops a page early", 4),
     ("generated", "* PAGE + length - own * PAGE", "* PAGE + PAGE", "tokens past the end are attended", 5),
     ("device", "return ((counts & 0xFFFFF) == n)", "return ((counts & 0xFFFFF) >= n)", "a cut is settled too early", 0),
-    ("attention", "tl.store(arrived + row, 0)", "tl.store(arrived + row, 1)", "a launch leaves its counters behind", 7),
     ("attention", "tile_entries(entries, start, end", "tile_entries(entries, begin, end", "a tile reads the first", 6),
     ("attention", "total = total * fade", "total = total", "the softmax does not rescale its mass", 6),
-    ("attention", "tl.exp2(top - highest)", "tl.exp2(top - top)", "runs are joined without rescaling", 7),
+    ("attention", "tl.exp2(top - tl.max(top, 0))", "tl.exp2(top - top)", "runs are joined without rescaling", 7),
     ("attention", "row // LISTS % KV_HEADS", "row % KV_HEADS", "lists of heads read another KV head", 1),
 )
 
@@ -130,8 +129,9 @@ def planted(where: str, old: str, new: str) -> Iterator[list[int]]:
 
     with contextlib.ExitStack() as patches:
         if where == "attention":
-            patches.enter_context(mock.patch.dict(attention._COUNTERS, clear=True))  # what a fault leaves there goes
-            patches.enter_context(mock.patch.object(attention, "attend_split", faulty(attention_kernels).attend_split))
+            copy = faulty(attention_kernels)
+            for name in ("attend_split", "attend_combine"):
+                patches.enter_context(mock.patch.object(attention, name, getattr(copy, name)))
         else:
             patches.enter_context(mock.patch.object(executor_module, "generate", generate_faulty))
         yield count

@@ -37,7 +37,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-_INTEGERS = ("table", "lengths", "work", "pages", "counts", "wanted", "entries", "tokens", "arrived")
+_INTEGERS = ("table", "lengths", "work", "pages", "counts", "wanted", "entries", "tokens")
 _POINTERS = dict.fromkeys(_INTEGERS, "*i32") | dict.fromkeys(("partial", "summit", "mass"), "*fp32")
 #: fp8 as bytes and as the machine's own.
 _FP8 = {"fp8_e4m3": ("*u8", "*fp8e4nv"), "fp8_e5m2": ("*i8", "*fp8e5")}
@@ -88,10 +88,12 @@ def _attend_step(kernels: Kernels, dtype: str) -> Iterator[Job]:
     }  # fmt: skip
     split = {
         "ATOM": page, "BLOCK": page, "IDENTITY": False, "DIRECT": False, "ROWS": shape.rows, "TILE": shape.tile,
-        "PRECISE": shape.precise, "SPLITS": 64, "CHAINED": False,
+        "PRECISE": shape.precise, "CHAINED": False,
     }  # fmt: skip
     options = {"num_warps": shape.warps, "num_stages": shape.stages}
     yield Job("attend_split", attention_kernels.attend_split, common | split, options)
+    combine = common | {"SPLITS": 64, "CHAINED": False}
+    yield Job("attend_combine", attention_kernels.attend_combine, combine, {"num_warps": 4})
 
 
 def _attend_blocks(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:

@@ -1,10 +1,9 @@
-"""Paged decode attention over page lists: split over the listed tokens, on tensor cores, in one launch.
+"""Paged decode attention over page lists: split over the listed tokens, on tensor cores, then combined.
 
 All query heads that share a list are packed into the rows of one tile, so keys and values are read once for the
 group. A list names the places of its tokens in the pool, so that a token's address takes one read, which the compiler
 overlaps with the tiles before. Dense attention is this same kernel over the rows of the block table. The online softmax
-is that of FlashAttention (arXiv 2205.14135), the split over tokens that of Flash-Decoding; the last run of a list to
-end joins them all.
+is that of FlashAttention (arXiv 2205.14135), the split over tokens that of Flash-Decoding.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
-from vortexlab.kernels.gpu.attention_kernels import attend_split
+from vortexlab.kernels.gpu.attention_kernels import attend_combine, attend_split
 from vortexlab.kernels.gpu.fp8 import handed
 from vortexlab.kernels.precision import is_fp8
 
@@ -50,8 +49,9 @@ class AttentionShape:
         # Keys and values of one stage take 2 * tile * width * itemsize bytes of shared memory.
         tile = max(16, min(64, 16384 // (width * itemsize) if itemsize > 2 else 16384 // width))
         warps = 8 if rows * width > 4096 or not precise else 4
-        # An address takes a load of its own, so it takes two stages more to have one tile more under way.
-        return AttentionShape(rows, width, tile, warps, 5 if precise else 2, precise)
+        # An address takes a load of its own: three stages are one tile under way, in so little memory that four
+        # programs share a processor, as `split_count` supposes.
+        return AttentionShape(rows, width, tile, warps, 3 if precise else 2, precise)
 
 
 @dataclass
@@ -103,14 +103,12 @@ def attend(
     *,
     splits: int | None = None,
     shape: AttentionShape | None = None,
-    arrived: Tensor | None = None,
 ) -> Tensor:
     """Attention of `q` [batch, query_heads, channel] over the listed pages, or over all pages when `lists` is None.
 
     `page`: tokens of a page; `splits`: runs that each list is cut into; `shape`: tile sizes (both are chosen from the
-    device and the head width when None). `arrived`: int32, at least one 0 for every list; calls of one stream share
-    one by default, so graphs that are replayed at the same time need their own. Products are in q's precision over an
-    fp8 cache, in fp32 where query and another cache differ.
+    device and the head width when None). Products are in q's precision over an fp8 cache, in fp32 where query and
+    another cache differ.
     """
     batch, query_heads, channels = q.shape
     if batch != cache.batch or channels != cache.head_dim or query_heads % cache.kv_heads:
@@ -139,32 +137,24 @@ def attend(
     direct = splits == 1
     partial = out if direct else q.new_empty(rows, splits, heads, channels, dtype=torch.float32)
     edges = out if direct else q.new_empty(2, rows, splits, heads, dtype=torch.float32)
-    if arrived is None:
-        arrived = tokens if direct else _counters(q.device, rows)
+    chained = launch.chained(q.device)
     attend_split[(splits, rows)](
         q, q.stride(0), q.stride(1),
         handed(cache.k), *cache.k.stride()[:3], handed(cache.v), *cache.v.stride()[:3],
         entries, entries.stride(0), tokens,
         out, out.stride(0), out.stride(1), partial, edges if direct else edges[0], edges if direct else edges[1],
-        arrived, splits, scale * _LOG2E,
+        splits, scale * _LOG2E,
         KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, ATOM=atom, BLOCK=cache.block,
         IDENTITY=lists is None, DIRECT=direct, ROWS=shape.rows, WIDTH=shape.width, TILE=shape.tile,
-        PRECISE=shape.precise, SPLITS=triton.next_power_of_2(splits),
-        num_warps=shape.warps, num_stages=shape.stages, **launch.chained(q.device),
+        PRECISE=shape.precise, num_warps=shape.warps, num_stages=shape.stages, **chained,
     )  # fmt: skip
+    if not direct:
+        attend_combine[(rows, heads)](
+            partial, edges[0], edges[1], out, out.stride(0), out.stride(1), splits,
+            KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, WIDTH=shape.width,
+            SPLITS=triton.next_power_of_2(splits), num_warps=4, **chained,
+        )  # fmt: skip
     return out
-
-
-_COUNTERS: dict[tuple[torch.device, int], Tensor] = {}
-
-
-def _counters(device: torch.device, rows: int) -> Tensor:
-    """Zeros for the programs of one launch to count themselves with, which they leave as zeros; one a stream."""
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    key = (device, stream)
-    if key not in _COUNTERS or _COUNTERS[key].numel() < rows:
-        _COUNTERS[key] = torch.zeros(max(4096, rows), dtype=torch.int32, device=device)
-    return _COUNTERS[key]
 
 
 def split_count(rows: int, tiles: int, processors: int) -> int:

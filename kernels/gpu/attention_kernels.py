@@ -1,4 +1,4 @@
-"""The kernel of paged decode attention; `attention` launches it and says how it works."""
+"""The kernels of paged decode attention; `attention` launches them and says how they work together."""
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -25,62 +25,23 @@ def tile_entries(entries, start, end, ATOM: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
-def join_runs(
-    partial, summit, mass, out, out_head, place, splits,
-    HEADS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr,
-):  # fmt: skip
-    """Joins the runs of one list, of all its heads. `place`: that of the list's first run; `out`: its first head.
-
-    SPLITS is `splits` rounded up to a power of two. Runs were written by other programs: they are read past L1.
-    """
-    channel = tl.arange(0, WIDTH)
-    every = tl.arange(0, SPLITS)
-    CHUNK: tl.constexpr = 16 if SPLITS > 16 else SPLITS  # this tail of a kernel shall not cost the rest its registers
-    for member in range(HEADS):
-        places = place + every * HEADS + member
-        ran = (every < splits) & (tl.load(mass + places, mask=every < splits, other=0.0, cache_modifier=".cg") > 0.0)
-        highest = tl.max(tl.load(summit + places, mask=ran, other=-1.0e30, cache_modifier=".cg"), 0)
-        whole = tl.zeros([CHUNK], tl.float32)
-        sums = tl.zeros([CHUNK, WIDTH], tl.float32)
-        for first in range(0, splits, CHUNK):
-            split = first + tl.arange(0, CHUNK)
-            at = place + split * HEADS + member
-            total = tl.load(mass + at, mask=split < splits, other=0.0, cache_modifier=".cg")
-            used = total > 0.0
-            top = tl.load(summit + at, mask=used, other=-1.0e30, cache_modifier=".cg")
-            fade = tl.where(used, tl.exp2(top - highest), 0.0)
-            part = tl.load(
-                partial + at[:, None] * CHANNELS + channel[None, :],
-                mask=used[:, None] & (channel < CHANNELS)[None, :], other=0.0, cache_modifier=".cg",
-            )  # fmt: skip
-            whole += total * fade
-            sums += part * fade[:, None]
-        mass_of_all = tl.sum(whole, 0)
-        result = tl.where(mass_of_all > 0.0, tl.sum(sums, 0) / mass_of_all, 0.0)
-        if out.dtype.element_ty == tl.bfloat16:
-            result = round_bf16(result)
-        tl.store(out + member * out_head + channel, result.to(out.dtype.element_ty), mask=channel < CHANNELS)
-
-
-@triton.jit
 def attend_split(
     q, q_row, q_head,
     k, k_block, k_head, k_token,
     v, v_block, v_head, v_token,
     entries, entry_row, tokens,
-    out, out_row, out_head, partial, summit, mass, arrived,
+    out, out_row, out_head, partial, summit, mass,
     splits, scale,
     KV_HEADS: tl.constexpr, LISTS: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr, ATOM: tl.constexpr,
     BLOCK: tl.constexpr, IDENTITY: tl.constexpr, DIRECT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    TILE: tl.constexpr, PRECISE: tl.constexpr, SPLITS: tl.constexpr, CHAINED: tl.constexpr,
+    TILE: tl.constexpr, PRECISE: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
     """One run of the listed tokens of one list. `scale` is the softmax scale times log2(e).
 
     A list is a row of `entries`, each of ATOM tokens in memory order of the pool; `tokens` are its live ones. With
     IDENTITY all lists of a request are its row of the block table, and `tokens` its length. DIRECT writes the result
     to `out`; else each of `splits` runs leaves its unnormalised sum in `partial` [rows, splits, HEADS, CHANNELS] and
-    its maximum and mass in `summit`, `mass` [rows, splits, HEADS], and the last to arrive (counted in `arrived`
-    [rows], 0 before and after) joins them.
+    its maximum and mass in `summit`, `mass` [rows, splits, HEADS].
     """
     start_after_previous(CHAINED)
     split = tl.program_id(0)
@@ -157,9 +118,33 @@ def attend_split(
         if begin < end:
             at = partial + place[:, None] * CHANNELS + channel[None, :]
             tl.store(at, sums, mask=head_live[:, None] & channel_live[None, :])
-        tl.debug_barrier()  # every thread has stored before one of them tells the others
-        if tl.atomic_add(arrived + row, 1, sem="acq_rel") == splits - 1:
-            join_runs(
-                partial, summit, mass, out, out_head, row * splits * HEADS, splits, HEADS, CHANNELS, WIDTH, SPLITS
-            )
-            tl.store(arrived + row, 0)
+
+
+@triton.jit
+def attend_combine(
+    partial, summit, mass, out, out_row, out_head, splits,
+    KV_HEADS: tl.constexpr, LISTS: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+    SPLITS: tl.constexpr, CHAINED: tl.constexpr,
+):  # fmt: skip
+    """Joins the runs of one list and query head. SPLITS is `splits` rounded up to a power of two."""
+    start_after_previous(CHAINED)
+    row = tl.program_id(0).to(tl.int64)
+    member = tl.program_id(1)
+    split = tl.arange(0, SPLITS)
+    channel = tl.arange(0, WIDTH)
+    place = (row * splits + split) * HEADS + member
+    total = tl.load(mass + place, mask=split < splits, other=0.0)
+    used = total > 0.0
+    top = tl.load(summit + place, mask=used, other=-1.0e30)
+    fade = tl.where(used, tl.exp2(top - tl.max(top, 0)), 0.0)
+    at = partial + place[:, None] * CHANNELS + channel[None, :]
+    sums = tl.load(at, mask=used[:, None] & (channel < CHANNELS)[None, :], other=0.0)
+    whole = tl.sum(total * fade, 0)
+    result = tl.where(whole > 0.0, tl.sum(sums * fade[:, None], 0) / whole, 0.0)
+    if out.dtype.element_ty == tl.bfloat16:
+        result = round_bf16(result)
+    request = row // (KV_HEADS * LISTS)
+    head = (row // LISTS % KV_HEADS) * (HEADS * LISTS) + row % LISTS + member
+    tl.store(
+        out + request * out_row + head * out_head + channel, result.to(out.dtype.element_ty), mask=channel < CHANNELS
+    )
