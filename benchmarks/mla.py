@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 import triton
-from gpu_times import kernel_times, replay_us
+from gpu_times import CALLS, kernel_times, replay_us
 from torch import Tensor
 
 from vortexlab.dsl.ir import Static
@@ -74,14 +74,16 @@ class Cell:
             queries.append(torch.randn(batch, static.kv_heads * static.group, static.head_dim, **made))
         return Cell(static, caches, queries)
 
-    def timed(self, work: Callable[[int], Any], repeats: int = 15) -> float:
-        """Median microseconds of `work(layer)`, over a graph that does it once for every layer."""
+    def timed(self, work: Callable[[int], Any]) -> float:
+        """Median microseconds of `work(layer)`, over a graph that goes through the layers and does `CALLS` at least."""
+        count = len(self.caches)
+        calls = count * -(-CALLS // count)
 
         def every() -> None:
-            for number in range(len(self.caches)):
-                work(number)
+            for number in range(calls):
+                work(number % count)
 
-        return replay_us(every, repeats) / len(self.caches)
+        return replay_us(every) / calls
 
     def facts(self) -> dict[str, Any]:
         cache = self.caches[0]
@@ -113,13 +115,15 @@ def exact(q: Tensor, cache: PagedKV, lists: PageLists | None, scale: float, page
     return torch.stack(out)
 
 
-def check() -> list[dict[str, Any]]:
+def check(dtypes: list[str]) -> list[dict[str, Any]]:
     """Worst errors relative to each row's RMS, dense and listed; `ok` tells that they are those of rounding."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for static, dtype, attention in (
         (MLA, torch.bfloat16, attend_latent), (MLA, torch.float16, attend_latent), (MLA, E4M3, attend_latent),
         (MLA, torch.float8_e5m2, attend_latent), (GQA, E4M3, attend), (GQA, torch.float8_e5m2, attend),
     ):  # fmt: skip
+        if NAMES[dtype] not in dtypes:
+            continue
         for page, length in ((16, 3001), (64, 4096), (16, 40)):
             row: dict[str, Any] = {"what": "check", "dtype": NAMES[dtype], "page": page, "context": length,
                                    "latent": static.latent}  # fmt: skip
@@ -156,7 +160,7 @@ def copy_tb_per_s() -> float:
     def copy() -> None:
         y.copy_(x)
 
-    return 2 * x.numel() / replay_us(copy, 15) / 1e6
+    return 2 * x.numel() / replay_us(copy) / 1e6
 
 
 def dense_row(cell: Cell, what: str, copy: float, **options: Any) -> dict[str, Any]:
@@ -239,6 +243,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--out", default=os.environ.get("OUT", "."))
     parser.add_argument("--seconds", type=float, default=110, help="begin nothing more after this long")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--dtypes", nargs="+", choices=sorted(NAMES.values()), default=sorted(NAMES.values()),
+                        help="precisions of the cache that are checked and timed")  # fmt: skip
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("benchmarks/mla.py needs a GPU", file=sys.stderr)
@@ -266,7 +273,7 @@ def main() -> int:
         result["seconds"] = time.time() - began
         (out / "mla.json").write_text(json.dumps(result, indent=1))
 
-    attempt("check", check)
+    attempt("check", lambda: check(options.dtypes))
     copy = float("nan")
     try:
         copy = result["copy_tb_per_s"] = copy_tb_per_s()
@@ -282,15 +289,20 @@ def main() -> int:
     def tried(batch: int) -> list[dict[str, Any]]:
         return variants(Cell.make(MLA, batch, CONTEXT, torch.bfloat16), copy)
 
-    for batch in (1, 8, 32, 64):
-        attempt("MLA", lambda batch=batch: latent(batch), batch=batch)  # type: ignore[misc]
-    for batch in (1, 8, 32):
-        for dtype in (torch.bfloat16, E4M3):
+    timed = [dtype for dtype in (torch.bfloat16, E4M3) if NAMES[dtype] in options.dtypes]
+    for batch in options.batches:
+        if torch.bfloat16 in timed:
+            attempt("MLA", lambda batch=batch: latent(batch), batch=batch)  # type: ignore[misc]
+    for batch in options.batches:
+        if torch.bfloat16 in timed and batch in (1, 32):
+            attempt("variant", lambda batch=batch: tried(batch), batch=batch)  # type: ignore[misc]
+    for batch in options.batches:
+        for dtype in timed:
             attempt("GQA dense", lambda b=batch, d=dtype: [dense_row(Cell.make(GQA, b, CONTEXT, d), "GQA dense", copy)],
                     batch=batch)  # type: ignore[misc]  # fmt: skip
-    attempt("MLA dense", lambda: [dense_row(Cell.make(MLA, 8, CONTEXT, E4M3), "MLA dense", copy)], batch=8)
-    for batch in (32, 1):
-        attempt("variant", lambda batch=batch: tried(batch), batch=batch)  # type: ignore[misc]
+        if E4M3 in timed:
+            attempt("MLA dense", lambda b=batch: [dense_row(Cell.make(MLA, b, CONTEXT, E4M3), "MLA dense", copy)],
+                    batch=batch)  # type: ignore[misc]  # fmt: skip
     for row in rows:
         print(line(row))
     print(f"{result['device']}, torch {result['torch']}, triton {result['triton']}, copy {copy:.2f} TB/s, "
