@@ -185,6 +185,11 @@ def exact_sum(terms: Bounded, axis: int) -> Tensor:
     return ((scaled == scaled.round()) & (terms.error == 0)).all(axis) & total.squeeze(axis).isfinite()
 
 
+def _overflowing(size: Tensor, error: Tensor) -> Tensor:
+    """`error`, infinite where terms of the absolute sum `size` may leave the range of fp32 on the way to their sum."""
+    return torch.where(size.isfinite() & (size > LARGEST), math.inf, error)
+
+
 def reduce_error(how: str, terms: Bounded, axis: int, value: Tensor, *, products: bool = False) -> Tensor:
     """The bound of a reduction over dimension `axis`; `products` when each term is a product rounded by itself."""
     x, e = terms.value, terms.error
@@ -201,8 +206,9 @@ def reduce_error(how: str, terms: Bounded, axis: int, value: Tensor, *, products
         root = monotone(lambda t: torch.sqrt(t.clamp(min=0)), total, error) + 4 * UNIT * value + SMALLEST
         return torch.where((total == 0) & (error == 0), 0.0, root)
     exact = exact_sum(terms, axis)
-    spread = e.sum(axis) + (n + 1 + products) * UNIT * (x.abs() + e).sum(axis) + SMALLEST
-    spread = torch.where(value.isinf() & (e == 0).all(axis), 0.0, spread)
+    size = (x.abs() + e).sum(axis)
+    spread = e.sum(axis) + (n + 1 + products) * UNIT * size + SMALLEST
+    spread = torch.where(value.isinf() & (e == 0).all(axis), 0.0, _overflowing(size, spread))
     if how == "sum":
         return torch.where(exact, 0.0, spread)
     exact &= (value == 0) | (((n & (n - 1)) == 0) & (value.float().double() == value))
@@ -264,7 +270,7 @@ def _scan_error(node: Node, inputs: Sequence[Bounded], known: Bounded) -> Tensor
         return torch.zeros_like(value)
     if node.attrs["how"] == "sum":
         size = (x.abs() + e).cumsum(at)
-        spread = e.cumsum(at) + (x.shape[at] + 1) * UNIT * size + SMALLEST
+        spread = _overflowing(size, e.cumsum(at) + (x.shape[at] + 1) * UNIT * size + SMALLEST)
         return torch.where(exact_sum(inputs[0], at).unsqueeze(at), 0.0, spread)
     run = (lambda t: t.cummax(at).values) if node.attrs["how"] == "max" else (lambda t: t.cummin(at).values)
     return torch.maximum(gap(run(x + e), value), gap(run(x - e), value))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 import torch
 
 from vortexlab.dsl import parse
 from vortexlab.dsl.ir import SET, Node, Static
-from vortexlab.dsl.operation_errors import Bounded
+from vortexlab.dsl.operation_errors import Bounded, reduce_error
 from vortexlab.dsl.reference import Request, Selection, attend, run, select_one
 from vortexlab.dsl.reference_memory import Carry, LayerMemory
 from vortexlab.dsl.reference_ops import Value
@@ -176,3 +177,23 @@ def test_attention_bound_holds_and_is_small() -> None:
     error = (attend(16, static, q, keys, values, lists).double() - exact).abs().amax(-1)
     bound = attention_tolerance(16, static, q.double(), *wide, lists)
     assert (error <= bound).all() and bound.max() < 1e-3 * exact.square().mean().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("how", "terms", "is_open"),
+    [
+        ("sum", [3e38, -3e38, 1.0], True),
+        ("sum", [1e38, -1e38, 1.0], False),
+        ("mean", [3e38, -3e38, 1.0], True),
+        ("norm", [1e20, 0.0], True),
+        ("norm", [1e18, 0.0], False),
+        ("max", [3e38, 3e38], False),
+    ],
+)
+def test_what_leaves_fp32_on_the_way_to_a_sum_may_come_out_as_anything(
+    how: str, terms: list[float], is_open: bool
+) -> None:
+    x = torch.tensor(terms, dtype=torch.float64)
+    value = {"sum": x.sum(), "mean": x.mean(), "norm": x.norm(), "max": x.amax()}[how]
+    error = reduce_error(how, Bounded(x, 1e-9 * x.abs()), 0, value)
+    assert bool(error.isinf()) == is_open
