@@ -29,7 +29,7 @@ from vortexlab.kernels.cost import Model, model
 from vortexlab.kernels.devices import Device, get_device
 
 #: Kept measurements, by name in benchmarks/results.
-SOURCES = ("h200-decode.json",)
+SOURCES = ("h200-decode-grid.json",)
 #: What is fitted: the least value, where the search starts, the most.
 FITTED: dict[str, tuple[float, float, float]] = {
     "dense": (1e12, 4e12, 4.8e12), "read": (1e12, 4e12, 4.8e12), "gather": (1e12, 4e12, 4.8e12),

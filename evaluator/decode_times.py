@@ -133,8 +133,8 @@ def attention_bytes(
 
 
 def ideal_ms(weights: float, attention: float, layers: int, device: Device) -> float:
-    """Milliseconds of a step that only reads its bytes, at the rate of the device's streamed reads."""
-    return 1e3 * (weights + layers * attention) / device.read
+    """Milliseconds of a step that only reads its bytes, at the rate of the device's fastest reads."""
+    return 1e3 * (weights + layers * attention) / device.ceiling
 
 
 def predicted_step(

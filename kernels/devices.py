@@ -18,7 +18,8 @@ from vortexlab.dsl.errors import VortexError
 class Device:
     """Rates in units per second: bytes, floating-point operations, elements.
 
-    `read`: bytes of streamed reads. `gather`: bytes of K and V read page by page. `dense`: bytes of K and V read by the
+    `ceiling`: bytes of the fastest reads there are, which no rate passes: what ideal times divide by. `read`: bytes of
+    streamed reads. `gather`: bytes of K and V read page by page. `dense`: bytes of K and V read by the
     best dense attention. `ramp`: seconds lost on the way up to such a rate, half of them by a transfer of `ramp_bytes`.
     `matrix`: FLOPs of matrix products by cache dtype; `vector`: elementwise results. `choose`: scores ordered by exact
     selection. `launch`: seconds that every kernel costs beside its work; `attend_latency` and `choose_latency`: seconds
@@ -30,6 +31,7 @@ class Device:
     kind: str
     evidence: str
     source: str
+    ceiling: float
     read: float
     gather: float
     dense: float
@@ -61,18 +63,19 @@ _H200 = Device(
         "steps (benchmarks/results/h200-calibration.json); bf16 matmul of 8192 cubed runs at 701 TFLOP/s. fp32 "
         "products (half the bf16 rate) and elementwise results (half the datasheet's 67 TFLOP/s): unmeasured"
     ),
-    read=3.81e12,
-    gather=3.24e12,
-    dense=4.52e12,
+    ceiling=4.6e12,
+    read=4.51e+12,
+    gather=4.45e+12,
+    dense=4.53e+12,
     matrix={"fp32": 3.5e14, "bf16": 7.01e14, "fp16": 7.01e14},
     vector=3.3e13,
-    choose=2.46e10,
-    launch=3.72e-6,
-    attend_latency=1e-8,
-    choose_latency=1.69e-6,
+    choose=3.62e+10,
+    launch=2e-07,
+    attend_latency=2.09e-06,
+    choose_latency=7.08e-06,
     units=132,
-    ramp=3.37e-6,
-    ramp_bytes=6.86e6,
+    ramp=4.95e-06,
+    ramp_bytes=4.05e+06,
 )
 #: The vendor's figures for the same GPU: bytes and bf16 products a second.
 _H200_DATASHEET = (4.8e12, 9.89e14)
@@ -85,6 +88,7 @@ def _datasheet(name: str, read: float, bf16: float, fp32: float, vector: float, 
         name=name,
         evidence="datasheet",
         source=f"{source}; reached as far as on the H200 and with its overheads, unconfirmed",
+        ceiling=_H200.ceiling * bytes_share,
         read=_H200.read * bytes_share,
         gather=_H200.gather * bytes_share,
         dense=_H200.dense * bytes_share,
@@ -120,6 +124,7 @@ _TABLE = [
             "best dense path (16k tokens, 8 x 128, batch 4) at 24 GB/s, in bf16 no faster than in fp32; elementwise "
             "ops in cache make 8e9 results a second; a torch call costs about 4 us"
         ),
+        ceiling=3.8e10,
         read=3.8e10,
         gather=1.5e10,
         dense=2.4e10,

@@ -146,16 +146,27 @@ def test_the_figures_of_the_campaign_are_those_of_its_record() -> None:
 
 
 def test_the_times_of_a_step_are_those_of_their_records() -> None:
-    found = results("h200-decode")
-    rows = figures("| context | batch | dense | Quest | speed-up |")
-    assert len(rows) == 6
-    for context, batch, dense, quest, ratio in rows:
+    measured = [row for row in results("h200-decode-grid")["rows"] if (row["heads"], row["kv_heads"]) == (16, 8)]
+    rows = figures("| context | batch | dense, ours | FlashInfer | SDPA | Quest, 16 | Quest, 64 |")
+    assert len(rows) == 9
+    for context, batch, *shown in rows:
         place = (int(context.replace(",", "")), int(batch))
-        cell = [row for row in found["table"] if (row["context"], row["batch"]) == place]
-        fastest = min(row["us"] for row in cell if row["what"].startswith("dense"))
-        (ours,) = (row for row in cell if row["what"] == "quest")
-        assert (dense, quest, ratio) == (f"{fastest:.1f}", f"{ours['us']:.1f}", f"{fastest / ours['us']:.2f}")
-        assert (ours["knobs"]["budget"], ours["heads"], ours["kv_heads"]) == (64, 16, 8)
+        us = {(r["what"], r["page"]): r["us"] for r in measured if (r["context"], r["batch"]) == place}
+        dense = [us[f"dense ({name})", 16] for name in ("ours", "FlashInfer", "SDPA, contiguous")]
+        sparse = [us["quest", page] for page in (16, 64)]
+        assert shown == [f"{x:.1f}" for x in dense] + [f"{x:.1f} ({min(dense) / x:.2f}x)" for x in sparse]
+
+
+def test_the_times_of_whole_models_are_those_of_their_record() -> None:
+    record = results("h200-end-to-end")["rows"]
+    for model, batch, dense, *sparse in figures("| model | batch | dense | Quest, 16 | Quest, 64 | Centroid, 16 |"):
+        ms = {r["program"]: r["step_ms"] for r in record if r["model"] == model.lower() and r.get("batch") == int(batch)}
+        programs = ("quest P16", "quest P64", "centroid P16")
+        assert dense == f"{ms['dense']:.2f}"
+        assert sparse == [f"{ms[name]:.2f} ({ms['dense'] / ms[name]:.2f}x)" for name in programs]
+
+
+def test_the_figures_of_the_cpu_are_those_of_their_record() -> None:
     cpu, text = results("cpu-attention"), " ".join(README.read_text().split())
     sparse, dense_ms = (cpu["seconds"][name]["value"] * 1e3 for name in ("sparse", cpu["dense"]))
     assert f"at density {cpu['density']:.3f} takes {sparse:.1f} ms a step" in text

@@ -158,11 +158,15 @@ def attend(
 
 
 def split_count(rows: int, tiles: int, processors: int) -> int:
-    """Runs per list that take the fewest tile times, when four programs are resident on each processor at once."""
+    """Runs per list that take the fewest tile times.
+
+    Four programs are resident on each processor at once; three where one run writes the output itself, which takes
+    registers.
+    """
     start = 4  # tile times that a program takes to get going
 
     def cost(runs: int) -> int:
-        rounds = -(-rows * runs // (4 * processors))
+        rounds = -(-rows * runs // ((3 if runs == 1 else 4) * processors))
         return rounds * (-(-tiles // runs) + start)
 
     return min(range(1, max(1, min(tiles, 128)) + 1), key=cost)
