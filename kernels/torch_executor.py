@@ -181,10 +181,10 @@ class TorchExecutor:
             if not form.is_plain:
                 assert form.program.result is not None
                 roots.append(form.program.result)
-            lists, out = self._step(form, q, state, cache, memory, roots, True)
-            if out is None:
+            lists, own = self._step(form, q, state, cache, memory, roots, True)
+            if own is None:
                 return self.attend(q, cache, lists), lists
-            return out.reshape(*q.shape[:2], -1).to(q.dtype), lists
+            return own.reshape(*q.shape[:2], -1).to(q.dtype), lists
 
     @staticmethod
     def _nothing(form: Compiled, cache: PagedKV) -> PageLists:

@@ -160,7 +160,8 @@ def test_the_times_of_a_step_are_those_of_their_records() -> None:
 def test_the_times_of_whole_models_are_those_of_their_record() -> None:
     record = results("h200-end-to-end")["rows"]
     for model, batch, dense, *sparse in figures("| model | batch | dense | Quest, 16 | Quest, 64 | Centroid, 16 |"):
-        ms = {r["program"]: r["step_ms"] for r in record if r["model"] == model.lower() and r.get("batch") == int(batch)}
+        place = (model.lower(), int(batch))
+        ms = {r["program"]: r["step_ms"] for r in record if (r["model"], r.get("batch")) == place}
         programs = ("quest P16", "quest P64", "centroid P16")
         assert dense == f"{ms['dense']:.2f}"
         assert sparse == [f"{ms[name]:.2f} ({ms['dense'] / ms[name]:.2f}x)" for name in programs]

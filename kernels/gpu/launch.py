@@ -59,4 +59,5 @@ def shared_bytes(device: torch.device) -> int:
     """Shared memory that one program can have; in the interpreter as much as on a Hopper GPU."""
     if device.type != "cuda":
         return SHARED_BYTES["sm_90"]
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    properties = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin)  # type: ignore[attr-defined]
