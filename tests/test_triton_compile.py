@@ -13,12 +13,14 @@ import pytest
 
 from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Static
-from vortexlab.dsl.testing import random_program
+from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.testing import random_program, with_page
 from vortexlab.kernels.gpu.codegen import generate
+from vortexlab.kernels.gpu.coverage import uncovered
 from vortexlab.kernels.gpu.modules import source_key, store_source
 from vortexlab.kernels.gpu.report import TARGETS, compile_report
 from vortexlab.search_spaces import load, seeds
+from vortexlab.search_spaces.library import NAMES
 
 STATIC = Static(kv_heads=8, group=4, head_dim=128, scale=128**-0.5)
 
@@ -194,3 +196,39 @@ def test_hundred_random_programs_compile_for_sm_90(first):
         program = parse(random_program(random.Random(number))).bind()
         found = compile_report(program, Static(2, 4, 64, 0.125), ("sm_90",))
         assert {"attend_split", "attend_combine", "choose_whole", "choose_tiled"} <= {item.kernel for item in found}
+
+
+LATENT = Static(kv_heads=1, group=20, head_dim=576, scale=256**-0.5, latent=512)
+
+
+def published() -> list[tuple[str, int]]:
+    """Every published program that the kernels cover, at pages of 16 and 64 where these divide as it asks."""
+    found = []
+    for name in NAMES:
+        for page in (16, 64):
+            try:
+                bound, static = at_page(name, page)
+                bound.axis_sizes(static)
+            except VortexError:
+                continue
+            if not uncovered(bound, static):
+                found.append((name, page))
+    return found
+
+
+def at_page(name: str, page: int) -> tuple[Program, Static]:
+    bound = with_page(load(name), page).bind()
+    return bound, LATENT if bound.reads_latent else STATIC
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "page"), published())
+def test_published_programs_compile_everywhere_and_without_spills_on_sm_90(name: str, page: int):
+    found = compile_report(*at_page(name, page), TARGETS, seconds=900)
+    assert {item.target for item in found} == set(TARGETS)
+    assert not [item for item in found if item.target == "sm_90" and item.spilled_bytes]
+
+
+def test_most_published_programs_have_kernels():
+    covered = {name for name, _ in published()}
+    assert len(covered) >= 35 and {"quest", "mla_block", "block_sparse"} <= covered
