@@ -244,7 +244,9 @@ class TritonExecutor:
                 combine_partials[(rows, -(-size // width))](
                     have[f"p{index}"], have[f"r{index}"], parts, identity, REST=size, TILE=width, HOW=how
                 )
-        kernel = kernels.kernels["choose_whole" if capacity <= launch.WHOLE_ROW else "choose_tiled"]
+        kernel = kernels.kernels["choose_whole"]
+        if capacity > launch.whole_row(kernel):
+            kernel = kernels.kernels["choose_tiled"]
         constants, options = launch.shape(kernel, capacity)
         self._launch(module, kernel, (rows * graph.lists,), have | constants, **options, **chained)
         return lists

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -15,11 +16,17 @@ MAP_ELEMENTS = 8192
 PLAIN_ELEMENTS = 4096
 #: Loads of a map kernel that are under way at once: few, since many programs share a processor.
 MAP_STAGES = 2
-#: Pages up to which the selection kernel keeps a row in registers.
+#: Pages up to which the selection kernel keeps a row of one score in registers; half as many where it reads more.
 WHOLE_ROW = 8192
 
 #: Shared memory that one program (thread block) can have, in bytes: vendors' figures for one block.
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+
+
+def whole_row(kernel: Kernel) -> int:
+    """Pages up to which a selection kernel keeps a row in registers."""
+    scores = sum(re.fullmatch(r"b\d+", name) is not None for name in kernel.params)
+    return WHOLE_ROW // (1 if scores < 2 else 2) // max(1, kernel.largest // 2)
 
 
 def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]]:
@@ -33,9 +40,11 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
         # Products run on matrix units: threads are there to address the operands.
         return {"TILE": tile}, {"num_warps": max(1, count // 4) if kernel.has_products else count,
                                 "num_stages": MAP_STAGES}  # fmt: skip
+    most = whole_row(kernel)
     whole = kernel.name == "choose_whole"
-    tile = triton.next_power_of_2(min(capacity, WHOLE_ROW)) if whole else WHOLE_ROW // 2
-    return {"TILE": tile}, {"num_warps": max(4, warps(tile))}
+    tile = triton.next_power_of_2(min(capacity, most)) if whole else max(64, most // 2 // kernel.largest)
+    # As many values are held of a page as scores are read, and then some.
+    return {"TILE": tile}, {"num_warps": max(4, warps(tile * (WHOLE_ROW // most)))}
 
 
 def warps(elements: int) -> int:
