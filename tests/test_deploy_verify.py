@@ -181,7 +181,7 @@ def test_faults_in_the_engine_are_found(
         monkeypatch.setattr(
             transformers_engine.PagedLayer,
             "__init__",
-            lambda self, found, layer, layers, chunk: real(self, found, 0, layers, chunk),
+            lambda self, found, layer, layers, chunk, gate: real(self, found, 0, layers, chunk, gate),
         )
     else:
         deployed = PROGRAMS["quest"]
