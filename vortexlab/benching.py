@@ -45,16 +45,21 @@ def bench_program(program: Program, config: EvaluationConfig, *, batch: int | No
 
 
 def measure_gate(
-    program: Program, config: EvaluationConfig, batches: Sequence[int], contexts: Sequence[int]
+    program: Program,
+    config: EvaluationConfig,
+    batches: Sequence[int] = GATE_BATCHES,
+    contexts: Sequence[int] | None = None,
 ) -> tuple[Gate | None, dict[str, Any]]:
-    """Times a bound program at every pair of `batches` and `contexts`: its dense gate, and JSON as of `bench_program`.
+    """Times a bound program at every pair of `batches` and `contexts` (by default `gate_contexts`).
 
-    The gate is None when a timed output was wrong. Its conditions name the program by its hash, and a geometry that was
-    read from a file without the folder. Raises `VortexError` for batches that are none or repeated, and for what
-    `bench_program` refuses.
+    Returns its dense gate, and JSON as of `bench_program`. The gate is None when a timed output was wrong. Its
+    conditions name the program by its hash, and a geometry that was read from a file without the folder. Raises
+    `VortexError` for batches that are none or repeated, and for what `bench_program` refuses.
     """
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise VortexError(f"the batches of a gate are different whole numbers from 1, found {tuple(batches)}")
+    if contexts is None:
+        contexts = gate_contexts(program, config, batches)
     found = _bench(program, replace(config, lengths=tuple(contexts)), batches)
     if any(row["failure"] for row in found["rows"]):
         return None, found
@@ -155,7 +160,15 @@ def _model(program: Program, config: EvaluationConfig) -> LoadedModel:
         raise VortexError(
             f"what {program.name} reads depends on data, and it does not fit the model that would show it: {error}"
         ) from error
-    return load_model(config.model, config.device, config.resolved_dtype)
+    return load_quietly(config.model, config.device, config.resolved_dtype)
+
+
+def load_quietly(folder: str, device: str, dtype: str) -> LoadedModel:
+    """The model in a folder, without transformers' progress bars."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return load_model(folder, device, dtype)
 
 
 def _questions(config: EvaluationConfig, length: int) -> list[Context]:

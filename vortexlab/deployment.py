@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vortexlab import __version__, benching, binding
+from vortexlab.benching import load_quietly
 from vortexlab.deploy import package, selftest
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import DTYPE_NAMES, REFERENCE_MODEL, EvaluationConfig, model_digest, versions
-from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.record import record
 from vortexlab.evaluator.samples import make_suite
@@ -110,9 +110,7 @@ def _measure_gate(program: Program, config: EvaluationConfig) -> Gate:
 
     Raises `VortexError` when it cannot be timed, or computes something wrong.
     """
-    config = replace(config, tasks=_built_in(config))
-    contexts = benching.gate_contexts(program, config, benching.GATE_BATCHES)
-    found, timed = benching.measure_gate(program, config, benching.GATE_BATCHES, contexts)
+    found, timed = benching.measure_gate(program, replace(config, tasks=_built_in(config)))
     if found is None:
         row = next(row for row in timed["rows"] if row["failure"])
         raise VortexError(
@@ -137,7 +135,7 @@ def record_cases(
     samples = make_suite(few).samples
     step = max(1, len(samples) // cases)
     chosen = samples[::step][:cases]
-    model = _load(config.model, config.device, config.resolved_dtype)
+    model = load_quietly(config.model, config.device, config.resolved_dtype)
     questions = [
         {"context": item.context, "question": item.turns[0].question, "length": len(item.turns[0].answer)}
         for item in chosen
@@ -170,7 +168,7 @@ def verify_package(directory: Path, *, model: str | Path | None = None, device: 
         raise VortexError(f"the self-test of {directory} is damaged ({error!r}); export it again") from error
     folder = _model_folder(model, digest)
     same = model_digest(folder) == digest
-    now = record(exported.program, _load(folder, device, dtype), cases, selftest.sketch)
+    now = record(exported.program, load_quietly(folder, device, dtype), cases, selftest.sketch)
     answer = _run_package(exported, folder, now, device, dtype)
     outcomes = answer["outcomes"]
     comparisons = {
@@ -191,13 +189,6 @@ def verify_package(directory: Path, *, model: str | Path | None = None, device: 
         "comparisons": comparisons,
         "ok": all(found["ok"] for found in comparisons.values() if found is not None),
     }
-
-
-def _load(folder: str, device: str, dtype: str) -> LoadedModel:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    return load_model(folder, device, dtype)
 
 
 def _model_folder(model: str | Path | None, digest: str) -> str:

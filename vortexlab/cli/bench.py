@@ -43,8 +43,7 @@ def bench(
         if batch is not None:
             raise VortexError("--gate is measured at several batches: give --batches instead of --batch")
         sizes = options.numbers("--batches", batches) or benching.GATE_BATCHES
-        contexts = config.lengths if lengths else benching.gate_contexts(bound, config, sizes)
-        measured, found = benching.measure_gate(bound, config, sizes, contexts)
+        measured, found = benching.measure_gate(bound, config, sizes, config.lengths if lengths else None)
     else:
         if batches:
             raise VortexError("--batches are those of --gate; add --gate, or give one --batch")
