@@ -229,7 +229,10 @@ def test_with_a_gate_that_never_opens_generate_is_the_model_itself(model: Any, f
     model.set_attn_implementation("sdpa")
     expected = model.generate(prompt, past_key_values=DynamicCache(config=model.config), **more)
     _, sparse = using(model, found)
-    assert not torch.equal(model.generate(prompt, past_key_values=sparse.cache(model.config), **more), expected)
+    ungated = model.generate(prompt, past_key_values=sparse.cache(model.config), **more)
+    assert not torch.equal(ungated, expected)
+    _, always = using(model, found, gate_from(1, batch=2))
+    assert torch.equal(model.generate(prompt, past_key_values=always.cache(model.config), **more), ungated)
     for gate in (gate_from(None), gate_from(1, batch=3), gate_from(140 + 24)):
         _, pattern = using(model, found, gate)
         cache = pattern.cache(model.config)
