@@ -1,9 +1,9 @@
 """Writing and reading exported packages.
 
 A package is a folder that pip installs: the bound program in its typed form, the hash, the tuned knobs, its learned
-parameters, a manifest with the measurements it was chosen for, and a self-test. It needs `vortexlab` at run time, of
-which only the language, the executors and this room are imported. Nothing of the campaign (paths, keys, prompts) goes
-into it.
+parameters, a manifest with the measurements it was chosen for and its dense gate, and a self-test. It needs `vortexlab`
+at run time, of which only the language, the executors and this room are imported. Nothing of the campaign (paths, keys,
+prompts) goes into it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vortexlab.dsl import canonical_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import FP8, Program
 from vortexlab.dsl.parameters import Parameters
+from vortexlab.kernels.gate import Gate
 
 ENGINES = ("transformers",)
 MANIFEST, PROGRAM, SELFTEST = "manifest.json", "program.json", "selftest.json"
@@ -40,13 +41,17 @@ def slug(name: str, digest: str) -> str:
 
 @dataclass(frozen=True)
 class Package:
-    """An exported package on disk, checked. `root` is the folder from which `module` can be imported."""
+    """An exported package on disk, checked. `root` is the folder from which `module` can be imported.
+
+    `gate` is None where none was measured.
+    """
 
     root: Path
     module: str
     program: Program
     manifest: dict[str, Any]
     selftest: dict[str, Any]
+    gate: Gate | None = None
 
 
 def write(
@@ -59,6 +64,7 @@ def write(
     source: str,
     measurements: Mapping[str, Any],
     selftest: Mapping[str, Any],
+    gate: Gate | None = None,
 ) -> Package:
     """Writes the package of a bound program. The folder appears whole, or the one that was there stays.
 
@@ -80,6 +86,7 @@ def write(
         "page": program.page_size,
         "parameters": program.parameters.digest if program.parameters else None,
         "measurements": dict(measurements),
+        "gate": gate and gate.to_json(),
         "vortexlab": version,
     }
     values = {
@@ -91,6 +98,7 @@ def write(
         "DOC": _plain(program.doc) or "A sparse-attention program.",
         "KNOBS": ", ".join(f"{key} = {value}" for key, value in sorted(knobs.items())) or "none",
         "FIGURES": _figures(measurements),
+        "GATE": _gate(gate),
         "SOURCE": _fenced(source),
     }
     held = replace(program, parameters=program.parameters and replace(program.parameters, path=PARAMETERS))
@@ -205,6 +213,25 @@ def _figures(measurements: Mapping[str, Any]) -> str:
     return "\n".join(lines) or "- none"
 
 
+def _gate(gate: Gate | None) -> str:
+    """What the gate does, in Markdown."""
+    if gate is None:
+        return "No dense gate was measured: every step after the prompt is sparse, even where dense is faster."
+    rows = [
+        f"- batch {batch} and more: {'never sparse' if least is None else f'sparse from {least} tokens on'}"
+        for batch, least in gate.opens.items()
+    ]
+    conditions = [
+        f"- {key}: {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in sorted(gate.conditions.items())
+    ]
+    return "\n".join([
+        "A dense gate was measured, and is on: steps where the program was not shown to be at least as fast as dense",
+        "attention are dense. The figures above and the self-test are without it. Where several lines fit a batch, the",
+        "last one counts; batches below all of them are dense.", "", *rows, "", "Measured under:", "", *conditions,
+    ])  # fmt: skip
+
+
 def read(directory: Path) -> Package:
     """Reads a package (exported, or installed with ``pip install --target``) and checks that its program is unchanged.
 
@@ -227,6 +254,7 @@ def read(directory: Path) -> Package:
         selftest = json.loads((inner / SELFTEST).read_text(encoding="utf-8"))
         expected, module = str(manifest["program_hash"]), str(manifest["module"])
         digest = canonical_hash(program)
+        gate = None if manifest.get("gate") is None else Gate.from_json(manifest["gate"])
     except VortexError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
@@ -237,7 +265,9 @@ def read(directory: Path) -> Package:
             f"the program in {inner / PROGRAM} is not the one that was measured: its hash {digest[:12]} differs from "
             f"the manifest's {expected[:12]}; export it again"
         )
-    return Package(inner.parent, module, program, manifest, selftest)
+    if gate is not None and gate.conditions["program_hash"] != digest:
+        raise VortexError(f"the gate in {inner / MANIFEST} was measured for another program; export it again")
+    return Package(inner.parent, module, program, manifest, selftest, gate)
 
 
 def _copy(parameters: Parameters, file: Path) -> None:

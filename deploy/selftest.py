@@ -2,7 +2,8 @@
 
 One protocol on both sides: the context is read densely into an empty cache, then the question goes through the sparse
 path as one chunk, then the answer is generated greedily. A *case* holds token ids and what the evaluator got for them;
-`run` repeats it through transformers, and `judge` compares.
+`run` repeats it through transformers, and `judge` compares. Every step of the question and the answer is sparse: the
+dense gate is off, since what is proved is the program.
 
 ``python -m vortexlab.deploy.selftest FOLDER MODEL CASES`` does the first half in a process of its own: it imports the
 package as a user would, from the folder that it is installed in, and prints the outcomes as JSON.
@@ -15,6 +16,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,7 @@ def run(pattern: Pattern, model: Any, cases: Sequence[Mapping[str, Any]]) -> lis
             "load it with attn_implementation=pattern.NAME"
         )
     outcomes = []
+    pattern = replace(pattern, gate=None)
     device = next(model.parameters()).device
     with torch.inference_mode():
         for case in cases:

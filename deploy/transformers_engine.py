@@ -2,10 +2,11 @@
 
 `Pattern.register` makes the name usable as ``attn_implementation``; `Pattern.cache` gives the cache that goes with
 it. What runs follows from the cache alone: tokens that meet an empty cache are a prompt and are read densely; every
-later token, alone or in a chunk, selects pages for itself. No model code changes.
+later token, alone or in a chunk, selects pages for itself, unless a gate says that dense attention is faster at this
+batch and length: then it is read densely, and summaries are written all the same. No model code changes.
 
-What a program carries begins with the first token after a prompt, anew for every sequence. In a chunk a layer reads all
-tokens before the next layer reads any, so what layers hand upwards is kept for each token of the chunk.
+What a program carries begins with the first sparse token after a prompt, anew for every sequence. In a chunk a layer
+reads all tokens before the next layer reads any, so what layers hand upwards is kept for each token of the chunk.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.dense import sdpa_folded
 from vortexlab.kernels.executor import Executor
+from vortexlab.kernels.gate import Gate
 from vortexlab.kernels.memory import Carry, Memory
 
 _LAYER = "_vortex_layer"
@@ -70,9 +73,9 @@ class PagedLayer(CacheLayerMixin):
     is_compileable = False
     is_croppable = True
 
-    def __init__(self, program: Program, layer: int, layers: int, chunk: Chunk):
+    def __init__(self, program: Program, layer: int, layers: int, chunk: Chunk, gate: Gate | None = None):
         super().__init__()
-        self.program, self.layer, self.layers, self.chunk = program, layer, layers, chunk
+        self.program, self.layer, self.layers, self.chunk, self.gate = program, layer, layers, chunk, gate
         self.carries = program.has_memory
         self.executor: Executor | None = None
         self.state: Any = None
@@ -128,8 +131,12 @@ class PagedLayer(CacheLayerMixin):
         return keys, values
 
     def step(self, q: Tensor, scale: float) -> Tensor:
-        """Sparse attention of the newest tokens, one by one. `q`: [batch, heads, tokens, channel], as is returned."""
-        _, heads, tokens, channel = q.shape
+        """Attention of the newest tokens, one by one, sparse but where the gate says otherwise.
+
+        `q`: [batch, heads, tokens, channel], as is returned.
+        """
+        batch, heads, tokens, channel = q.shape
+        assert self.keys is not None and self.values is not None
         cache, lengths = self.paged, self.paged.lengths
         if self.executor is None:
             static = Static(cache.kv_heads, heads // cache.kv_heads, channel, scale, self.layer, self.layers)
@@ -140,22 +147,32 @@ class PagedLayer(CacheLayerMixin):
             self.executor.summarize(self.state, cache)
         if self.carries:
             self.chunk.begin(self.layer)
-            if self.memory is None:
-                self.memory, self.began = self.executor.new_memory(cache), self.first_new
         out = torch.empty_like(q)
         for i in range(tokens):
-            lengths.fill_(self.first_new + i + 1)
+            length = self.first_new + i + 1
+            lengths.fill_(length)
             self.executor.update(self.state, cache)
             query = q[:, :, i].contiguous()
-            if self.memory is None:
-                out[:, :, i], lists = self.executor.decode(query, self.state, cache)
+            if self.gate is not None and not self.gate.is_sparse(batch, length):
+                out[:, :, i] = sdpa_folded(query, self.keys[:, :, :length], self.values[:, :, :length], scale)
+                read = torch.ones((), dtype=torch.float64, device=q.device)
             else:
-                self.memory.carry = self.chunk.carry(self.first_new + i + 1)
-                out[:, :, i], lists = self.executor.decode(query, self.state, cache, self.memory)
-            read = lists.tokens(lengths, self.program.page_size).double().mean() / (self.first_new + i + 1)
+                out[:, :, i], read = self._sparse(query, length)
             self.share = read if self.share is None else self.share + read
             self.steps += 1
         return out
+
+    def _sparse(self, query: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """The program's step at `length` tokens: its output, and the share of the context that it read."""
+        assert self.executor is not None
+        if not self.carries:
+            out, lists = self.executor.decode(query, self.state, self.paged)
+        else:
+            if self.memory is None:
+                self.memory, self.began = self.executor.new_memory(self.paged), length - 1
+            self.memory.carry = self.chunk.carry(length)
+            out, lists = self.executor.decode(query, self.state, self.paged, self.memory)
+        return out, lists.tokens(self.paged.lengths, self.program.page_size).double().mean() / length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0
@@ -203,10 +220,14 @@ class PagedLayer(CacheLayerMixin):
 
 @dataclass
 class Pattern:
-    """A bound program that transformers can run under `name`."""
+    """A bound program that transformers can run under `name`.
+
+    With a `gate`, caches made from here on read densely where it says that the program would be slower.
+    """
 
     program: Program
     name: str
+    gate: Gate | None = None
 
     def register(self) -> str:
         """Registers attention and mask; returns the name for ``attn_implementation``. Repeating it is harmless."""
@@ -227,13 +248,14 @@ class Pattern:
                 "models whose layers are all full attention"
             )
         count, chunk = text.num_hidden_layers, Chunk()
-        return Cache(layers=[PagedLayer(self.program, layer, count, chunk) for layer in range(count)])
+        return Cache(layers=[PagedLayer(self.program, layer, count, chunk, self.gate) for layer in range(count)])
 
     @staticmethod
     def density(cache: Cache) -> float | None:
-        """Effective density so far, None before the first sparse step.
+        """Effective density so far, None before the first step after a prompt.
 
-        Tokens read / tokens in the context, mean over layers, KV heads, rows and steps.
+        Tokens read / tokens in the context, mean over layers, KV heads, rows and steps; 1 for steps that the gate made
+        dense.
         """
         shares = [float(layer.share) / layer.steps for layer in _layers(cache) if layer.share is not None]
         return sum(shares) / len(shares) if shares else None

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 from face_fixtures import vortex
 
+from vortexlab.benching import GATE_CONTEXTS, gate_contexts
+from vortexlab.dsl import canonical_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator import speed
+from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.kernels.gate import Gate
 from vortexlab.kernels.gpu import report
 from vortexlab.kernels.gpu.report import KernelReport
+from vortexlab.search_spaces.library import load
 
 KERNEL = KernelReport("attend_split", "sm_90", 96, 16, 49152, ("tensor core",))
 SMALL = ("--lengths", "256", "--batch", "2", "--geometry", "qwen3-1.7b", "--threads", "1", "--device", "cpu")
@@ -125,6 +130,52 @@ def test_a_timed_output_that_is_wrong_has_status_1(monkeypatch: pytest.MonkeyPat
     assert row["speedup"] is None and "off by 0.5" in row["failure"]
     text = vortex("bench", "sink_window", *SMALL)
     assert text.status == 1 and "context 256: a timed output is off by 0.5" in text.out
+
+
+def test_bench_measures_the_dense_gate() -> None:
+    words = ("--gate", "--batches", "1,2", "--lengths", "256,512", "--geometry", "qwen3-1.7b", "--threads", "1",
+             "--device", "cpu", "--seed", "3")  # fmt: skip
+    found = vortex("bench", "sink_window", *words, "--json").json("bench")
+    cells = [(1, 256), (1, 512), (2, 256), (2, 512)]
+    assert [(row["batch"], row["context"]) for row in found["rows"]] == cells
+    gate = found["gate"]
+    assert gate == Gate.from_json(gate).to_json()
+    assert [{**item["speedup"], "batch": item["batch"], "context": item["context"]} for item in found["rows"]] == (
+        gate["ratios"]
+    )
+    bound = load("sink_window").bind()
+    assert gate["conditions"] == {**found["conditions"], "program_hash": canonical_hash(bound)}
+    text = vortex("bench", "sink_window", *words)
+    assert text.status == 0 and "DENSE GATE" in text.out and "sparse from" in text.out
+
+
+def test_a_gate_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--batches instead of --batch" in vortex("bench", "quest", *SMALL, "--gate").complaint()
+    assert "add --gate" in vortex("bench", "quest", *SMALL, "--batches", "1").complaint()
+    plain = ("--geometry", "qwen3-1.7b", "--threads", "1", "--device", "cpu", "--gate")
+    assert "different whole numbers" in vortex("bench", "quest", *plain, "--batches", "2,2").complaint()
+    assert "different whole numbers" in vortex("bench", "quest", *plain, "--batches", "0").complaint()
+    assert "at least 64" in vortex("bench", "quest", *plain, "--lengths", "8").complaint()
+    assert "none of 1024, 4096, 16384" in vortex("bench", "quest", *plain, "--batches", "1000").complaint()
+    assert "give --lengths within" in vortex("bench", "top_p", *plain, "--lengths", "32k").complaint()
+
+    def wrong(*_: Any, **__: Any) -> speed.Timing:
+        raise speed.SpeedError("a timed output is off by 0.5 of its norm")
+
+    monkeypatch.setattr(speed, "measure", wrong)
+    words = (*plain, "--batches", "1,2", "--lengths", "256")
+    done = vortex("bench", "sink_window", *words, "--json")
+    assert done.status == 1 and done.json("bench")["gate"] is None
+    text = vortex("bench", "sink_window", *words)
+    assert text.status == 1 and "batch 2, context 256: a timed output" in text.out and "DENSE GATE" not in text.out
+
+
+def test_contexts_of_a_gate_are_those_that_can_be_timed() -> None:
+    config, quest, top_p = EvaluationConfig(), load("quest").bind(), load("top_p").bind()
+    assert gate_contexts(quest, config, (1, 4)) == gate_contexts(top_p, config, (1, 4)) == GATE_CONTEXTS
+    assert gate_contexts(quest, config, (16,)) == (1024, 4096)
+    wide = EvaluationConfig(batch_tokens=GATE_CONTEXTS[-1] * 8)
+    assert gate_contexts(quest, wide, (8, 1)) == GATE_CONTEXTS
 
 
 def test_doctor_names_what_is_missing_and_shows_no_key(

@@ -12,6 +12,7 @@ from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 from vortexlab.deploy.transformers_engine import PagedLayer, Pattern
 from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
+from vortexlab.kernels.gate import CONDITIONS, Gate, Ratio
 from vortexlab.search_spaces.library import load
 
 PAGE = 16
@@ -72,8 +73,14 @@ def logits(model: Any, cache: Any, *pieces: torch.Tensor, **more: Any) -> torch.
     return out
 
 
-def using(model: Any, found: Any) -> tuple[Any, Pattern]:
-    pattern = Pattern(found, f"tested_{found.name}_{id(found)}")
+def gate_from(context: int | None, batch: int = 1) -> Gate:
+    """Sparse from this context on for batches from this one on; None: never."""
+    at, ratio = (64, 0.5) if context is None else (context, 2.0)
+    return Gate((Ratio(batch, at, ratio, ratio, ratio),), dict.fromkeys(CONDITIONS, ""))
+
+
+def using(model: Any, found: Any, gate: Gate | None = None) -> tuple[Any, Pattern]:
+    pattern = Pattern(found, f"tested_{found.name}_{id(found)}", gate)
     model.set_attn_implementation(pattern.register())
     return model, pattern
 
@@ -213,6 +220,78 @@ def test_generate_reads_the_prompt_densely_and_the_rest_sparsely(model: Any) -> 
     assert found[0, 140:].tolist() == answer
     assert cache.layers[0].steps == 9 and 0 < pattern.density(cache) < 0.8
     assert Pattern.density(pattern.cache(model.config)) is None
+
+
+@pytest.mark.parametrize("found", [QUEST, CARRIES])
+def test_with_a_gate_that_never_opens_generate_is_the_model_itself(model: Any, found: Any) -> None:
+    prompt = tokens(140, rows=2)
+    more: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
+    model.set_attn_implementation("sdpa")
+    expected = model.generate(prompt, past_key_values=DynamicCache(config=model.config), **more)
+    _, sparse = using(model, found)
+    ungated = model.generate(prompt, past_key_values=sparse.cache(model.config), **more)
+    assert not torch.equal(ungated, expected)
+    _, always = using(model, found, gate_from(1, batch=2))
+    assert torch.equal(model.generate(prompt, past_key_values=always.cache(model.config), **more), ungated)
+    for gate in (gate_from(None), gate_from(1, batch=3), gate_from(140 + 24)):
+        _, pattern = using(model, found, gate)
+        cache = pattern.cache(model.config)
+        assert torch.equal(model.generate(prompt, past_key_values=cache, **more), expected)
+        assert pattern.density(cache) == 1.0 and cache.layers[0].steps == 23
+
+
+def read_densely(model: Any, found: Any, *pieces: torch.Tensor, after: Gate | None = None) -> Any:
+    """A pattern's cache that has read `pieces` without a sparse step, and goes on with the gate `after`."""
+    _, pattern = using(model, found, gate_from(None))
+    cache = pattern.cache(model.config)
+    logits(model, cache, *pieces)
+    for layer in cache.layers:
+        layer.gate = after
+    return cache
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("found", [QUEST, PER_HEAD, CARRIES])
+def test_a_gate_that_opens_on_the_way_changes_no_step_after(model: Any, found: Any, chunked: bool) -> None:
+    """Dense before and the program after, over the same keys, with the summaries of pages that dense steps filled.
+
+    The room for 256 tokens is outgrown on the dense side, and the program's memory begins at the first sparse step.
+    """
+    context, before, after = tokens(230, rows=2), tokens(51, rows=2, seed=1), tokens(19, rows=2, seed=2)
+    opens = 230 + 51 + 1
+    model.set_attn_implementation("sdpa")
+    dense = logits(model, DynamicCache(config=model.config), context, before)
+    _, pattern = using(model, found, gate_from(opens))
+    cache = pattern.cache(model.config)
+    pieces = [before] if chunked else before.split(1, dim=1)
+    assert torch.allclose(logits(model, cache, context, *pieces)[:, -1:], dense[:, -1:], atol=1e-4)
+    assert pattern.density(cache) == 1.0 and all(layer.memory is None for layer in cache.layers)
+    # The ungated pattern over the same keys, whose summaries are all made anew.
+    ungated = read_densely(model, found, context, before)
+    for layer in ungated.layers:
+        layer.state = layer.executor = None
+    expected = logits(model, ungated, after)
+    opened = logits(model, cache, *([after] if chunked else after.split(1, dim=1)))
+    assert torch.allclose(opened[:, -1:], expected[:, -1:], atol=1e-5)
+    assert pattern.density(cache) == pytest.approx(pattern.density(ungated)) and cache.layers[0].steps == 51 + 19
+    assert pattern.density(cache) < 1
+    shut = read_densely(model, found, context, before, after=gate_from(None))
+    assert not torch.allclose(expected[:, -1:], logits(model, shut, after)[:, -1:], atol=1e-3)
+
+
+def test_a_gate_may_open_within_a_chunk(model: Any) -> None:
+    """What is carried begins at the first sparse token, and a crop may go back to just before it."""
+    context, chunk = tokens(130), tokens(30, seed=1)
+    _, pattern = using(model, CARRIES, gate_from(141))
+    cache = pattern.cache(model.config)
+    whole = logits(model, cache, context, chunk)
+    other = read_densely(model, CARRIES, context, chunk[:, :10])
+    assert torch.allclose(whole[:, 10:], logits(model, other, chunk[:, 10:]), atol=1e-4)
+    assert {layer.began for layer in cache.layers} == {140}
+    with pytest.raises(VortexError, match="crop its cache back to the 140 tokens"):
+        cache.crop(-5)
+    cache.crop(-25)
+    assert torch.allclose(logits(model, cache, chunk[:, 5:]), whole[:, 5:], atol=1e-4)
 
 
 def test_bf16_is_the_model_itself_too(model: Any) -> None:

@@ -20,6 +20,7 @@ from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.parameters import Parameters, parameter
 from vortexlab.evaluator.geometries import GEOMETRIES
+from vortexlab.kernels.gate import CONDITIONS, Gate, Ratio
 from vortexlab.search_spaces.library import load
 
 QUEST = load("quest")
@@ -50,6 +51,33 @@ def test_a_package_is_the_program_and_its_measurements(tmp_path: Path) -> None:
     assert "device: some CPU" in readme and QUEST.source.strip() in readme and "@" not in readme.replace("@program", "")
     project = tomllib.loads((tmp_path / "out" / "pyproject.toml").read_text())["project"]
     assert project["dependencies"][0] == "vortexlab>=0.1.0" and project["license"] == "Apache-2.0"
+
+
+def gate(digest: str) -> Gate:
+    ratios = (Ratio(1, 1024, 0.5, 0.4, 0.6), Ratio(1, 4096, 1.5, 1.2, 1.6), Ratio(4, 1024, 0.9, 0.8, 1.2))
+    return Gate(ratios, {**dict.fromkeys(CONDITIONS, ""), "device": "some CPU", "program_hash": digest})
+
+
+def test_a_package_holds_its_gate(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain")
+    assert plain.gate is None and plain.manifest["gate"] is None
+    assert "No dense gate was measured" in (tmp_path / "plain" / "README.md").read_text()
+    found = gate(plain.manifest["program_hash"])
+    written = write(tmp_path / "out", gate=found)
+    assert written.gate == found and package.read(tmp_path / "out").gate == found
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "- batch 1 and more: sparse from 4096 tokens on\n- batch 4 and more: never sparse" in readme
+    assert "without it" in readme and "- device: some CPU" in readme and "No dense gate" not in readme
+    file = tmp_path / "out" / written.module / MANIFEST
+    kept = json.loads(file.read_text())
+    for change, says in (
+        ({"opens": []}, "not those of its ratios"),
+        ({"ratios": []}, "at least one"),
+        ({"conditions": {**found.conditions, "program_hash": "0" * 64}}, "measured for another program"),
+    ):
+        file.write_text(json.dumps({**kept, "gate": {**kept["gate"], **change}}))
+        with pytest.raises(VortexError, match=says):
+            package.read(tmp_path / "out")
 
 
 def test_words_of_a_program_stay_words(tmp_path: Path) -> None:

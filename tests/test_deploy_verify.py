@@ -17,7 +17,7 @@ from face_fixtures import vortex
 from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from vortexlab import deployment
+from vortexlab import benching, deployment
 from vortexlab.agent.run import Run
 from vortexlab.deploy import package, selftest
 from vortexlab.deploy.transformers_engine import Pattern
@@ -25,10 +25,12 @@ from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
 from vortexlab.dsl.parameters import Parameters
+from vortexlab.evaluator import speed
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.record import record
+from vortexlab.evaluator.speed import Timing
 from vortexlab.kernels.torch_executor import TorchExecutor
 from vortexlab.search_spaces.library import load
 
@@ -181,7 +183,7 @@ def test_faults_in_the_engine_are_found(
         monkeypatch.setattr(
             transformers_engine.PagedLayer,
             "__init__",
-            lambda self, found, layer, layers, chunk: real(self, found, 0, layers, chunk),
+            lambda self, found, layer, layers, chunk, gate: real(self, found, 0, layers, chunk, gate),
         )
     else:
         deployed = PROGRAMS["quest"]
@@ -257,6 +259,49 @@ def test_export_holds_the_winner_and_nothing_of_the_campaign(exported: tuple[Pat
     assert all(len(item["context"]) == LENGTH for item in found.selftest["cases"])
     text = "".join(file.read_text() for file in out.rglob("*") if file.is_file())
     assert str(runs) not in text and deployment.REFERENCE_MODEL.as_posix() not in text
+
+
+def test_an_export_measures_the_gate_and_the_package_decodes_by_it(
+    exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, plain = exported
+    assert package.read(plain).gate is None
+    measured: list[Any] = []
+
+    def never_faster(*words: Any, **more: Any) -> Timing:
+        """Dense is twice as fast: a clock that answers as the test says."""
+        measured.append(more["seed"])
+        return Timing(ratios=[0.5] * 9, batch=words[2].batch)
+
+    monkeypatch.setattr(speed, "measure", never_faster)
+    monkeypatch.setattr(benching, "GATE_CONTEXTS", (256, LENGTH))
+    words = ("export", "a", "t0011", "--cases", "2", "--runs", runs, "--gate", "--out")
+    found = vortex(*words, tmp_path / "out", "--json").json("export")
+    gate = package.read(tmp_path / "out").gate
+    assert gate is not None and found["gate"] == gate.to_json() and len(measured) == 4
+    assert gate.opens == {1: None, 4: None} and {item.context for item in gate.ratios} == {256, LENGTH}
+    assert "batch 1: never sparse; batch 4: never sparse" in vortex(*words, tmp_path / "out").out
+    # The package decodes by it, and its self-test does not.
+    code = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); "
+        f"import {found['module']} as pattern; from transformers import AutoModelForCausalLM as Auto; "
+        "model = Auto.from_pretrained(sys.argv[2], attn_implementation=pattern.NAME).eval(); "
+        "cache = pattern.cache(model.config); ids = torch.arange(1, 513)[None]; "
+        "model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=4); "
+        "print(pattern.density(cache))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out"), str(deployment.REFERENCE_MODEL)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split()[-1:] == ["1.0"], done.stderr
+    verified = vortex("verify", tmp_path / "out", "--json")
+    assert verified.status == 0 and verified.json("verify")["density"] < 1
+
+    def wrong(*_: Any, **__: Any) -> Timing:
+        raise speed.SpeedError("a timed output is off by 0.5 of its norm")
+
+    monkeypatch.setattr(speed, "measure", wrong)
+    assert "at batch 1, context 256, a timed output is off" in vortex(*words, tmp_path / "none").complaint()
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_cannot_be_exported(exported: tuple[Path, Path]) -> None:

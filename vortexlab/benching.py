@@ -1,14 +1,17 @@
-"""The speed gate on its own, in this process: `vortex bench`."""
+"""The speed gate on its own, in this process, and the dense gate that follows from it: `vortex bench`."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vortexlab.binding import check_fit
+from vortexlab.dsl import canonical_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
 from vortexlab.evaluator import speed, statistics
@@ -16,14 +19,18 @@ from vortexlab.evaluator.config import DTYPE_NAMES, EvaluationConfig, device_nam
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import executor_for
 from vortexlab.evaluator.geometries import Geometry, find_geometry
-from vortexlab.evaluator.models import load_model
+from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.replay import Session, Tally, replay
 from vortexlab.evaluator.tasks import TASKS, make_samples
 from vortexlab.evaluator.timing import Workload
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.kernels.cost import predict
 from vortexlab.kernels.devices import nearest_device
+from vortexlab.kernels.gate import Gate
 from vortexlab.kernels.precision import cache_name
+
+#: Where a dense gate is measured unless something else is asked for.
+GATE_BATCHES, GATE_CONTEXTS = (1, 4), (1024, 4096, 16384)
 
 
 def bench_program(program: Program, config: EvaluationConfig, *, batch: int | None = None) -> dict[str, Any]:
@@ -34,14 +41,63 @@ def bench_program(program: Program, config: EvaluationConfig, *, batch: int | No
     Returns JSON: `conditions`, and one row for each length with ``failure`` set where a timed output was wrong.
     Raises `VortexError` when the program or its parameters do not fit the geometry.
     """
+    return _bench(program, config, (batch,))
+
+
+def measure_gate(
+    program: Program,
+    config: EvaluationConfig,
+    batches: Sequence[int] = GATE_BATCHES,
+    contexts: Sequence[int] | None = None,
+) -> tuple[Gate | None, dict[str, Any]]:
+    """Times a bound program at every pair of `batches` and `contexts` (by default `gate_contexts`).
+
+    Returns its dense gate, and JSON as of `bench_program`. The gate is None when a timed output was wrong. Its
+    conditions name the program by its hash, and a geometry that was read from a file without the folder. Raises
+    `VortexError` for batches that are none or repeated, and for what `bench_program` refuses.
+    """
+    if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
+        raise VortexError(f"the batches of a gate are different whole numbers from 1, found {tuple(batches)}")
+    if contexts is None:
+        contexts = gate_contexts(program, config, batches)
+    found = _bench(program, replace(config, lengths=tuple(contexts)), batches)
+    if any(row["failure"] for row in found["rows"]):
+        return None, found
+    conditions = {**found["conditions"], "program_hash": canonical_hash(program)}
+    conditions["geometry"] = {**conditions["geometry"], "name": Path(conditions["geometry"]["name"]).name}
+    return Gate.of(found["rows"], conditions), found
+
+
+def gate_contexts(program: Program, config: EvaluationConfig, batches: Sequence[int]) -> tuple[int, ...]:
+    """Those of `GATE_CONTEXTS` that can be timed under `config`: the largest batch within its batch x context, and,
+    for a program whose reads depend on data, within what the model reads.
+
+    Raises `VortexError` when there are none.
+    """
+    most = config.resolved_batch_tokens // max(batches)
+    chosen = [length for length in GATE_CONTEXTS if length <= most]
+    if chosen and depends_on_data(program):
+        model = _model(program, config)
+        chosen = [length for length in chosen if _needed(_questions(config, length)) <= model.max_length]
+    if not chosen:
+        raise VortexError(
+            f"none of {', '.join(map(str, GATE_CONTEXTS))} tokens can be timed in batches of {max(batches)}: "
+            f"{config.resolved_batch_tokens} tokens are allowed in all, and the model must read them"
+        )
+    return tuple(chosen)
+
+
+def _bench(program: Program, config: EvaluationConfig, batches: Sequence[int | None]) -> dict[str, Any]:
     geometry = find_geometry(config.geometry)
     check_fit(program, geometry)
     threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    rows = []
-    for length in config.lengths:
-        counts = live_counts(program, config, length) if depends_on_data(program) else []
-        rows.append(_row(program, config, geometry, length, batch, counts))
+    live = {
+        length: live_counts(program, config, length) if depends_on_data(program) else [] for length in config.lengths
+    }
+    rows = [
+        _row(program, config, geometry, length, batch, live[length]) for batch in batches for length in config.lengths
+    ]
     conditions = {
         "speed": "measured",
         "device": device_name(config.device),
@@ -81,20 +137,9 @@ def live_counts(program: Program, config: EvaluationConfig, length: int) -> list
 
     Raises `VortexError` when the program does not fit the model, or the model is too short.
     """
-    try:
-        check_fit(program, find_geometry(config.model))
-    except VortexError as error:
-        raise VortexError(
-            f"what {program.name} reads depends on data, and it does not fit the model that would show it: {error}"
-        ) from error
-    model = load_model(config.model, config.device, config.resolved_dtype)
-    contexts = []
-    for name in config.tasks or tuple(TASKS):
-        for sample in make_samples(name, length, 1, seed=config.seed, split=config.split):
-            turn = sample.turns[0]
-            contexts.append(Context(tuple(sample.context), (Turn(tuple(turn.question), len(turn.answer)),)))
-    longest = max(len(item.tokens) + item.turns[0].steps for item in contexts)
-    if longest > model.max_length:
+    model = _model(program, config)
+    contexts = _questions(config, length)
+    if _needed(contexts) > model.max_length:
         raise VortexError(
             f"what {program.name} reads depends on data, and the model that would show it reads {model.max_length} "
             f"tokens, not {length}; give --lengths within that"
@@ -105,3 +150,37 @@ def live_counts(program: Program, config: EvaluationConfig, length: int) -> list
         session = Session(program, model, store, executor_for(config.device))
         replay(session, [Fork(i, 0) for i in range(len(contexts))], tally)
     return [count for counts in tally.counts.values() for count in counts]
+
+
+def _model(program: Program, config: EvaluationConfig) -> LoadedModel:
+    """The model that shows what a program reads. Raises `VortexError` when the program does not fit it."""
+    try:
+        check_fit(program, find_geometry(config.model))
+    except VortexError as error:
+        raise VortexError(
+            f"what {program.name} reads depends on data, and it does not fit the model that would show it: {error}"
+        ) from error
+    return load_quietly(config.model, config.device, config.resolved_dtype)
+
+
+def load_quietly(folder: str, device: str, dtype: str) -> LoadedModel:
+    """The model in a folder, without transformers' progress bars."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return load_model(folder, device, dtype)
+
+
+def _questions(config: EvaluationConfig, length: int) -> list[Context]:
+    """One question of every built-in task."""
+    found = []
+    for name in config.tasks or tuple(TASKS):
+        for sample in make_samples(name, length, 1, seed=config.seed, split=config.split):
+            turn = sample.turns[0]
+            found.append(Context(tuple(sample.context), (Turn(tuple(turn.question), len(turn.answer)),)))
+    return found
+
+
+def _needed(contexts: Sequence[Context]) -> int:
+    """Tokens that a model must be able to read to answer all of them."""
+    return max(len(item.tokens) + item.turns[0].steps for item in contexts)

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vortexlab import __version__, binding
+from vortexlab import __version__, benching, binding
+from vortexlab.benching import load_quietly
 from vortexlab.deploy import package, selftest
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import DTYPE_NAMES, REFERENCE_MODEL, EvaluationConfig, model_digest, versions
-from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.record import record
 from vortexlab.evaluator.samples import make_suite
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vortexlab.agent.run import Run
     from vortexlab.deploy.package import Package
     from vortexlab.dsl.ir import Program
+    from vortexlab.kernels.gate import Gate
 
 _SECONDS = 1800.0
 #: What of a verdict's conditions goes into a package; paths stay out.
@@ -46,13 +47,14 @@ def export_member(
     cases: int = 4,
     length: int | None = None,
     parameters: str | Path | None = None,
+    gate: bool = False,
 ) -> Package:
     """Writes the package of an accepted trial, with a self-test on contexts of the validation split.
 
     `cases` questions, each of another built-in task, with contexts of `length` tokens (by default the shortest that
-    the trial was measured at, or what the tasks need). `parameters`: the file that it was measured with. Raises
-    `VortexError` for an unknown id, a trial that was not accepted or was measured otherwise, and what `package.write`
-    refuses.
+    the trial was measured at, or what the tasks need). `parameters`: the file that it was measured with. `gate`:
+    whether to measure the dense gate, on this machine. Raises `VortexError` for an unknown id, a trial that was not
+    accepted or was measured otherwise, what `package.write` refuses, and what the gate cannot be measured for.
     """
     package.check_target(out, engine)
     if run.config.evaluation.phase == PREFILL:
@@ -81,6 +83,7 @@ def export_member(
             "keeps the model's precision; choose a program that leaves kv open"
         )
     tests = record_cases(program, config, cases, length)
+    measured = _measure_gate(program, config) if gate else None
     conditions = {key: verdict.conditions[key] for key in _CONDITIONS if key in verdict.conditions}
     return package.write(
         program,
@@ -98,7 +101,27 @@ def export_member(
             "conditions": conditions,
         },
         selftest=tests,
+        gate=measured,
     )
+
+
+def _measure_gate(program: Program, config: EvaluationConfig) -> Gate:
+    """The dense gate of a program on this machine, at the geometry of its run.
+
+    Raises `VortexError` when it cannot be timed, or computes something wrong.
+    """
+    found, timed = benching.measure_gate(program, replace(config, tasks=_built_in(config)))
+    if found is None:
+        row = next(row for row in timed["rows"] if row["failure"])
+        raise VortexError(
+            f"no gate was measured: at batch {row['batch']}, context {row['context']}, {row['failure']}; export "
+            "without --gate"
+        )
+    return found
+
+
+def _built_in(config: EvaluationConfig) -> tuple[str, ...]:
+    return tuple(name for name in config.tasks if name in TASKS) or tuple(TASKS)
 
 
 def record_cases(
@@ -106,13 +129,13 @@ def record_cases(
 ) -> dict[str, Any]:
     """The self-test of a bound program: questions of the validation split and what the evaluator gets for them."""
     # A user's own data stays out of a package; the built-in contexts are token ids to any model.
-    tasks = tuple(name for name in config.tasks if name in TASKS) or tuple(TASKS)
+    tasks = _built_in(config)
     length = length or max(min(config.lengths), *(TASKS[name].shortest for name in tasks))
     few = replace(config.with_split("validation"), contexts=1, turns=1, lengths=(length,), tasks=tasks, data=())
     samples = make_suite(few).samples
     step = max(1, len(samples) // cases)
     chosen = samples[::step][:cases]
-    model = _load(config.model, config.device, config.resolved_dtype)
+    model = load_quietly(config.model, config.device, config.resolved_dtype)
     questions = [
         {"context": item.context, "question": item.turns[0].question, "length": len(item.turns[0].answer)}
         for item in chosen
@@ -145,7 +168,7 @@ def verify_package(directory: Path, *, model: str | Path | None = None, device: 
         raise VortexError(f"the self-test of {directory} is damaged ({error!r}); export it again") from error
     folder = _model_folder(model, digest)
     same = model_digest(folder) == digest
-    now = record(exported.program, _load(folder, device, dtype), cases, selftest.sketch)
+    now = record(exported.program, load_quietly(folder, device, dtype), cases, selftest.sketch)
     answer = _run_package(exported, folder, now, device, dtype)
     outcomes = answer["outcomes"]
     comparisons = {
@@ -166,13 +189,6 @@ def verify_package(directory: Path, *, model: str | Path | None = None, device: 
         "comparisons": comparisons,
         "ok": all(found["ok"] for found in comparisons.values() if found is not None),
     }
-
-
-def _load(folder: str, device: str, dtype: str) -> LoadedModel:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    return load_model(folder, device, dtype)
 
 
 def _model_folder(model: str | Path | None, digest: str) -> str:

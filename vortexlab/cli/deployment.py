@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vortexlab.cli import options
 from vortexlab.cli.output import AsJson, Runs, lines, print_json
 from vortexlab.cli.results import RunAndId
+
+if TYPE_CHECKING:
+    from vortexlab.kernels.gate import Gate
 
 
 def export(
@@ -19,6 +22,7 @@ def export(
     cases: Annotated[int, typer.Option(min=1, max=64, help="Questions of the self-test.")] = 4,
     length: Annotated[int | None, typer.Option(min=64, help="Tokens of their contexts.")] = None,
     parameters: options.Parameters = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Measure here where dense is faster; use dense there.")] = False,
     runs: Runs = "runs",
     as_json: AsJson = False,
 ) -> None:
@@ -31,11 +35,12 @@ def export(
     from vortexlab.deployment import export_member  # loads torch, which a wrong word should not wait for
 
     target = out or opened.folder / "exports" / f"{trial.id}-{to}"
-    written = export_member(opened, trial.id, to, target, cases=cases, length=length, parameters=parameters)
+    written = export_member(opened, trial.id, to, target, cases=cases, length=length, parameters=parameters, gate=gate)
     if as_json:
         print_json({
             "run": opened.name, "id": trial.id, "engine": to, "folder": str(target), "module": written.module,
             "program_hash": written.manifest["program_hash"], "cases": len(written.selftest["cases"]),
+            "gate": written.gate and written.gate.to_json(),
         })  # fmt: skip
         return
     lines({
@@ -43,6 +48,7 @@ def export(
         "module": written.module,
         "install": f"pip install --no-deps {target}",
         "check": f"vortex verify {target}",
+        "dense gate": _gated(written.gate),
     })  # fmt: skip
 
 
@@ -70,6 +76,15 @@ def verify(
         })  # fmt: skip
         print("verified" if found["ok"] else "NOT VERIFIED")
     return 0 if found["ok"] else 1
+
+
+def _gated(gate: Gate | None) -> str:
+    if gate is None:
+        return "none, every step is sparse"
+    return "; ".join(
+        f"batch {batch}: {'never sparse' if least is None else f'sparse from {least} tokens'}"
+        for batch, least in gate.opens.items()
+    )
 
 
 def _judged(found: dict[str, Any] | None) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from vortexlab.cli import deployment, doctor, handoff, programs, results, search
+from vortexlab.cli import bench, deployment, doctor, handoff, programs, results, search
 from vortexlab.dsl.errors import VortexError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
@@ -38,7 +38,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     results.report,
     programs.check,
     programs.evaluate,
-    programs.bench,
+    bench.bench,
     deployment.export,
     deployment.verify,
     handoff.ask,

@@ -1,10 +1,9 @@
-"""One program at a time: `vortex check`, `eval`, `bench`."""
+"""One program at a time: `vortex check`, `eval`."""
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +40,7 @@ Latent = Annotated[
 CheckDevices = Annotated[list[str] | None, typer.Option("--predict-for", metavar="DEVICE", help="Repeatable.")]
 
 
-def _read(file: str) -> tuple[str, Program]:
+def read_program(file: str) -> tuple[str, Program]:
     """The text and the program of a file. Raises `ProgramError` whose line begins with the file's name."""
     from vortexlab import dsl
 
@@ -281,7 +280,7 @@ def evaluate(
     from vortexlab.evaluator.evaluator import FULL, SCREEN, Evaluator
     from vortexlab.settings import evaluation_config
 
-    text, program = _read(file)
+    text, program = read_program(file)
     values = options.knob_values(program, knob)
     config = evaluation_config(
         model_dir=model_dir,
@@ -327,73 +326,3 @@ def _print_verdict(verdict: dict[str, Any]) -> None:
         "seconds": number(verdict["seconds"], 1),
     })  # fmt: skip
     print_gates(verdict)
-
-
-def bench(
-    file: options.ProgramFile,
-    knob: options.Knobs = None,
-    parameters: options.Parameters = None,
-    lengths: options.Lengths = None,
-    batch: Batch = None,
-    geometry: options.Geometry = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of keys, values and queries.")] = 0,
-    as_json: AsJson = False,
-) -> int:
-    """The speed gate alone: one decode step of attention against the fastest dense path, interleaved, in one run."""
-    from vortexlab import binding
-    from vortexlab.benching import bench_program
-    from vortexlab.settings import evaluation_config
-
-    _, program = _read(file)
-    values = options.knob_values(program, knob)
-    config = evaluation_config(device=device, dtype=dtype, geometry=geometry, threads=threads,
-                               lengths=options.numbers("--lengths", lengths))  # fmt: skip
-    bound = binding.bind(program, values, parameters)
-    found = bench_program(bound, replace(config, seed=seed), batch=batch)
-    found = {"file": file, "program": program.name, "knobs": {**program.defaults, **values}, **found}
-    if as_json:
-        print_json(json.loads(json.dumps(found)))
-    else:
-        _print_bench(found)
-    return 1 if any(row["failure"] for row in found["rows"]) else 0
-
-
-def _print_bench(found: dict[str, Any]) -> None:
-    conditions = found["conditions"]
-    lines({
-        "program": f"{found['program']} {settings(found['knobs'])}",
-        "device": f"{conditions['device']}, {conditions['threads']} threads, {conditions['dtype']}",
-        "KV cache": kv_cache(conditions),
-        "geometry": json.dumps(conditions["geometry"]),
-        "versions": settings(conditions["versions"]),
-    })  # fmt: skip
-    print()
-    right = ("context", "batch", "density", "step", "summary", "select", "attend", "dense")
-    table(
-        "MEASURED decode step of attention of one layer, in ms (medians); speed-up with its 95 % interval",
-        ("context", "batch", "density", "step", "summary", "select", "attend", "dense", "dense path", "speed-up"),
-        [
-            (str(row["context"]), str(row["batch"]), number(row["density"]), number(row["sparse_ms"]),
-             number(row["summary_ms"]), number(row["select_ms"]), number(row["attend_ms"]), number(row["dense_ms"]),
-             row["baseline"], interval(row["speedup"], 2))
-            for row in found["rows"] if not row["failure"]
-        ],
-        right=right,
-    )  # fmt: skip
-    for row in found["rows"]:
-        if row["failure"]:
-            print(printable(f"context {row['context']}: {row['failure']}"))
-    print()
-    table(
-        "PREDICTED by the cost model for the same, in ms",
-        ("context", "device", "step", "dense", "speed-up", "if bytes were time"),
-        [
-            (str(row["context"]), item["device"], number(item["seconds"] * 1e3), number(item["dense"]["seconds"] * 1e3),
-             f"{item['speedup_over_dense']:.2f}x", f"{item['ideal']:.2f}x")
-            for row in found["rows"] if (item := row["predicted"])
-        ],
-        right=("context", "step", "dense"),
-    )  # fmt: skip

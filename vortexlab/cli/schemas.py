@@ -417,18 +417,47 @@ class BenchConditions(_Form):
     versions: dict[str, str]
 
 
+class GateOpening(_Form):
+    """`context`: from where on steps of this batch are sparse, null for never."""
+
+    batch: int
+    context: int | None
+
+
+class GateRatio(Estimate):
+    """Speed-up over the fastest dense step, with its interval, at one batch and context."""
+
+    batch: int
+    context: int
+
+
+class GateConditions(BenchConditions):
+    """Those of the measurement, and the program that was measured."""
+
+    program_hash: Hash
+
+
+class DenseGate(_Form):
+    """Where a step runs the program and where it is dense; `opens` follows from `ratios`."""
+
+    opens: list[GateOpening]
+    ratios: list[GateRatio]
+    conditions: GateConditions
+
+
 class Bench(_Form):
-    """`vortex bench --json`."""
+    """`vortex bench --json`. `gate` is null without --gate, and where a timed output was wrong."""
 
     file: str
     program: str
     knobs: Knobs
     conditions: BenchConditions
     rows: list[BenchRow]
+    gate: DenseGate | None
 
 
 class Export(_Form):
-    """`vortex export --json`."""
+    """`vortex export --json`. `gate` is null without --gate."""
 
     run: str
     id: TrialId
@@ -437,6 +466,7 @@ class Export(_Form):
     module: str
     program_hash: Hash
     cases: int
+    gate: DenseGate | None
 
 
 class Judgement(_Form):
