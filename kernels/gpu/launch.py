@@ -26,7 +26,7 @@ SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gf
 def whole_row(kernel: Kernel) -> int:
     """Pages up to which a selection kernel keeps a row in registers."""
     scores = sum(re.fullmatch(r"b\d+", name) is not None for name in kernel.params)
-    return WHOLE_ROW // (1 if scores < 2 else 2) // max(1, kernel.largest // 2)
+    return max(1, WHOLE_ROW // (1 if scores < 2 else 2) // max(1, kernel.largest // 2))
 
 
 def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]]:
@@ -42,7 +42,8 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
                                 "num_stages": MAP_STAGES}  # fmt: skip
     most = whole_row(kernel)
     whole = kernel.name == "choose_whole"
-    tile = triton.next_power_of_2(min(capacity, most)) if whole else max(64, most // 2 // kernel.largest)
+    striding = max(1, WHOLE_ROW // 128, most // 2 // kernel.largest)
+    tile = triton.next_power_of_2(min(capacity, most)) if whole else striding
     # As many values are held of a page as scores are read, and then some.
     return {"TILE": tile}, {"num_warps": max(4, warps(tile * (WHOLE_ROW // most)))}
 
