@@ -42,10 +42,11 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
                                 "num_stages": MAP_STAGES}  # fmt: skip
     most = whole_row(kernel)
     whole = kernel.name == "choose_whole"
-    striding = max(1, WHOLE_ROW // 128, most * most // (2 * WHOLE_ROW * kernel.largest))
+    striding = max(1, WHOLE_ROW // 128, most // 2 // kernel.largest)
     tile = triton.next_power_of_2(min(capacity, most)) if whole else striding
     # As many values are held of a page as scores are read, and then some.
-    return {"TILE": tile}, {"num_warps": max(4, warps(tile * (WHOLE_ROW // most)))}
+    held = WHOLE_ROW // most * (1 if whole or most == WHOLE_ROW else 2)
+    return {"TILE": tile}, {"num_warps": max(4, warps(tile * held))}
 
 
 def warps(elements: int) -> int:
