@@ -122,8 +122,9 @@ def _latent_jobs(kernels: Kernels, dtype: str, amd: bool) -> Iterator[Job]:
     }  # fmt: skip
     options = {"num_warps": shape.warps, "num_stages": shape.stages}
     yield Job("latent_split", latent_kernels.latent_split, common | split, options)
-    combine = common | {"PART": PART, "SPLITS": 128}
-    yield Job("latent_combine", latent_kernels.latent_combine, combine, {"num_warps": 4})
+    combine = common | {"CHANNELS": static.latent, "WIDTH": PART, "SPLITS": 128, "CHAINED": False}
+    combine.pop("LATENT")
+    yield Job("attend_combine", attention_kernels.attend_combine, combine, {"num_warps": 4})
 
 
 def compile_job(job: Job, kernels: Kernels, dtype: str, target: GPUTarget) -> Any:

@@ -126,12 +126,13 @@ def attend_combine(
     KV_HEADS: tl.constexpr, LISTS: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     SPLITS: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
-    """Joins the runs of one list and query head. SPLITS is `splits` rounded up to a power of two."""
+    """Joins the runs of one list and query head, WIDTH channels at a time. SPLITS is `splits` rounded up to a power of
+    two."""
     start_after_previous(CHAINED)
     row = tl.program_id(0).to(tl.int64)
     member = tl.program_id(1)
     split = tl.arange(0, SPLITS)
-    channel = tl.arange(0, WIDTH)
+    channel = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
     place = (row * splits + split) * HEADS + member
     total = tl.load(mass + place, mask=split < splits, other=0.0)
     used = total > 0.0

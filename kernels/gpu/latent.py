@@ -19,8 +19,9 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
+from vortexlab.kernels.gpu.attention_kernels import attend_combine
 from vortexlab.kernels.gpu.fp8 import handed
-from vortexlab.kernels.gpu.latent_kernels import latent_combine, latent_split
+from vortexlab.kernels.gpu.latent_kernels import latent_split
 
 _LOG2E = math.log2(math.e)
 #: Most query heads of one program: their sums over 512 channels fill half of the registers.
@@ -108,10 +109,10 @@ def attend_latent(
         num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
     if not direct:
-        latent_combine[(rows, heads, -(-latent // PART))](
+        attend_combine[(rows, heads, -(-latent // PART))](
             partial, edges[0], edges[1], out, out.stride(0), out.stride(1), splits,
-            KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, LATENT=latent, PART=PART,
-            SPLITS=triton.next_power_of_2(splits), num_warps=4,
+            KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=latent, WIDTH=PART,
+            SPLITS=triton.next_power_of_2(splits), CHAINED=False, num_warps=4,
         )  # fmt: skip
     return out
 

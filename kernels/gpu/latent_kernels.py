@@ -147,32 +147,3 @@ def _put(target, x, head_live, channel, END: tl.constexpr):
         x = round_bf16(x)
     mask = (channel < END)[:, None] & head_live[None, :]
     tl.store(target + channel[:, None], x.to(target.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def latent_combine(
-    partial, summit, mass, out, out_row, out_head, splits,
-    KV_HEADS: tl.constexpr, LISTS: tl.constexpr, HEADS: tl.constexpr, LATENT: tl.constexpr, PART: tl.constexpr,
-    SPLITS: tl.constexpr,
-):  # fmt: skip
-    """Joins the runs of one list and query head, PART channels at a time. SPLITS is `splits` rounded up to a power of
-    two."""
-    row = tl.program_id(0).to(tl.int64)
-    member = tl.program_id(1)
-    split = tl.arange(0, SPLITS)
-    channel = tl.program_id(2) * PART + tl.arange(0, PART)
-    place = (row * splits + split) * HEADS + member
-    total = tl.load(mass + place, mask=split < splits, other=0.0)
-    used = total > 0.0
-    top = tl.load(summit + place, mask=used, other=-1.0e30)
-    fade = tl.where(used, tl.exp2(top - tl.max(top, 0)), 0.0)
-    at = partial + place[:, None] * LATENT + channel[None, :]
-    sums = tl.load(at, mask=used[:, None] & (channel < LATENT)[None, :], other=0.0)
-    whole = tl.sum(total * fade, 0)
-    result = tl.where(whole > 0.0, tl.sum(sums * fade[:, None], 0) / whole, 0.0)
-    if out.dtype.element_ty == tl.bfloat16:
-        result = round_bf16(result)
-    request = row // (KV_HEADS * LISTS)
-    head = (row // LISTS % KV_HEADS) * (HEADS * LISTS) + row % LISTS + member
-    at_out = out + request * out_row + head * out_head + channel
-    tl.store(at_out, result.to(out.dtype.element_ty), mask=channel < LATENT)
