@@ -14,6 +14,9 @@ import torch
 from gpu_times import Cell
 from torch import Tensor
 
+from vortexlab.dsl.ir import Static
+from vortexlab.kernels.cache import PagedKV
+
 #: Bytes of FlashInfer's workspace for the parts of split requests.
 _WORKSPACE = 512 << 20
 
@@ -60,6 +63,26 @@ def paged_decode(cell: Cell, block: int, tensor_cores: bool) -> Callable[[int], 
     outs = [torch.empty_like(query) for query in cell.queries]
     layers = [cell.blocks(layer, block) for layer in range(cell.layers)]
     return lambda layer: wrapper.run(cell.queries[layer], layers[layer], out=outs[layer])
+
+
+def latent_decode(
+    static: Static, caches: list[PagedKV], queries: list[Tensor], backend: str
+) -> Callable[[int], Tensor]:
+    """FlashInfer's MLA decode of a layer (`backend`: "fa2" or "fa3"), planned here and once: layers share their table
+    and lengths. Latent and rotary channels are read where they lie, behind each other in the rows of our cache."""
+    cache, latent = caches[0], static.latent
+    wrapper = flashinfer().mla.BatchMLAPagedAttentionWrapper(_workspace(cache.k.device), backend=backend)
+    counts = {"dtype": torch.int32, "device": cache.k.device}
+    indptr = torch.arange(cache.batch + 1, **counts)  # type: ignore[call-overload]
+    wrapper.plan(
+        indptr, indptr * cache.table.shape[1], cache.table.flatten().contiguous(), cache.lengths,
+        static.group, latent, static.head_dim - latent, cache.block, False, static.scale,
+        queries[0].dtype, cache.k.dtype,
+    )  # fmt: skip
+    parts = [[x[..., :latent].contiguous(), x[..., latent:].contiguous()] for x in queries]
+    stored = [[c.k[:, 0, :, :latent], c.k[:, 0, :, latent:]] for c in caches]
+    outs = [torch.empty_like(part[0]) for part in parts]
+    return lambda layer: wrapper.run(*parts[layer], *stored[layer], out=outs[layer])
 
 
 def page_top_k(

@@ -47,8 +47,8 @@ GEOMETRIES = ((32, 8, 128), (16, 8, 128))
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 #: Tile configurations that are tried; the first is what 64 and more queries get by default.
 SHAPES = (
-    PrefillShape(128, 128, 128, 8, 2),
     PrefillShape(128, 128, 64, 8, 3),
+    PrefillShape(128, 128, 128, 8, 2),
     PrefillShape(128, 128, 64, 8, 4),
     PrefillShape(64, 128, 64, 4, 3),
     PrefillShape(64, 128, 64, 4, 2),

@@ -73,7 +73,7 @@ def jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
             constants |= {"NEWEST": False, "FILTER": False}
         yield Job(prefix + kernel.name, getattr(module, kernel.name), constants, options)
     if static.latent:
-        yield from _latent_jobs(kernels, dtype, TARGETS[target].backend == "hip")
+        yield from _latent_jobs(kernels, dtype, target)
     else:
         yield from _attend_blocks(kernels, dtype, target) if static.prefill else _attend_step(kernels, dtype)
 
@@ -100,7 +100,7 @@ def _attend_blocks(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
     program, static, lists = kernels.graph.program, kernels.graph.static, kernels.graph.lists
     assert isinstance(program.block, int)
     block, page, heads = program.block, program.page_size, static.group // lists
-    shape = PrefillShape.of(block, heads, static.head_dim, BYTES[dtype], page, launch.SHARED_BYTES[target])
+    shape = PrefillShape.of(block, heads, static.head_dim, BYTES[dtype], launch.SHARED_BYTES[target])
     constants = {
         "KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": heads, "CHANNELS": static.head_dim, "PAGE": page,
         "BLOCK": page, "IDENTITY": False, "QUERIES": tile_queries(block, heads, shape), "ROWS": shape.rows,
@@ -109,21 +109,20 @@ def _attend_blocks(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
     yield Job("attend_prompt", prefill_kernels.attend_prompt, constants, shape.options())
 
 
-def _latent_jobs(kernels: Kernels, dtype: str, amd: bool) -> Iterator[Job]:
+def _latent_jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
     """Attention over latent keys."""
-    program, static, lists = kernels.graph.program, kernels.graph.static, kernels.graph.lists
-    heads, rotary = static.group // lists, static.head_dim - static.latent
-    shape = LatentShape.of(heads, static.latent, rotary, BYTES[query_dtype(dtype)], BYTES[dtype], amd)
-    common = {"KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": heads, "LATENT": static.latent}
+    static, page, lists = kernels.graph.static, kernels.graph.program.page_size, kernels.graph.lists
+    rotary = static.head_dim - static.latent
+    shape = LatentShape.of(static.latent, rotary, BYTES[query_dtype(dtype)], BYTES[dtype], launch.SHARED_BYTES[target])
+    common = {"KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": static.group // lists, "CHAINED": False}
     split = {
-        "ROTARY": rotary, "K_TOKEN": static.head_dim, "PAGE": program.page_size, "BLOCK": program.page_size,
-        "IDENTITY": False, "DIRECT": False, "COLUMNS": shape.columns, "QUARTER": shape.quarter, "TURNED": shape.turned,
+        "LATENT": static.latent, "ROTARY": rotary, "K_TOKEN": static.head_dim, "ATOM": page, "BLOCK": page,
+        "IDENTITY": False, "DIRECT": False, "ROWS": shape.rows, "WIDTH": shape.width, "TURNED": shape.turned,
         "TILE": shape.tile, "PRECISE": shape.precise,
     }  # fmt: skip
     options = {"num_warps": shape.warps, "num_stages": shape.stages}
     yield Job("latent_split", latent_kernels.latent_split, common | split, options)
-    combine = common | {"CHANNELS": static.latent, "WIDTH": PART, "SPLITS": 128, "CHAINED": False}
-    combine.pop("LATENT")
+    combine = common | {"CHANNELS": static.latent, "WIDTH": PART, "SPLITS": 128}
     yield Job("attend_combine", attention_kernels.attend_combine, combine, {"num_warps": 4})
 
 

@@ -23,7 +23,8 @@ from vortexlab.kernels.gpu.attention_kernels import attend_combine, attend_split
 from vortexlab.kernels.gpu.fp8 import handed
 from vortexlab.kernels.precision import is_fp8
 
-_LOG2E = math.log2(math.e)
+#: Softmax in powers of two: exp(x) = exp2(x * LOG2E).
+LOG2E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,60 @@ class LocatedLists(PageLists):
         return LocatedLists(lists.pages, lists.counts, entries, live.int())
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The lists of a step as the kernels read them: of `count` lists for each KV head a row of `entries`, of `atom`
+    tokens each, with `tokens` live ones, `longest` at most. All lists of a request are its block table's row where
+    nothing was selected."""
+
+    entries: Tensor
+    tokens: Tensor
+    atom: int
+    longest: int
+    count: int
+
+    @staticmethod
+    def of(cache: PagedKV, lists: PageLists | None, page: int) -> Listed:
+        if lists is None:
+            return Listed(cache.table, cache.lengths, cache.block, cache.capacity, 1)
+        located = lists if isinstance(lists, LocatedLists) else LocatedLists.of(lists, cache, page)
+        longest = min(cache.capacity, lists.pages.shape[3] * page)
+        return Listed(
+            located.entries.flatten(0, 2), located.live, min(page, cache.block), longest, lists.pages.shape[2]
+        )
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What the `count` runs of each list leave behind: unnormalised sums `partial` [rows, runs, heads, channel], and
+    their `summit` and `mass` [rows, runs, heads]. A single run writes the output, and these are only stand-ins."""
+
+    count: int
+    partial: Tensor
+    summit: Tensor
+    mass: Tensor
+
+    @staticmethod
+    def empty(out: Tensor, rows: int, count: int, heads: int) -> Runs:
+        """`out`: the output [batch, query_heads, channel]; `rows`: lists of all requests; `heads` of each list."""
+        if count == 1:
+            return Runs(1, out, out, out)
+        partial = out.new_empty(rows, count, heads, out.shape[2], dtype=torch.float32)
+        edges = out.new_empty(2, rows, count, heads, dtype=torch.float32)
+        return Runs(count, partial, edges[0], edges[1])
+
+    def join(self, out: Tensor, kv_heads: int, lists: int, width: int) -> Tensor:
+        """Writes the output from the runs, `width` channels a program; returns it."""
+        if self.count > 1:
+            rows, _, heads, channels = self.partial.shape
+            attend_combine[(rows, heads, -(-channels // width))](
+                self.partial, self.summit, self.mass, out, out.stride(0), out.stride(1), self.count,
+                KV_HEADS=kv_heads, LISTS=lists, HEADS=heads, CHANNELS=channels, WIDTH=width,
+                SPLITS=triton.next_power_of_2(self.count), num_warps=4, **launch.chained(out.device),
+            )  # fmt: skip
+        return out
+
+
 def attend(
     q: Tensor,
     cache: PagedKV,
@@ -108,53 +163,43 @@ def attend(
 
     `page`: tokens of a page; `splits`: runs that each list is cut into; `shape`: tile sizes (both are chosen from the
     device and the head width when None). Products are in q's precision over an fp8 cache, in fp32 where query and
-    another cache differ.
+    another cache differ. Raises `VortexError` when query and cache do not fit.
     """
+    check_query(q, cache)
+    if q.dtype not in (cache.k.dtype, torch.float32) and not is_fp8(cache.k.dtype):
+        # They meet in fp32, which holds both.
+        return attend(q.float(), cache, lists, page, scale, splits=splits, shape=shape).to(q.dtype)
+    if q.stride(2) != 1:
+        q = q.contiguous()
+    batch, query_heads, channels = q.shape
+    listed = Listed.of(cache, lists, page)
+    heads, rows = query_heads // cache.kv_heads // listed.count, batch * cache.kv_heads * listed.count
+    shape = shape or AttentionShape.of(heads, channels, q.element_size())
+    if splits is None:
+        splits = split_count(rows, -(-listed.longest // shape.tile), launch.processors(q.device))
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    runs = Runs.empty(out, rows, splits, heads)
+    attend_split[(splits, rows)](
+        q, q.stride(0), q.stride(1),
+        handed(cache.k), *cache.k.stride()[:3], handed(cache.v), *cache.v.stride()[:3],
+        listed.entries, listed.entries.stride(0), listed.tokens,
+        out, out.stride(0), out.stride(1), runs.partial, runs.summit, runs.mass, splits, scale * LOG2E,
+        KV_HEADS=cache.kv_heads, LISTS=listed.count, HEADS=heads, CHANNELS=channels, ATOM=listed.atom,
+        BLOCK=cache.block, IDENTITY=lists is None, DIRECT=splits == 1, ROWS=shape.rows, WIDTH=shape.width,
+        TILE=shape.tile, PRECISE=shape.precise, num_warps=shape.warps, num_stages=shape.stages,
+        **launch.chained(q.device),
+    )  # fmt: skip
+    return runs.join(out, cache.kv_heads, listed.count, shape.width)
+
+
+def check_query(q: Tensor, cache: PagedKV) -> None:
+    """Raises `VortexError` when a query [batch, query_heads, channel] does not fit a cache."""
     batch, query_heads, channels = q.shape
     if batch != cache.batch or channels != cache.head_dim or query_heads % cache.kv_heads:
         raise VortexError(
             f"the query [batch, query_heads, channel] = {list(q.shape)} does not fit a cache of {cache.batch} requests "
             f"and {cache.kv_heads} KV heads of {cache.head_dim} channels"
         )
-    if q.dtype not in (cache.k.dtype, torch.float32) and not is_fp8(cache.k.dtype):
-        # They meet in fp32, which holds both.
-        return attend(q.float(), cache, lists, page, scale, splits=splits, shape=shape).to(q.dtype)
-    if q.stride(2) != 1:
-        q = q.contiguous()
-    group = query_heads // cache.kv_heads
-    count = 1 if lists is None else lists.pages.shape[2]
-    heads, rows = group // count, batch * cache.kv_heads * count
-    if lists is None:
-        entries, tokens, atom, longest = cache.table, cache.lengths, cache.block, cache.capacity
-    else:
-        located = lists if isinstance(lists, LocatedLists) else LocatedLists.of(lists, cache, page)
-        entries, tokens, atom = located.entries.flatten(0, 2), located.live, min(page, cache.block)
-        longest = min(cache.capacity, lists.pages.shape[3] * page)
-    shape = shape or AttentionShape.of(heads, channels, q.element_size())
-    if splits is None:
-        splits = split_count(rows, -(-longest // shape.tile), launch.processors(q.device))
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    direct = splits == 1
-    partial = out if direct else q.new_empty(rows, splits, heads, channels, dtype=torch.float32)
-    edges = out if direct else q.new_empty(2, rows, splits, heads, dtype=torch.float32)
-    chained = launch.chained(q.device)
-    attend_split[(splits, rows)](
-        q, q.stride(0), q.stride(1),
-        handed(cache.k), *cache.k.stride()[:3], handed(cache.v), *cache.v.stride()[:3],
-        entries, entries.stride(0), tokens,
-        out, out.stride(0), out.stride(1), partial, edges if direct else edges[0], edges if direct else edges[1],
-        splits, scale * _LOG2E,
-        KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, ATOM=atom, BLOCK=cache.block,
-        IDENTITY=lists is None, DIRECT=direct, ROWS=shape.rows, WIDTH=shape.width, TILE=shape.tile,
-        PRECISE=shape.precise, num_warps=shape.warps, num_stages=shape.stages, **chained,
-    )  # fmt: skip
-    if not direct:
-        attend_combine[(rows, heads)](
-            partial, edges[0], edges[1], out, out.stride(0), out.stride(1), splits,
-            KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, WIDTH=shape.width,
-            SPLITS=triton.next_power_of_2(splits), num_warps=4, **chained,
-        )  # fmt: skip
-    return out
 
 
 def split_count(rows: int, tiles: int, processors: int) -> int:

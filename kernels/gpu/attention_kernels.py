@@ -25,6 +25,16 @@ def tile_entries(entries, start, end, ATOM: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
+def row_member(row, PRECISE: tl.constexpr):
+    """The query head of a row of a tile. PRECISE heads have two rows, 8 apart: those that a thread holds of a tensor
+    core's tile, which adds them without asking another."""
+    if PRECISE:
+        return row // 16 * 8 + row % 8
+    else:
+        return row
+
+
+@triton.jit
 def attend_split(
     q, q_row, q_head,
     k, k_block, k_head, k_token,
@@ -56,12 +66,12 @@ def attend_split(
     begin = split * run
     end = tl.minimum(begin + run, live_tokens)
 
-    # 16-bit products would round the softmax weights. PRECISE rows come twice: one half multiplies the rounded weights,
-    # the other what the rounding left, in rows of the matrix tile that a small group leaves empty anyway.
+    # 16-bit products would round the softmax weights. PRECISE rows come twice: one multiplies the rounded weights, the
+    # other what the rounding left, in rows of the matrix tile that a small group leaves empty anyway.
     REAL: tl.constexpr = ROWS // 2 if PRECISE else ROWS
     PER_BLOCK: tl.constexpr = BLOCK // ATOM
-    part = tl.arange(0, ROWS) // REAL
-    head = tl.arange(0, ROWS) % REAL
+    part = tl.arange(0, ROWS) // 8 % 2 if PRECISE else tl.zeros([ROWS], tl.int32)
+    head = row_member(tl.arange(0, ROWS), PRECISE)
     channel = tl.arange(0, WIDTH)
     head_live = head < HEADS
     channel_live = channel < CHANNELS
@@ -99,9 +109,9 @@ def attend_split(
         top = higher
 
     if PRECISE:
-        sums = tl.sum(tl.reshape(sums, (2, REAL, WIDTH)), 0)
-        total = tl.max(tl.reshape(total, (2, REAL)), 0)
-        top = tl.max(tl.reshape(top, (2, REAL)), 0)
+        sums = tl.reshape(tl.sum(tl.reshape(sums, (REAL // 8, 2, 8, WIDTH)), 1), (REAL, WIDTH))
+        total = tl.reshape(tl.max(tl.reshape(total, (REAL // 8, 2, 8)), 1), (REAL,))
+        top = tl.reshape(tl.max(tl.reshape(top, (REAL // 8, 2, 8)), 1), (REAL,))
         head = tl.arange(0, REAL)
         head_live = head < HEADS
     out += request * out_row + first_head * out_head

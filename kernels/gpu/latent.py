@@ -1,17 +1,15 @@
 """Paged decode attention over latent keys (MLA): a key is [latent | rotary], its value the latent part.
 
-The latent part is loaded once, multiplied with the queries, and multiplied again, transposed, with the softmax
-weights. Dense attention is this same kernel over the identity list. Multi-head latent attention, with absorbed queries,
-is that of DeepSeek-V2 (arXiv 2405.04434); the online softmax and the split over tokens are those of
+The latent part is read once and multiplied twice, with the queries and with the softmax weights. Dense attention is
+this same kernel over the rows of the block table. Multi-head latent attention, with absorbed queries, is that of
+DeepSeek-V2 (arXiv 2405.04434); lists, the online softmax and the split over tokens are those of
 `vortexlab.kernels.gpu.attention`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
 import triton
 from torch import Tensor
 
@@ -19,41 +17,49 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
-from vortexlab.kernels.gpu.attention_kernels import attend_combine
+from vortexlab.kernels.gpu.attention import LOG2E, Listed, Runs, check_query
 from vortexlab.kernels.gpu.fp8 import handed
 from vortexlab.kernels.gpu.latent_kernels import latent_split
 
-_LOG2E = math.log2(math.e)
-#: Most query heads of one program: their sums over 512 channels fill half of the registers.
-_MOST_COLUMNS = 32
 #: Channels that one program of the joining kernel handles.
 PART = 64
 
 
 @dataclass(frozen=True)
 class LatentShape:
-    """Tile sizes: `columns` of query heads, `quarter` of the latent channels, `turned` rotary ones, `tile` tokens.
+    """Tile sizes: `rows` of query heads, `width` of latent and `turned` of rotary channels, `tile` tokens at a time.
 
-    `precise` keeps the softmax weights at fp32 precision in products with 16-bit values.
+    `precise` keeps the softmax weights at fp32 precision in products with 16-bit values: rows come twice.
     """
 
-    columns: int
-    quarter: int
+    rows: int
+    width: int
     turned: int
     tile: int
     warps: int
     stages: int
     precise: bool
 
+    @property
+    def heads(self) -> int:
+        """Query heads of one program."""
+        return self.rows // 2 if self.precise else self.rows
+
     @staticmethod
-    def of(heads: int, latent: int, rotary: int, itemsize: int, stored: int, amd: bool = False) -> LatentShape:
-        """For `heads` query heads of one list, in elements of `itemsize` bytes, over keys stored in `stored` bytes."""
-        columns = min(_MOST_COLUMNS, max(16, triton.next_power_of_2(heads)))
-        quarter = max(16, triton.next_power_of_2(latent) // 4)
+    def of(latent: int, rotary: int, itemsize: int, stored: int, shared: int) -> LatentShape:
+        """For queries of `itemsize` bytes an element over keys stored in `stored` bytes, on a device with `shared`
+        bytes of shared memory."""
+        width = max(16, triton.next_power_of_2(latent))
         turned = max(16, triton.next_power_of_2(rotary))
-        # Half the tokens where keys pass through registers: those in fp8, and all of them on AMD's GPUs.
-        tile = 16 if stored == 4 else 32 if stored == 1 or amd else 64
-        return LatentShape(columns, quarter, turned, tile, 4 if amd else 8, 1 if amd else 2, itemsize == 2)
+        if itemsize > 2:  # products without tensor cores, from registers
+            return LatentShape(16, width, turned, 16, 8, 1, False)
+        if shared < 100 << 10:
+            return LatentShape(32, width, turned, 16, 8, 1, True)
+        if shared < 220 << 10:
+            return LatentShape(32, width, turned, 32, 8, 2, True)
+        # Hopper's tensor cores take 64 rows. Two tiles of keys and more are under way while one is multiplied; keys in
+        # fp8 pass through registers, which takes memory for one tile more.
+        return LatentShape(64, width, turned, 32, 8, 3 if stored == 1 else 4, True)
 
 
 def attend_latent(
@@ -72,49 +78,39 @@ def attend_latent(
     Returns [batch, query_heads, value channel]. `page`: tokens of a page; `splits`: runs that each list is cut into;
     `shape`: tile sizes (both are chosen when None). Raises `VortexError` when query and cache do not fit.
     """
-    batch, query_heads, channels = q.shape
+    check_query(q, cache)
     latent, rotary = cache.value_dim, cache.head_dim - cache.value_dim
-    if batch != cache.batch or channels != cache.head_dim or query_heads % cache.kv_heads or rotary < 1:
+    if rotary < 1:
         raise VortexError(
-            f"the query [batch, query_heads, channel] = {list(q.shape)} does not fit a latent cache of {cache.batch} "
-            f"requests and {cache.kv_heads} KV heads, with keys of {cache.head_dim} and values of {latent} channels"
+            f"latent keys have rotary channels behind the {latent} of a value; found keys of {cache.head_dim}"
         )
     if q.dtype != cache.k.dtype and cache.k.element_size() > 1:
         raise VortexError(f"query and cache must have one precision; found {q.dtype} and {cache.k.dtype}")
     if q.stride(2) != 1:
         q = q.contiguous()
-    count = 1 if lists is None else lists.pages.shape[2]
-    heads, rows = query_heads // cache.kv_heads // count, batch * cache.kv_heads * count
-    amd = torch.version.hip is not None
-    shape = shape or LatentShape.of(heads, latent, rotary, q.element_size(), cache.k.element_size(), amd)
-    blocks = -(-heads // shape.columns)
-    most = -(-cache.capacity // page) if lists is None else lists.pages.shape[3]
+    batch, query_heads, _ = q.shape
+    listed = Listed.of(cache, lists, page)
+    heads, rows = query_heads // cache.kv_heads // listed.count, batch * cache.kv_heads * listed.count
+    shape = shape or LatentShape.of(
+        latent, rotary, q.element_size(), cache.k.element_size(), launch.shared_bytes(q.device)
+    )
+    blocks = -(-heads // shape.heads)
     if splits is None:
-        tiles = -(-min(cache.capacity, most * page) // shape.tile)
+        tiles = -(-listed.longest // shape.tile)
         splits = latent_splits(rows * blocks, tiles, launch.processors(q.device))
-    out = torch.empty(batch, query_heads, latent, dtype=q.dtype, device=q.device)
-    direct = splits == 1
-    partial = out if direct else q.new_empty(rows, splits, heads, latent, dtype=torch.float32)
-    edges = out if direct else q.new_empty(2, rows, splits, heads, dtype=torch.float32)
-    pages, counts = (cache.table, cache.lengths) if lists is None else (lists.pages, lists.counts)
+    out = q.new_empty(batch, query_heads, latent)
+    runs = Runs.empty(out, rows, splits, heads)
     latent_split[(splits, rows, blocks)](
         q, q.stride(0), q.stride(1),
         handed(cache.k), *cache.k.stride()[:2],
-        cache.table, cache.table.stride(0), cache.lengths, pages, counts, most,
-        out, out.stride(0), out.stride(1), partial, edges if direct else edges[0], edges if direct else edges[1],
-        splits, scale * _LOG2E,
-        KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, LATENT=latent, ROTARY=rotary, K_TOKEN=cache.k.stride(2),
-        PAGE=page, BLOCK=cache.block, IDENTITY=lists is None, DIRECT=direct, COLUMNS=shape.columns,
-        QUARTER=shape.quarter, TURNED=shape.turned, TILE=shape.tile, PRECISE=shape.precise,
-        num_warps=shape.warps, num_stages=shape.stages,
+        listed.entries, listed.entries.stride(0), listed.tokens,
+        out, out.stride(0), out.stride(1), runs.partial, runs.summit, runs.mass, splits, scale * LOG2E,
+        KV_HEADS=cache.kv_heads, LISTS=listed.count, HEADS=heads, LATENT=latent, ROTARY=rotary,
+        K_TOKEN=cache.k.stride(2), ATOM=listed.atom, BLOCK=cache.block, IDENTITY=lists is None, DIRECT=splits == 1,
+        ROWS=shape.rows, WIDTH=shape.width, TURNED=shape.turned, TILE=shape.tile, PRECISE=shape.precise,
+        num_warps=shape.warps, num_stages=shape.stages, **launch.chained(q.device),
     )  # fmt: skip
-    if not direct:
-        attend_combine[(rows, heads, -(-latent // PART))](
-            partial, edges[0], edges[1], out, out.stride(0), out.stride(1), splits,
-            KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=latent, WIDTH=PART,
-            SPLITS=triton.next_power_of_2(splits), CHAINED=False, num_warps=4,
-        )  # fmt: skip
-    return out
+    return runs.join(out, cache.kv_heads, listed.count, PART)
 
 
 def latent_splits(programs: int, tiles: int, processors: int) -> int:

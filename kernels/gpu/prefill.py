@@ -7,7 +7,6 @@ attention is this same kernel over the identity list. The online softmax is that
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,9 +19,9 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu import launch
+from vortexlab.kernels.gpu.attention import LOG2E
 from vortexlab.kernels.gpu.prefill_kernels import attend_prompt
 
-_LOG2E = math.log2(math.e)
 #: Queries that dense attention takes at a time at most; as many as rows of the largest tile.
 _DENSE_BLOCK = 128
 
@@ -46,9 +45,11 @@ class PrefillShape:
     registers: int = 0
 
     @staticmethod
-    def of(queries: int, heads: int, head_dim: int, itemsize: int, run: int, shared: int) -> PrefillShape:
-        """For blocks of `queries` queries, `heads` query heads of one list, and elements of `itemsize` bytes, of which
-        `run` tokens of one KV head are known to lie in one page and block. `shared`: bytes of shared memory."""
+    def of(queries: int, heads: int, head_dim: int, itemsize: int, shared: int) -> PrefillShape:
+        """For blocks of `queries` queries, `heads` query heads of one list, and elements of `itemsize` bytes.
+
+        `shared`: bytes of shared memory. Other tiles for Hopper were measured and are slower (benchmarks/prefill.py).
+        """
         width = max(16, triton.next_power_of_2(head_dim))
         least, wanted = max(16, triton.next_power_of_2(heads)), triton.next_power_of_2(queries * heads)
         is_wide = width > 128
@@ -64,8 +65,7 @@ class PrefillShape:
             return PrefillShape(rows(64), width, 32, 4, 2)
         if rows(128) < 128:
             return PrefillShape(rows(64), width, 64, 4, 3)
-        # Wide tiles keep tensor cores from waiting for shared memory. A look-up for every token is one stage more.
-        return PrefillShape(rows(128), width, 128, 8, 2 if run >= 64 and width == 128 else 3)
+        return PrefillShape(rows(128), width, 64, 8, 3)
 
     def options(self) -> dict[str, int]:
         """Triton's launch options."""
@@ -178,8 +178,7 @@ def attend_prefill(
     count = 1 if lists is None else lists.pages.shape[2]
     heads = query_heads // cache.kv_heads // count
     size = _DENSE_BLOCK if lists is None or blocks is None else blocks.size
-    run = cache.block if lists is None else min(page, cache.block)
-    shape = shape or PrefillShape.of(size, heads, channels, q.element_size(), run, launch.shared_bytes(q.device))
+    shape = shape or PrefillShape.of(size, heads, channels, q.element_size(), launch.shared_bytes(q.device))
     queries = tile_queries(size, heads, shape)
     if lists is None or blocks is None:
         blocks, page = Blocks.of(lengths, queries), cache.block
@@ -190,7 +189,7 @@ def attend_prefill(
         q, *q.stride()[:3],
         cache.k, *cache.k.stride()[:3], cache.v, *cache.v.stride()[:3],
         cache.table, cache.table.stride(0), work, pages, counts, most,
-        out, *out.stride()[:3], scale * _LOG2E,
+        out, *out.stride()[:3], scale * LOG2E,
         KV_HEADS=cache.kv_heads, LISTS=count, HEADS=heads, CHANNELS=channels, PAGE=page, BLOCK=cache.block,
         IDENTITY=lists is None, QUERIES=queries, ROWS=shape.rows, WIDTH=shape.width, TILE=shape.tile,
         PRECISE=shape.precise, **shape.options(),
