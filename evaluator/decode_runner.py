@@ -79,36 +79,24 @@ class Caches:
 
 
 class DenseReader:
-    """Dense attention: our own kernel over all pages on a GPU, the torch executor elsewhere.
-
-    Latent attention reads a list of all pages that the table has room for; what lies past the lengths is masked.
-    """
+    """Dense attention: our own kernels over all pages on a GPU, the torch executor elsewhere."""
 
     name = "dense"
 
     def __init__(self, statics: Sequence[Static], caches: Caches) -> None:
         self.static, self.caches = statics[0], caches.layers
-        device, block = caches.lengths.device, self.caches[0].block
-        self.executors: list[Any] = []
-        self._whole: ProgramReader | None = None
-        if device.type != "cuda":
-            self._whole = ProgramReader(EVERYTHING, statics, caches)
-        elif self.static.latent:
-            self.executors = [executor_for("cuda")(replace(EVERYTHING, page=block), self.static)]
-            pages = torch.arange(caches.capacity // block, dtype=torch.int32, device=device)
-            pages = pages.expand(caches.batch, 1, 1, -1).contiguous()
-            counts = torch.full((caches.batch, 1, 1), pages.shape[3], dtype=torch.int32, device=device)
-            self._all = PageLists(pages, counts)
+        on_gpu = caches.lengths.device.type == "cuda"
+        self._whole = None if on_gpu else ProgramReader(EVERYTHING, statics, caches)
 
     def __call__(self, layer: int, q: Tensor) -> Tensor:
-        cache = self.caches[layer]
         if self._whole is not None:
             return self._whole(layer, q)
-        if self.executors:
-            return self.executors[0].attend(q, cache, self._all)
+        # Not before there is a GPU: Triton may be missing elsewhere.
         from vortexlab.kernels.gpu.attention import attend
+        from vortexlab.kernels.gpu.latent import attend_latent
 
-        return attend(q, cache, None, cache.block, self.static.scale)
+        cache, attended = self.caches[layer], attend_latent if self.static.latent else attend
+        return attended(q, cache, None, cache.block, self.static.scale)
 
 
 class ProgramReader:
