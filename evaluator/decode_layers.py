@@ -69,7 +69,7 @@ def norm_of(module: Any) -> Norm:
 
 def fused(name: str, device: torch.device) -> Callable[..., Any]:
     """A function of `vortexlab.kernels.place` or `.experts`: on a GPU the kernel that does all of it."""
-    module: Any = experts if name == "route" else place
+    module: Any = experts if hasattr(experts, name) else place
     if device.type == "cuda":
         module = import_module(module.__name__.replace("kernels.", "kernels.gpu."))
     function: Callable[..., Any] = getattr(module, name)
@@ -208,12 +208,11 @@ class Experts:
     def __call__(self, x: Tensor, step: StepContext) -> Tensor:
         product = step.products
         logits = product.linear(x.to(self.router.dtype), self.router)
-        to, ends, weights = fused("route", x.device)(logits, self.bias, self.routing)
-        rows = step.glue(experts.spread, x, to)
-        middle = step.glue(gated, product(experts.grouped_product, rows, self.gate_up, ends))
-        rows = product(experts.grouped_product, middle, self.down, ends)
+        routed = fused("route", x.device)(logits, self.bias, self.routing)
+        middle = product(fused("gated_product", x.device), x, self.gate_up, routed.tokens, routed.ends)
+        rows = product(fused("grouped_product", x.device), middle, self.down, routed.ends)
         shared = None if self.shared is None else self.shared(x, step)
-        return step.glue(experts.combined, rows, to, weights, shared)
+        return step.glue(experts.combined, rows, routed.to, routed.weights, shared)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 Rows are grouped by expert, and one grouped product reads the weights of every expert that was chosen once. Sorting is
 by counting: a step has few tokens and few experts, so ranks are sums of comparisons. `vortexlab.kernels.gpu.experts`
-does `route` in one kernel; this is what it must equal.
+has a kernel for each of `route`, `gated_product` and `grouped_product`; these are what they must equal.
 """
 
 from __future__ import annotations
@@ -33,19 +33,29 @@ class Routing:
     factor: float
 
 
-def route(logits: Tensor, bias: Tensor | None, how: Routing) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each of a token's choices goes when rows are grouped by expert, where the groups end, and its weight.
+@dataclass(frozen=True)
+class Routed:
+    """The choices of a step, grouped by expert: row `to` [tokens, count] holds a token's choice, in the order of its
+    scores, with `weights` fp32 [tokens, count]; `tokens` [rows] says whose a row is, `ends` [total] where the groups
+    end. int32."""
 
-    `logits`: [tokens, total]; `bias`: fp32 [total] with sigmoid scores. Returns int32 [tokens, count], int32 [total]
-    and fp32 [tokens, count], choices in the order of their scores.
-    """
+    to: Tensor
+    weights: Tensor
+    tokens: Tensor
+    ends: Tensor
+
+
+def route(logits: Tensor, bias: Tensor | None, how: Routing) -> Routed:
+    """The choices from `logits` [tokens, total]; `bias`: fp32 [total] with sigmoid scores."""
     scores = logits.float().sigmoid() if how.sigmoid else logits.float().softmax(-1)
     experts = best(scores if bias is None else scores + bias, how.count)
     weights = scores.gather(1, experts)
     if how.normalised:
         weights = weights / (weights.sum(-1, keepdim=True) + TINY)
     to, ends = grouping(experts, how.total)
-    return to.view(experts.shape), ends, weights * how.factor
+    number = torch.arange(logits.shape[0], dtype=torch.int32, device=logits.device)
+    tokens = torch.empty_like(to).index_copy(0, to.long(), number.repeat_interleave(how.count))
+    return Routed(to.view(experts.shape), weights * how.factor, tokens, ends)
 
 
 def best(scores: Tensor, count: int) -> Tensor:
@@ -71,16 +81,17 @@ def grouping(experts: Tensor, total: int) -> tuple[Tensor, Tensor]:
     return ahead.sum(1).int(), (flat[None] <= number[:, None]).sum(1).int()
 
 
-def spread(x: Tensor, to: Tensor) -> Tensor:
-    """The rows of `x` [tokens, hidden] once for each choice, grouped by expert: [tokens * count, hidden]."""
-    rows = torch.empty(to.numel(), x.shape[1], dtype=x.dtype, device=x.device)
-    return rows.index_copy(0, to.flatten().long(), x.repeat_interleave(to.shape[1], 0))
-
-
 def combined(rows: Tensor, to: Tensor, weights: Tensor, shared: Tensor | None) -> Tensor:
     """The weighted sum over each token's experts, with that of the shared ones: [tokens, hidden]."""
     found = (rows[to.long()] * weights[..., None]).sum(1).to(rows.dtype)
     return found if shared is None else found + shared
+
+
+def gated_product(x: Tensor, weight: Tensor, tokens: Tensor, ends: Tensor) -> Tensor:
+    """silu(gate) * up of every row: of `x` [tokens, hidden] the row's token, times the transposed `weight` [experts,
+    gate | up, hidden] of its expert. Returns [rows, inner]."""
+    gate, up = grouped_product(x[tokens.long()], weight, ends).chunk(2, -1)
+    return functional.silu(gate) * up
 
 
 def grouped_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:

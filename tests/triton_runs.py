@@ -332,8 +332,24 @@ def routed() -> dict[str, Any]:
                 how = experts.Routing(total, count, sigmoid, normalised, 1.8)
                 mine, stock = kernels.route(logits, bias, how), experts.route(logits, bias, how)
                 found["cases"] += 1
-                found["same"] &= torch.equal(mine[0], stock[0]) and torch.equal(mine[1], stock[1])
-                found["worst"] = max(found["worst"], float((mine[2] - stock[2]).abs().max()))
+                found["same"] &= all(
+                    torch.equal(getattr(mine, x), getattr(stock, x)) for x in ("to", "tokens", "ends")
+                )
+                found["worst"] = max(found["worst"], float((mine.weights - stock.weights).abs().max()))
+    # Products: experts without rows, with a few, with more than a tile's; sizes that are no multiples of tiles.
+    for tokens, total, count, hidden, inner in ((3, 8, 2, 40, 24), (40, 3, 2, 200, 72), (1, 5, 1, 128, 64)):
+        generator = torch.Generator().manual_seed(tokens)
+        logits = torch.randn(tokens, total, generator=generator)
+        routed = experts.route(logits, None, experts.Routing(total, count, False, True, 1.0))
+        x = torch.randn(tokens, hidden, generator=generator)
+        gate_up = torch.randn(total, 2 * inner, hidden, generator=generator) / hidden**0.5
+        down = torch.randn(total, hidden, inner, generator=generator) / inner**0.5
+        results = []
+        for room in (kernels, experts):
+            middle = room.gated_product(x, gate_up, routed.tokens, routed.ends)
+            results.append((middle, room.grouped_product(middle, down, routed.ends)))
+        found["cases"] += 1
+        found["worst"] = max(found["worst"], *(float((a - b).abs().max()) for a, b in zip(*results, strict=True)))
     return found
 
 

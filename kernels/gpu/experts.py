@@ -1,4 +1,8 @@
-"""`vortexlab.kernels.experts.route` as one kernel: scores, top-k, and places of rows grouped by expert."""
+"""Kernels of mixtures of experts in a decode step: routing, and products that read each chosen expert's weights once.
+
+A step has few rows for an expert, so its products are bound by reading weights: a program takes some output channels of
+one expert and streams their weights past all of its rows. What each computes is said in `vortexlab.kernels.experts`.
+"""
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -10,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from vortexlab.kernels import experts
-from vortexlab.kernels.experts import TINY, Routing
+from vortexlab.kernels.experts import TINY, Routed, Routing
+from vortexlab.kernels.gpu.device import matrix_operand, round_bf16
 
 #: Scores that one program holds: tokens times experts, both rounded up to powers of two.
 MOST_SCORES = 1 << 13
@@ -18,7 +23,7 @@ MOST_SCORES = 1 << 13
 
 @triton.jit
 def route_kernel(
-    logits, logits_row, bias, to, ends, weights, tokens, factor, tiny,
+    logits, logits_row, bias, to, weights, whose, ends, tokens, factor, tiny,
     TOTAL: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, SIGMOID: tl.constexpr,
     NORMALISED: tl.constexpr,
 ):  # fmt: skip
@@ -54,22 +59,90 @@ def route_kernel(
         score = score / (mass + tiny)[:, None]
     slot = row[:, None] * COUNT + choice - 1
     tl.store(to + slot, place, mask=choice > 0)
+    tl.store(whose + place, tl.broadcast_to(row[:, None], [ROWS, WIDTH]), mask=choice > 0)
     tl.store(weights + slot, score * factor, mask=choice > 0)
     tl.store(ends + expert, end, mask=known)
 
 
-def route(logits: Tensor, bias: Tensor | None, how: Routing) -> tuple[Tensor, Tensor, Tensor]:
+def route(logits: Tensor, bias: Tensor | None, how: Routing) -> Routed:
     """See `vortexlab.kernels.experts.route`, which runs batches that are too large for one program."""
     tokens = logits.shape[0]
     rows, width = triton.next_power_of_2(tokens), triton.next_power_of_2(how.total)
     if rows * width > MOST_SCORES:
         return experts.route(logits, bias, how)
-    to = torch.empty(tokens, how.count, dtype=torch.int32, device=logits.device)
-    ends = torch.empty(how.total, dtype=torch.int32, device=logits.device)
-    weights = torch.empty(tokens, how.count, dtype=torch.float32, device=logits.device)
+    made = {"dtype": torch.int32, "device": logits.device}
+    found = Routed(
+        torch.empty(tokens, how.count, **made), torch.empty(tokens, how.count, device=logits.device),  # type: ignore[call-overload]
+        torch.empty(tokens * how.count, **made), torch.empty(how.total, **made),  # type: ignore[call-overload]
+    )  # fmt: skip
     route_kernel[(1,)](
-        logits, logits.stride(0), logits if bias is None else bias, to, ends, weights, tokens, how.factor, TINY,
+        logits, logits.stride(0), logits if bias is None else bias, found.to, found.weights, found.tokens, found.ends,
+        tokens, how.factor, TINY,
         TOTAL=how.total, COUNT=how.count, ROWS=rows, WIDTH=width, SIGMOID=how.sigmoid, NORMALISED=how.normalised,
         num_warps=max(4, min(16, rows * width // 512)),
     )  # fmt: skip
-    return to, ends, weights
+    return found
+
+
+@triton.jit
+def expert_kernel(
+    x, x_row, tokens, weight, ends, out, wide, long,
+    ROWS: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """TILE of the `long` output channels of one expert's rows, from `wide` input channels.
+
+    GATED: row r reads row `tokens[r]` of `x`, and the weight holds the channels of the gate, then those of up.
+    """
+    expert = tl.program_id(1)
+    begin = tl.load(ends + expert - 1, mask=expert > 0, other=0)
+    end = tl.load(ends + expert)
+    channel = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    known = channel < long
+    step = tl.arange(0, STEP)
+    weight += expert.to(tl.int64) * long * wide * (2 if GATED else 1)
+    first = weight + channel[None, :] * wide + step[:, None]
+    for start in range(begin, end, ROWS):
+        row = start + tl.arange(0, ROWS)
+        live = row < end
+        source = tl.load(tokens + row, mask=live, other=0) if GATED else row
+        at = x + source.to(tl.int64)[:, None] * x_row + step[None, :]
+        sums = tl.zeros([ROWS, TILE], tl.float32)
+        more = tl.zeros([ROWS, TILE], tl.float32)
+        for here in range(0, wide, STEP):
+            inside = here + step < wide
+            a = matrix_operand(tl.load(at + here, mask=live[:, None] & inside[None, :], other=0.0))
+            there = inside[:, None] & known[None, :]
+            b = matrix_operand(tl.load(first + here, mask=there, other=0.0))
+            sums = tl.dot(a, b, sums, input_precision="ieee")
+            if GATED:
+                b = matrix_operand(tl.load(first + long * wide + here, mask=there, other=0.0))
+                more = tl.dot(a, b, more, input_precision="ieee")
+        if GATED:
+            sums = sums / (1.0 + tl.exp(-sums)) * more
+        if out.dtype.element_ty == tl.bfloat16:
+            sums = round_bf16(sums)
+        place = out + row.to(tl.int64)[:, None] * long + channel[None, :]
+        tl.store(place, sums.to(out.dtype.element_ty), mask=live[:, None] & known[None, :])
+
+
+def _launch(x: Tensor, weight: Tensor, tokens: Tensor, ends: Tensor, out: Tensor, gated: bool) -> Tensor:
+    # Most experts have a few rows: tiles of 16 where these are enough for twice the mean.
+    rows = min(64, max(16, triton.next_power_of_2(2 * out.shape[0] // len(ends))))
+    tile = 32 if gated else 64
+    expert_kernel[(-(-out.shape[1] // tile), len(ends))](
+        x, x.stride(0), tokens, weight, ends, out, x.shape[1], out.shape[1],
+        ROWS=rows, TILE=tile, STEP=128, GATED=gated, num_warps=4, num_stages=4,
+    )  # fmt: skip
+    return out
+
+
+def gated_product(x: Tensor, weight: Tensor, tokens: Tensor, ends: Tensor) -> Tensor:
+    """See `vortexlab.kernels.experts.gated_product`; gate and up stay in fp32 until they are multiplied."""
+    out = torch.empty(tokens.shape[0], weight.shape[1] // 2, dtype=x.dtype, device=x.device)
+    return _launch(x.contiguous(), weight.contiguous(), tokens, ends, out, True)
+
+
+def grouped_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """See `vortexlab.kernels.experts.grouped_product`."""
+    out = torch.empty(rows.shape[0], weight.shape[1], dtype=rows.dtype, device=rows.device)
+    return _launch(rows.contiguous(), weight.contiguous(), ends, ends, out, False)
