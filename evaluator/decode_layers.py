@@ -76,12 +76,6 @@ def fused(name: str, device: torch.device) -> Callable[..., Any]:
     return function
 
 
-def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """`x` added to the residual stream: the norm of the sum, and the sum."""
-    total = residual + x
-    return place.rms_norm(total, weight, eps), total
-
-
 def gated(x: Tensor) -> Tensor:
     """silu(first half) * second half."""
     gate, up = x.chunk(2, -1)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.evaluator.decode_layers import DecodeModel, Glue, Products, Read, StepContext, add_norm
+from vortexlab.evaluator.decode_layers import DecodeModel, Glue, Products, Read, StepContext, fused
 from vortexlab.evaluator.executors import EVERYTHING, Make, decode, executor_for, new_memories
 from vortexlab.evaluator.timing import WARM_UP, Captured
 from vortexlab.evaluator.traits import depends_on_layer
@@ -156,12 +156,13 @@ class DecodeRunner:
         self.caches.lengths.add_(1)
         step = StepContext(self.products, glue, model.cos, model.sin, self._read)
         residual = functional.embedding(self.tokens, model.embedding)
+        add_norm = fused("add_norm", model.device)
         norms = [layer.before for layer in model.layers] + [model.final]
         x = glue(rms_norm, residual, norms[0].weight, norms[0].eps)
         for layer, cache, after in zip(model.layers, self.caches.layers, norms[1:], strict=True):
             x = layer.attention(x, cache, step)
-            x, residual = glue(add_norm, x, residual, layer.after.weight, layer.after.eps)
-            x, residual = glue(add_norm, layer.mlp(x, step), residual, after.weight, after.eps)
+            x, residual = add_norm(x, residual, layer.after.weight, layer.after.eps)
+            x, residual = add_norm(layer.mlp(x, step), residual, after.weight, after.eps)
         logits = self.products.linear(x, model.head)
         torch.argmax(logits, -1, out=self.tokens)
         return logits

@@ -1,8 +1,8 @@
 """What happens to a new token's projections before attention: norm of the heads, RoPE, a place in the paged cache.
 
 Serving steps know their lengths on the device only, so nothing here reads a tensor back to the host. The caller has
-advanced the lengths already and made sure that the table has room. `vortexlab.kernels.gpu.place` does `place_heads` and
-`place_latent` in one kernel each; this is what they must equal.
+advanced the lengths already and made sure that the table has room. `vortexlab.kernels.gpu.place` does `add_norm`,
+`place_heads` and `place_latent` in one kernel each; this is what they must equal.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm over the last axis, in fp32; result in x's precision."""
     wide = x.float()
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`x` added to the residual stream, both [rows, channel]: the norm of the sum, and the sum."""
+    total = residual + x
+    return rms_norm(total, weight, eps), total
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:

@@ -1,16 +1,46 @@
-"""The functions of `vortexlab.kernels.place` as one kernel each: norm, RoPE and the append to the paged cache."""
+"""The functions of `vortexlab.kernels.place` as one kernel each: norms, RoPE and the append to the paged cache."""
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.gpu.device import token_offset
+from vortexlab.kernels.gpu import launch
+from vortexlab.kernels.gpu.device import round_bf16, start_after_previous, token_offset
 from vortexlab.kernels.place import Norms
+
+
+@triton.jit
+def rounded(x, like):
+    """fp32 numbers as those of `like` would be stored."""
+    if like.dtype.element_ty == tl.bfloat16:
+        x = round_bf16(x)
+    return x.to(like.dtype.element_ty)
+
+
+@triton.jit
+def add_norm_kernel(
+    x, x_row, residual, residual_row, weight, out, total, eps,
+    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, CHAINED: tl.constexpr,
+):  # fmt: skip
+    """One row, in one piece."""
+    start_after_previous(CHAINED)
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, WIDTH)
+    live = channel < CHANNELS
+    a = tl.load(x + row * x_row + channel, mask=live, other=0.0).to(tl.float32)
+    b = tl.load(residual + row * residual_row + channel, mask=live, other=0.0).to(tl.float32)
+    both = rounded(a + b, total)
+    tl.store(total + row * CHANNELS + channel, both, mask=live)
+    both = both.to(tl.float32)
+    normed = rounded(both * tl.rsqrt(tl.sum(both * both, 0) / CHANNELS + eps), out).to(tl.float32)
+    scale = tl.load(weight + channel, mask=live, other=0.0).to(tl.float32)
+    tl.store(out + row * CHANNELS + channel, rounded(scale * normed, out), mask=live)
 
 
 @triton.jit
@@ -18,9 +48,10 @@ def place_heads_kernel(
     qkv, qkv_row, cos, sin, angles_row, q_weight, k_weight, q_eps, k_eps, out,
     k, k_block, k_head, k_token, v, v_block, v_head, v_token, table, table_row, lengths,
     QUERY_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr, NORM: tl.constexpr,
+    BLOCK: tl.constexpr, NORM: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
     """One head of one row: a query, a key or a value. WIDTH covers half of its channels."""
+    start_after_previous(CHAINED)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     HALF: tl.constexpr = CHANNELS // 2
@@ -67,9 +98,10 @@ def place_latent_kernel(
     down, down_row, cos, sin, angles_row, q_weight, k_weight, q_eps, k_eps, out, out_row,
     k, k_block, k_token, table, table_row, lengths,
     RANK: tl.constexpr, LATENT: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, RANK_WIDTH: tl.constexpr,
-    LATENT_WIDTH: tl.constexpr, ROTARY_WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    LATENT_WIDTH: tl.constexpr, ROTARY_WIDTH: tl.constexpr, BLOCK: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
     """The low-rank query of one row, or its latent key. ROTARY_WIDTH covers half of the rotary channels."""
+    start_after_previous(CHAINED)
     row = tl.program_id(0).to(tl.int64)
     at = down + row * down_row
     if tl.program_id(1) == 0:
@@ -103,6 +135,17 @@ def place_latent_kernel(
         tl.store(to + HALF + pair, (b * cosine + a * sine).to(k.dtype.element_ty), mask=paired)
 
 
+def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See `vortexlab.kernels.place.add_norm`."""
+    out, total = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in "ab")
+    width = triton.next_power_of_2(x.shape[1])
+    add_norm_kernel[(x.shape[0],)](
+        x, x.stride(0), residual, residual.stride(0), weight, out, total, eps, CHANNELS=x.shape[1], WIDTH=width,
+        num_warps=max(1, min(16, width // 512)), **launch.chained(x.device),
+    )  # fmt: skip
+    return out, total
+
+
 def place_heads(qkv: Tensor, cache: PagedKV, cos: Tensor, sin: Tensor, norms: Norms | None) -> Tensor:
     """See `vortexlab.kernels.place.place_heads`."""
     channels, batch = cache.head_dim, qkv.shape[0]
@@ -116,6 +159,7 @@ def place_heads(qkv: Tensor, cache: PagedKV, cos: Tensor, sin: Tensor, norms: No
         cache.table, cache.table.stride(0), cache.lengths,
         QUERY_HEADS=query_heads, KV_HEADS=cache.kv_heads, CHANNELS=channels,
         WIDTH=triton.next_power_of_2(channels // 2), BLOCK=cache.block, NORM=norms is not None, num_warps=1,
+        **launch.chained(qkv.device),
     )  # fmt: skip
     return out
 
@@ -131,5 +175,6 @@ def place_latent(down: Tensor, cache: PagedKV, cos: Tensor, sin: Tensor, norms: 
         RANK=rank, LATENT=cache.value_dim, ROTARY=rotary, INTERLEAVED=interleaved,
         RANK_WIDTH=triton.next_power_of_2(rank), LATENT_WIDTH=triton.next_power_of_2(cache.value_dim),
         ROTARY_WIDTH=triton.next_power_of_2(rotary // 2), BLOCK=cache.block, num_warps=4,
+        **launch.chained(down.device),
     )  # fmt: skip
     return out
