@@ -6,8 +6,8 @@
 The core grid is 36 cells; --full has every cell of both. In each cell and on the same memory: our dense kernel,
 FlashInfer's paged decode (planned outside the timing, the better of tensor cores on and off), SDPA on contiguous
 keys and values, and whole steps (update, select, attend) of sparse programs that read 2,048 tokens, summary writes
-amortised over a page's tokens. Rooflines are
-bytes that must be read over 4.6 TB/s. Before a geometry is timed its kernels must be right.
+amortised over a page's tokens; where such a step is slower than dense, also the step that the dense gate runs there.
+Rooflines are bytes that must be read over 4.6 TB/s. Before a geometry is timed its kernels must be right.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import grid_checks
 import peers
 import records
 import torch
-from gpu_times import GEOMETRIES, ROOFLINE, Cell, Geometry, Pool
+from gpu_times import GEOMETRIES, ROOFLINE, Cell, Geometry, Pool, replay_us
 from programs import PROGRAMS, TOKENS, bound, executor_of, knobs, least_bytes
 from records import Records, Row
 
 from vortexlab.kernels.gpu.attention import attend
+from vortexlab.kernels.gpu.executor import TritonExecutor, TritonState
 
 PAGE = 16
 KEYS = ("what", "heads", "kv_heads", "head_dim", "context", "batch", "page", "layout")
@@ -83,9 +84,9 @@ def sdpa(cell: Cell) -> Row:
     return {"us": us, **rates(cell.kv_bytes, us)}
 
 
-def sparse(cell: Cell, name: str, page: int) -> Row:
+def sparse(cell: Cell, name: str, page: int, dense_us: float = math.inf) -> Row:
     """A whole step of a program with the writing of summaries amortised, its stages, and the bytes that it has to read
-    at least."""
+    at least. Where it takes longer than `dense_us`, also the step that the dense gate runs there."""
     program = bound(name, page)
     executor = executor_of(program, cell.geometry)
     caches = [cell.cache(layer, page) for layer in range(cell.layers)]
@@ -109,10 +110,28 @@ def sparse(cell: Cell, name: str, page: int) -> Row:
     }
     us = stages["step"] + max(0.0, stages["update that writes"] - stages["update"]) / page
     least = least_bytes(program, cell, pages)
-    return {
+    gated = {"gate_closed": closed(cell, executor, states, page)} if us > dense_us else {}
+    return gated | {
         "us": us, "stages": stages, "program": name, "knobs": knobs(name, page), "pages": pages,
         "density": pages * page / cell.length, **rates(least, us),
     }  # fmt: skip
+
+
+def closed(cell: Cell, executor: TritonExecutor, states: list[TritonState], page: int) -> Row:
+    """Steps that the dense gate makes dense, beside dense steps alone: the host knows the lengths, so summaries are
+    written in one step of `page`."""
+    caches = [cell.cache(layer, page) for layer in range(cell.layers)]
+    calls = math.lcm(page, cell.layers)
+
+    def steps(updates: bool) -> None:
+        for number in range(calls):
+            layer = number % cell.layers
+            attend(cell.queries[layer], caches[layer], None, page, cell.scale)
+            if updates and number % page == 0:
+                executor.update(states[layer], caches[layer])
+
+    found = {name: replay_us(lambda: steps(name == "us")) / calls for name in ("dense_us", "us")}  # noqa: B023
+    return {**found, "of_dense": found["dense_us"] / found["us"]}
 
 
 def rates(least: float, us: float) -> Row:
@@ -121,13 +140,13 @@ def rates(least: float, us: float) -> Row:
     return {"least_bytes": least, "roofline_us": roofline, "of_roofline": roofline / us, "tb_per_s": least / us / 1e6}
 
 
-def subjects() -> Iterator[tuple[str, int, Callable[[Cell], Row]]]:
-    """Name, page and work of everything that is timed in a cell."""
+def subjects(dense_us: Callable[[], float] = lambda: math.inf) -> Iterator[tuple[str, int, Callable[[Cell], Row]]]:
+    """Name, page and work of everything that is timed in a cell. `dense_us`: our dense time there, once it is known."""
     yield DENSE, PAGE, dense
     yield FLASHINFER, PAGE, flashinfer
     yield SDPA, PAGE, sdpa
     for name, page in PROGRAMS:
-        yield name, page, lambda cell, name=name, page=page: sparse(cell, name, page)  # type: ignore[misc]
+        yield name, page, lambda cell, name=name, page=page: sparse(cell, name, page, dense_us())  # type: ignore[misc]
 
 
 # the table
@@ -160,7 +179,9 @@ def summary(rows: list[Row]) -> Row:
     if not found:
         return {"cells": 0}
     worst = max(found, key=found.__getitem__)
+    shut = [row["gate_closed"]["of_dense"] for row in rows if "gate_closed" in row]
     return {
+        "gate_on": {"cells_dense": len(shut), "least_of_dense": min(shut, default=1.0)},
         "cells": len(found), "ours_over_flashinfer": math.exp(sum(map(math.log, found.values())) / len(found)),
         "worst": {"geometry": worst[0], "context": worst[1], "batch": worst[2], "ratio": found[worst]},
     }  # fmt: skip
@@ -221,8 +242,10 @@ def run(found: Records, options: argparse.Namespace) -> None:
             if found.is_over:
                 break
             cell = pool.cell(batch, context)
-            for what, page, work in subjects():
-                found.measure(cell.row(what, page), lambda work=work, cell=cell: work(cell))  # type: ignore[misc]
+            ours: Row = {}
+            for what, page, work in subjects(lambda ours=ours: ours.get("us", math.inf)):  # type: ignore[misc]
+                row = found.measure(cell.row(what, page), lambda work=work, cell=cell: work(cell))  # type: ignore[misc]
+                ours.update(row if row and what == DENSE else {})
                 torch.cuda.empty_cache()
             found.sums["summary"] = summary(found.rows)
             found.write()
