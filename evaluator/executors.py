@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vortexlab.dsl.errors import VortexError
@@ -27,6 +28,24 @@ def everything_of(program: Program) -> Program:
 
 #: Makes the executor of a bound program for one layer.
 Make = Callable[[Program, Static], Any]
+
+
+#: Compute capability from which the kernels are compiled: tensor cores for bf16, asynchronous copies.
+LEAST_CAPABILITY = (8, 0)
+
+
+def check_device(device: str) -> None:
+    """Raises `VortexError` where `device` is a GPU that is not there, or too old for the kernels."""
+    if device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise VortexError(f"device {device!r} was asked for but torch finds no GPU; use --device cpu")
+    found = torch.cuda.get_device_capability()
+    if torch.version.hip is None and found < LEAST_CAPABILITY:
+        raise VortexError(
+            f"{torch.cuda.get_device_name()} has compute capability {found[0]}.{found[1]}, and the kernels need "
+            f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} (NVIDIA Ampere) or newer; use --device cpu"
+        )
 
 
 def executor_for(device: str) -> Make:

@@ -22,7 +22,7 @@ from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator import compiling, fidelity, frames, numerics, prefill, speed
 from vortexlab.evaluator.confine import NETWORK
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
-from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, everything_of, executor_for
+from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, check_device, everything_of, executor_for
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.phases import DECODE, PREFILL
@@ -61,8 +61,7 @@ class Worker:
 
     def hello(self, device: str, threads: int) -> dict[str, Any]:
         """Sets threads and device. `gpu`: the accelerator's name, empty on the CPU."""
-        if device == "cuda" and not torch.cuda.is_available():
-            raise VortexError("device 'cuda' was asked for but torch finds no GPU; use --device cpu")
+        check_device(device)
         torch.set_num_threads(threads)
         self.device = device
         return {

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from face_fixtures import vortex
 
+from vortexlab import benching
 from vortexlab.benching import GATE_CONTEXTS, gate_contexts
 from vortexlab.dsl import canonical_hash
 from vortexlab.dsl.errors import VortexError
@@ -196,3 +198,21 @@ def test_doctor_names_what_is_missing_and_shows_no_key(
     assert any("kernels do not compile for sm_90: compiling" in line for line in again["missing"])
     text = vortex("doctor", "--runs", tmp_path).out
     assert "reference model" in text and "kernels do not compile for gfx942" in text
+
+
+def test_a_gpu_that_is_missing_or_too_old_or_too_small_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for command in (("bench", "quest", *SMALL), ("bench", "quest", "--gate")):
+        assert "torch finds no GPU; use --device cpu" in vortex(*command, "--device", "cuda").complaint()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    complaint = vortex("bench", "quest", *SMALL, "--device", "cuda").complaint()
+    assert "Tesla T4 has compute capability 7.5, and the kernels need 8.0" in complaint
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(benching.Workload, "make", full)
+    complaint = vortex("bench", "quest", *SMALL, "--batch", "2", "--device", "cpu").complaint()
+    assert "2 requests of 256 tokens do not fit the memory of" in complaint and "try --batch 1" in complaint

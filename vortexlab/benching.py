@@ -17,7 +17,7 @@ from vortexlab.dsl.ir import Program
 from vortexlab.evaluator import speed, statistics
 from vortexlab.evaluator.config import DTYPE_NAMES, EvaluationConfig, device_name, versions
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
-from vortexlab.evaluator.executors import executor_for
+from vortexlab.evaluator.executors import check_device, executor_for
 from vortexlab.evaluator.geometries import Geometry, find_geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.replay import Session, Tally, replay
@@ -88,6 +88,7 @@ def gate_contexts(program: Program, config: EvaluationConfig, batches: Sequence[
 
 
 def _bench(program: Program, config: EvaluationConfig, batches: Sequence[int | None]) -> dict[str, Any]:
+    check_device(config.device)
     geometry = find_geometry(config.geometry)
     check_fit(program, geometry)
     threads = config.threads or torch.get_num_threads()
@@ -115,6 +116,19 @@ def _row(
     program: Program, config: EvaluationConfig, geometry: Geometry, length: int, batch: int | None, counts: list[int]
 ) -> dict[str, Any]:
     tokens = config.resolved_batch_tokens if batch is None else batch * length
+    try:
+        return _timed(program, config, geometry, length, tokens, counts)
+    except torch.OutOfMemoryError:
+        requests = max(1, tokens // length)
+        less = f"--batch {requests // 2}" if requests > 1 else "shorter --lengths"
+        raise VortexError(
+            f"{requests} requests of {length} tokens do not fit the memory of {device_name(config.device)}; try {less}"
+        ) from None
+
+
+def _timed(
+    program: Program, config: EvaluationConfig, geometry: Geometry, length: int, tokens: int, counts: list[int]
+) -> dict[str, Any]:
     dtype = config.resolved_dtype
     workload = Workload.make(geometry, length, tokens, config.device, getattr(torch, dtype), config.seed)
     live = sum(counts) / len(counts) if counts else None
