@@ -72,9 +72,9 @@ class LatentShape:
             return LatentShape(32, width, turned, 16, 8, 1, True)
         if shared < 220 << 10:
             return LatentShape(32, width, turned, 32, 8, 2, True)
-        # Tensor cores from Hopper on take 64 rows. One tile of keys or more is under way while another is multiplied;
-        # keys in fp8 pass through registers, which takes memory for one tile more, and so do products on Blackwell.
-        return LatentShape(64, width, turned, 32, 8, 4 if hopper and stored == 2 else 3 if hopper else 2, True)
+        # Tensor cores from Hopper on take 64 rows. Two tiles of keys are under way while one is multiplied; keys in fp8
+        # pass through registers, which takes memory for one tile more, and so do products on Blackwell.
+        return LatentShape(64, width, turned, 32, 8, 4 if hopper and stored == 2 else 3, True)
 
 
 def aligned(q: Tensor, k: Tensor) -> bool:
