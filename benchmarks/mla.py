@@ -45,6 +45,8 @@ GQA = Static(8, 4, 128, 128**-0.5)
 CONTEXT, PAGE = 32768, 16
 #: Bytes of keys and values that one graph goes through: many times the L2 cache.
 ROTATED_BYTES = 1.0e9
+#: Largest error that is one of rounding, of a row's RMS: half a unit of a bf16 number of 4 to 8 times it is 2**-6.
+WORST = 1.25 * 2.0**-6
 E4M3 = torch.float8_e4m3fn
 
 
@@ -147,8 +149,7 @@ def check(dtypes: list[str]) -> list[dict[str, Any]]:
                         rms = wanted.square().mean(-1, keepdim=True).sqrt()
                         error = ((found - wanted).abs() / rms).max()
                         worst = max(worst, float(error.nan_to_num(nan=torch.inf)))
-                # Half a unit of a bf16 output between 4 and 8 times the RMS is 2**-6.
-                rows.append({**row, "worst": worst, "ok": worst < 1.25 * 2.0**-6})
+                rows.append({**row, "worst": worst, "ok": worst < WORST})
             except Exception as error:
                 rows.append({**row, "ok": False, "error": f"{type(error).__name__}: {str(error)[:300]}"})
     return rows
@@ -227,17 +228,31 @@ def sparse_row(cell: Cell, dense_us: float) -> dict[str, Any]:
 
 
 def variants(cell: Cell, copy: float) -> list[dict[str, Any]]:
-    """The dense kernel in other tiles, warps, stages and numbers of runs."""
+    """The dense kernels in other tiles, warps, stages and numbers of runs, each checked before it is timed."""
     rows = []
-    batch = cell.caches[0].batch
-    usual = LatentShape.of(LATENT, ROTARY, 2, 2, launch.shared_bytes(cell.queries[0].device))
-    for tile, warps, stages in ((32, 8, 4), (32, 8, 3), (32, 8, 2), (64, 8, 2), (64, 8, 1), (16, 8, 6), (16, 8, 8)):
-        shape = replace(usual, tile=tile, warps=warps, stages=stages)
+    batch, device = cell.caches[0].batch, cell.queries[0].device
+    shared = launch.shared_bytes(device)
+    usual = LatentShape.of(LATENT, ROTARY, 2, 2, shared, False)
+    tried = ((32, 8, 4), (32, 8, 3), (32, 8, 2), (64, 8, 2), (64, 8, 1), (16, 8, 6))
+    shapes = [replace(usual, tile=tile, warps=warps, stages=stages) for tile, warps, stages in tried]
+    if launch.is_hopper(device):
+        shapes.insert(0, LatentShape.of(LATENT, ROTARY, 2, 2, shared, True))
+    small = Cell.make(MLA, 3, 1501, torch.bfloat16, layers=1, seed=1)
+    wanted = exact(small.queries[0], small.caches[0], None, MLA.scale, PAGE)
+    rms = wanted.square().mean(-1, keepdim=True).sqrt()
+    for shape in shapes:
         count = torch.cuda.get_device_properties(0).multi_processor_count
-        runs = latent_splits(batch, -(-CONTEXT // tile), count)
+        runs = latent_splits(batch, -(-CONTEXT // shape.tile), count)
         for splits in sorted({runs, min(256, 2 * runs)}):
-            row = {"what": "variant", "tile": tile, "warps": warps, "stages": stages, "splits": splits}
+            row = {
+                "what": "variant", "kernel": "Gluon" if shape.hopper else "Triton", "tile": shape.tile,
+                "warps": shape.warps, "stages": shape.stages, "splits": splits,
+            }  # fmt: skip
             try:
+                found = attend_latent(small.queries[0], small.caches[0], None, PAGE, MLA.scale, splits=3, shape=shape)
+                worst = float(((found.double() - wanted).abs() / rms).max())
+                if not worst < WORST:
+                    raise AssertionError(f"off by {worst:.1e} of the RMS")
                 rows.append({**dense_row(cell, "variant", copy, shape=shape, splits=splits), **row})
             except Exception as error:
                 rows.append({**row, "batch": batch, "error": f"{type(error).__name__}: {str(error)[:120]}"})
@@ -252,7 +267,7 @@ def line(row: dict[str, Any]) -> str:
         return f"check {row['dtype']:9} {place} {'ok' if row['ok'] else 'WRONG'} worst {row['worst']:.1e}"
     more = f"{row['tb_per_s']:.2f} TB/s, {row['of_copy']:.2f} of copy" if "of_copy" in row else ""
     if "tile" in row:
-        more += f"; tile {row['tile']} warps {row['warps']} stages {row['stages']} splits {row['splits']}"
+        more += f"; {row['kernel']}, " + ", ".join(f"{x} {row[x]}" for x in ("tile", "warps", "stages", "splits"))
     if "speedup" in row:
         more = f"{row['speedup']:.2f}x dense, {row['tokens_read']:.0f} tokens read; stages " + ", ".join(
             f"{name} {us:.1f}" for name, us in row["stages"].items()

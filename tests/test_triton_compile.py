@@ -124,7 +124,7 @@ def test_sm_90_code_uses_tensor_cores_and_asynchronous_copies():
 def test_latent_keys_are_attended_on_tensor_cores_without_spills(page):
     static = Static(kv_heads=1, group=20, head_dim=576, scale=256**-0.5, latent=512)
     found = {item.kernel: item for item in compile_report(load("mla_block").bind({"page": page}), static, ("sm_90",))}
-    assert found["latent_split"].uses == ("tensor core", "asynchronous copy")
+    assert found["latent_split_hopper"].uses == ("tensor core", "asynchronous copy")
     assert all(item.spilled_bytes == 0 and item.shared_bytes <= 227 << 10 for item in found.values())
 
 

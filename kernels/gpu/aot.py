@@ -20,10 +20,11 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import FP8, Program, Static
-from vortexlab.kernels.gpu import attention_kernels, latent_kernels, launch, prefill_kernels
+from vortexlab.kernels.gpu import attention_kernels, latent_hopper, latent_kernels, launch, prefill_kernels
 from vortexlab.kernels.gpu.attention import AttentionShape
 from vortexlab.kernels.gpu.codegen import Kernels, generate_phases, query_dtype
 from vortexlab.kernels.gpu.latent import PART, LatentShape
@@ -113,15 +114,18 @@ def _latent_jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
     """Attention over latent keys."""
     static, page, lists = kernels.graph.static, kernels.graph.program.page_size, kernels.graph.lists
     rotary = static.head_dim - static.latent
-    shape = LatentShape.of(static.latent, rotary, BYTES[query_dtype(dtype)], BYTES[dtype], launch.SHARED_BYTES[target])
+    shape = LatentShape.of(
+        static.latent, rotary, BYTES[query_dtype(dtype)], BYTES[dtype], launch.SHARED_BYTES[target], target == "sm_90"
+    )
     common = {"KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": static.group // lists, "CHAINED": False}
     split = {
         "LATENT": static.latent, "ROTARY": rotary, "K_TOKEN": static.head_dim, "ATOM": page, "BLOCK": page,
-        "IDENTITY": False, "DIRECT": False, "ROWS": shape.rows, "WIDTH": shape.width, "TURNED": shape.turned,
-        "TILE": shape.tile, "PRECISE": shape.precise,
+        "IDENTITY": False, "DIRECT": False,
     }  # fmt: skip
-    options = {"num_warps": shape.warps, "num_stages": shape.stages}
-    yield Job("latent_split", latent_kernels.latent_split, common | split, options)
+    options = shape.options()
+    sizes = {name: options.pop(name) for name in list(options) if name.isupper()}
+    function = latent_hopper.latent_split_hopper if shape.hopper else latent_kernels.latent_split
+    yield Job(function.__name__, function, common | split | sizes, options)
     combine = common | {"CHANNELS": static.latent, "WIDTH": PART, "SPLITS": 128}
     yield Job("attend_combine", attention_kernels.attend_combine, combine, {"num_warps": 4})
 
@@ -134,7 +138,8 @@ def compile_job(job: Job, kernels: Kernels, dtype: str, target: GPUTarget) -> An
     # Tensors and their strides are multiples of 16 wherever the executor runs fast; assume it here too.
     aligned = [i for i, name in enumerate(names) if signature[name].startswith("*") or _is_stride(name)]
     attrs = {(i,): [["tt.divisibility", 16]] for i in aligned}
-    source = ASTSource(fn=job.function, signature=signature, constexprs=job.constants, attrs=attrs)
+    kind = GluonASTSource if job.function.is_gluon() else ASTSource
+    source = kind(fn=job.function, signature=signature, constexprs=job.constants, attrs=attrs)
     return triton.compile(source, target=target, options=job.options)
 
 

@@ -9,6 +9,7 @@ import torch
 import triton
 
 from vortexlab.kernels.gpu.codegen import Kernel
+from vortexlab.kernels.gpu.device import INTERPRETED
 
 #: Elements of the largest tile that a map kernel works on at once.
 MAP_ELEMENTS = 8192
@@ -52,6 +53,13 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
 def warps(elements: int) -> int:
     """Warps for a largest tile of so many elements: about 32 elements a thread."""
     return max(1, min(16, triton.next_power_of_2(max(1, elements // 1024))))
+
+
+def is_hopper(device: torch.device) -> bool:
+    """Whether kernels in Gluon for compute capability 9.0 run on a device."""
+    if device.type != "cuda" or torch.version.hip or INTERPRETED:
+        return False
+    return torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def chained(device: torch.device) -> dict[str, Any]:

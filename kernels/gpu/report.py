@@ -22,6 +22,7 @@ from vortexlab.kernels.gpu import (
     device,
     fp8,
     latent,
+    latent_hopper,
     latent_kernels,
     launch,
     prefill,
@@ -94,7 +95,8 @@ def compile_report(
 def _kept(program: Program, phases: Sequence[Kernels], dtype: str, targets: Sequence[str]) -> Path:
     """Where the reports of a generated source are kept: by its content and all else that decides them."""
     modules = (
-        attention, attention_kernels, device, fp8, latent, latent_kernels, launch, prefill, prefill_kernels,
+        attention, attention_kernels, device, fp8, latent, latent_hopper, latent_kernels, launch, prefill,
+        prefill_kernels,
     )  # fmt: skip
     own = [Path(str(module.__file__)).read_text() for module in modules]
     texts = [kernels.text for kernels in phases]
