@@ -16,7 +16,7 @@ from torch import Tensor
 from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
-from vortexlab.kernels.gpu import launch
+from vortexlab.kernels.gpu import launch, tuning
 from vortexlab.kernels.gpu.attention import LOG2E, Listed, Runs, check_query
 from vortexlab.kernels.gpu.fp8 import handed
 from vortexlab.kernels.gpu.latent_kernels import latent_split
@@ -76,7 +76,8 @@ def attend_latent(
 
     Values are the first channels of the keys, as many as the cache says that a value has: `cache.v` is not read.
     Returns [batch, query_heads, value channel]. `page`: tokens of a page; `splits`: runs that each list is cut into;
-    `shape`: tile sizes (both are chosen when None). Raises `VortexError` when query and cache do not fit.
+    `shape`: tile sizes. With neither, a tuned table is asked; what is still None is chosen. Raises `VortexError` when
+    query and cache do not fit.
     """
     check_query(q, cache)
     latent, rotary = cache.value_dim, cache.head_dim - cache.value_dim
@@ -91,9 +92,12 @@ def attend_latent(
     batch, query_heads, _ = q.shape
     listed = Listed.of(cache, lists, page)
     heads, rows = query_heads // cache.kv_heads // listed.count, batch * cache.kv_heads * listed.count
-    shape = shape or LatentShape.of(
-        latent, rotary, q.element_size(), cache.k.element_size(), launch.shared_bytes(q.device)
-    )
+    if shape is None:
+        shared = launch.shared_bytes(q.device)
+        shape = usual = LatentShape.of(latent, rotary, q.element_size(), cache.k.element_size(), shared)
+        if splits is None:
+            tuned = tuning.choose("attend_latent", usual, q, cache, heads=heads, **listed.case)
+            shape, splits = tuned
     blocks = -(-heads // shape.heads)
     if splits is None:
         tiles = -(-listed.longest // shape.tile)
