@@ -23,7 +23,7 @@ from vortexlab.kernels.gpu.attention import LOG2E
 from vortexlab.kernels.gpu.prefill_kernels import attend_prompt
 
 #: Queries that dense attention takes at a time at most; as many as rows of the largest tile.
-_DENSE_BLOCK = 128
+DENSE_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def attend_prefill(
         q = q.contiguous()
     count = 1 if lists is None else lists.pages.shape[2]
     heads = query_heads // cache.kv_heads // count
-    size = _DENSE_BLOCK if lists is None or blocks is None else blocks.size
+    size = DENSE_BLOCK if lists is None or blocks is None else blocks.size
     if shape is None:
         usual = PrefillShape.of(size, heads, channels, q.element_size(), launch.shared_bytes(q.device))
         case = {"lists": 0, "atom": cache.block} if lists is None else {"lists": count, "atom": page, "block": size}

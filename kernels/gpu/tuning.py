@@ -147,8 +147,8 @@ class Entry:
             known = [item.name for item in fields(Choice)]
             _same({**dict.fromkeys(known), **data[name]}, known, name)
         case = Case(**{name: data[name] for name in Case._fields})
-        choices = {name: Choice(**data[name]) for name in ("choice", "usual")}
-        return Entry(case, **choices, **{name: data[name] for name in own if name not in choices})
+        choices: dict[str, Any] = {name: Choice(**data[name]) for name in ("choice", "usual")}
+        return Entry(case, **{**{name: data[name] for name in own}, **choices})
 
 
 def _check(choice: Choice, case: Case) -> None:
