@@ -29,7 +29,7 @@ from vortexlab.kernels.gpu.tuning import Case, Choice
 from vortexlab.kernels.precision import BYTES, NAMES, TORCH_DTYPES, cast, is_fp8
 
 #: Bytes that one graph reads, many times the L2 cache, and layers at most; calls of a graph of short ones at least.
-ROTATED_BYTES, MOST_LAYERS, CALLS = 4e8, 32, 12
+ROTATED_BYTES, MOST_LAYERS, CALLS = 1e9, 32, 12
 #: Bytes that a short call reads at most.
 _SHORT = 1e8
 #: Differences of two right outputs: each element's rounding, and that of the sums it is made from.
@@ -219,7 +219,7 @@ class KernelTrial(Rules):
         if not fit:
             raise VortexError(f"{problem}: keys and values of {size / 1e9:.1f} GB do not fit the device")
         wanted = -(-int(ROTATED_BYTES) // problem.read_bytes)
-        self.layers = 1 if problem.static.prefill else max(1, min(fit, layers, max(2, wanted)))
+        self.layers = 1 if problem.static.prefill else max(1, min(fit, layers, wanted))
         self._caches = self._make_caches()
         shape: tuple[int, ...] = (problem.batch, problem.static.kv_heads * problem.static.group)
         shape += (problem.length,) if problem.static.prefill else ()
@@ -274,17 +274,20 @@ class KernelTrial(Rules):
         return lists if p.static.prefill else LocatedLists.of(lists, self._caches[0], p.page)
 
     def run(self, choice: Choice) -> Tensor:
-        return self._call(choice, 0)
+        return self.launch(choice)
 
-    def _call(self, choice: Choice, layer: int) -> Tensor:
-        p, q, cache, shape = self.problem, self._queries[layer], self._caches[layer], self.shape(choice)
+    def launch(self, choice: Choice | None = None, layer: int = 0) -> Tensor:
+        """One call over the cache of a layer; without a choice as everybody calls it, with what a table or the rule
+        says."""
+        p, q, cache = self.problem, self._queries[layer], self._caches[layer]
+        shape, splits = (None, None) if choice is None else (self.shape(choice), choice.splits)
         if p.static.prefill:
             lengths = [p.length] * p.batch
             return attend_prefill(
                 q, cache, self._blocks, self._lists, p.page, p.static.scale, lengths=lengths, shape=shape
             )
         attended = attend_latent if p.static.latent else attend
-        return attended(q, cache, self._lists, p.page, p.static.scale, splits=choice.splits, shape=shape)
+        return attended(q, cache, self._lists, p.page, p.static.scale, splits=splits, shape=shape)
 
     def timer(self, choice: Choice) -> Timer:
         rounds = -(-CALLS // self.layers) if self.problem.read_bytes < _SHORT and not self.problem.static.prefill else 1
@@ -292,7 +295,7 @@ class KernelTrial(Rules):
 
         def every() -> None:
             for number in range(calls):
-                self._call(choice, number % self.layers)
+                self.launch(choice, number % self.layers)
 
         if self.device.type != "cuda":
             return _called(every, calls)

@@ -144,8 +144,8 @@ class Entry:
         own = [item.name for item in fields(Entry) if item.name != "case"]
         _same(data, (*Case._fields, *own), "entry")
         for name in ("choice", "usual"):
-            known = [item.name for item in fields(Choice)]
-            _same({**dict.fromkeys(known), **data[name]}, known, name)
+            known, given = [item.name for item in fields(Choice)], data[name]
+            _same({**dict.fromkeys(known), **given} if isinstance(given, Mapping) else given, known, name)
         case = Case(**{name: data[name] for name in Case._fields})
         choices: dict[str, Any] = {name: Choice(**data[name]) for name in ("choice", "usual")}
         return Entry(case, **{**{name: data[name] for name in own}, **choices})
@@ -303,6 +303,13 @@ def tables(device: str) -> tuple[Table, Table]:
 def in_force(device: str) -> list[dict[str, Any]]:
     """Which tables hold on a device: `Table.facts` of those that have a file."""
     return [table.facts for table in tables(device) if table.digest]
+
+
+def lend(device: str, home: Path) -> None:
+    """Copies the user's table to where a process with this home folder looks for it."""
+    path = user_table(device)
+    if path.is_file():
+        replace_text(home / ".cache" / "vortexlab" / path.relative_to(cache_dir().parent), path.read_text())
 
 
 def forget() -> None:
