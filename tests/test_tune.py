@@ -89,14 +89,20 @@ def test_the_fastest_choice_is_found_with_its_splits() -> None:
     assert found.tried == found.candidates and found.failed == {}
 
 
-@pytest.mark.parametrize(("gain", "noise", "kept"), [
-    (MARGIN / 2, 0.0, False), (3 * MARGIN, 0.0, True), (3 * MARGIN, 0.05, False), (0.5, 0.05, True), (-0.1, 0.0, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gain", "noise", "kept"),
+    [(MARGIN / 2, 0.0, False), (3 * MARGIN, 0.0, True), (0.5, 0.05, True), (-0.1, 0.0, False), (-0.1, 0.05, False)],
+)
 def test_the_rule_stays_unless_beaten_by_more_than_the_noise(gain: float, noise: float, kept: bool) -> None:
     found = search(FakeTrial(by_tile(10.0 / (1 + gain)), noise=noise), (FAST,))
     assert (found.choice.tile == 128) == kept == (found.entry({}) is not None)
     assert kept or found.reason == "nothing is faster by more than the noise"
     assert found.us is not None  # it was measured: an old entry of this case goes
+
+
+def test_noise_alone_beats_the_rule_once_in_many_searches_at_most() -> None:
+    trials = [FakeTrial(by_tile(10.0), noise=0.05, dice=random.Random(seed)) for seed in range(60)]
+    assert sum(search(trial, (FAST,)).choice != USUAL for trial in trials) <= 1
 
 
 def test_a_wrong_candidate_is_rejected_however_fast() -> None:

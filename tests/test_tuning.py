@@ -81,8 +81,8 @@ def test_the_users_table_comes_before_the_shipped_one() -> None:
 @pytest.mark.parametrize(
     ("other", "splits"),
     [
-        ({}, 5), ({"length": 64}, 5), ({"length": 127}, 5), ({"batch": 5}, None), ({"batch": 7}, None),
-        ({"batch": 3}, "rule"), ({"batch": 8}, "rule"), ({"length": 63}, "rule"), ({"length": 128}, "rule"),
+        ({}, 5), ({"length": 91}, 5), ({"length": 181}, 5), ({"batch": 3}, None), ({"batch": 5}, None),
+        ({"batch": 2}, "rule"), ({"batch": 6}, "rule"), ({"length": 90}, "rule"), ({"length": 182}, "rule"),
         ({"lists": 1}, "rule"), ({"atom": 8}, "rule"), ({"heads": 1}, "rule"), ({"kv_heads": 1}, "rule"),
         ({"head_dim": 32}, "rule"),
     ],
@@ -116,7 +116,8 @@ def test_every_shipped_entry_is_of_these_kernels() -> None:
     for path in (Path(tuning.__file__).parent / "tables").glob("*.json"):
         found = Table.read(path, json.loads(path.read_text())["device"])
         for item in found.entries:
-            assert item.sources == tuning.sources(item.case.kernel, item.conditions["triton"]), (path.name, item.case)
+            mend = "measure it again with benchmarks/tune_attention.py, or remove it"
+            assert item.sources == tuning.sources(item.case.kernel, item.conditions["triton"]), (item.case, mend)
             assert item.us < item.usual_us
 
 
@@ -185,7 +186,7 @@ def test_tables_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     path = user(entry())
     look()
     path.write_text("{")
-    assert look(CASE._replace(batch=6))[0].tile == 32
+    assert look(CASE._replace(batch=5))[0].tile == 32
 
 
 def test_a_measurement_names_the_tables_it_ran_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +203,12 @@ def test_a_measurement_names_the_tables_it_ran_with(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("VORTEX_CACHE_DIR")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert tuning.user_table(GPU) != path and tuning.user_table(GPU).read_text() == path.read_text()
+
+
+def test_the_tuner_runs_the_kernels_that_it_tunes() -> None:
+    """In Triton's interpreter, where times mean nothing: every candidate computes what the rule's choice does."""
+    for row in interpreted("tune"):
+        assert row["tried"] == row["candidates"] > 0 and not row["failed"] and row["us"] > 0, row
 
 
 def test_a_kernel_gives_the_same_answer_with_an_entry(tmp_path: Path) -> None:

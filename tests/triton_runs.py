@@ -104,6 +104,25 @@ def tuned(folder: str) -> dict[str, Any]:
     return found
 
 
+def tune() -> list[dict[str, Any]]:
+    """What the tuner finds in tiny cases of every kernel, among a few candidates, compiled ahead by two processes."""
+    import torch
+
+    from vortexlab.dsl.ir import Static
+    from vortexlab.kernels.gpu import tune, tune_compile, tune_trial
+
+    tune_trial.CALLS, tune_trial.ROTATED_BYTES, tune.REPEATS = 1, 1, 3
+    tune.DECODE = {"attend": {32: ((2,), (2,))}, "attend_latent": {32: ((4,), (2,))}}
+    device, found = torch.device("cpu"), []
+    statics = Static(2, 2, 16, 0.25), Static(1, 4, 48, 0.2, latent=32)
+    problems = [tune_trial.Problem(static, "bf16", 2, 64, 16, listed) for static in statics for listed in (0, 32)]
+    failed = tune_compile.compile_ahead(problems[:1], device, 60.0, 2)
+    assert not failed, failed
+    for outcome, _ in tune.tune(problems, device, 1e6, failed=failed):
+        found.append(outcome.to_json())
+    return found
+
+
 def latent_programs(names: list[str], dtypes: list[str]) -> dict[str, Any]:
     """Programs for latent keys in the geometry of GLM-4.7-Flash, over caches of several precisions."""
     import torch
@@ -443,7 +462,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     kinds: dict[str, Callable[..., Any]] = {
         "compare": compare_programs, "invariances": invariances, "latent": latent_programs,
-        "tuned": tuned,
+        "tuned": tuned, "tune": tune,
         "covered": covered_programs, "fp8": fp8_codes, "steps": repeated_steps, "pages": some_pages,
         "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner, "route": routed,
         "mixed": mixed_precisions, "prompts": prompts, "prompt_faults": planted_prefill_faults,

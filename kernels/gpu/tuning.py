@@ -2,10 +2,10 @@
 
 A table is a JSON file for one GPU. Looked up are the user's own (`user_table`, what `vortex tune` writes), then the one
 that is shipped for the GPU; without an entry the kernel's rule decides. An entry holds for the bucket it was measured
-in: batches and lengths that have the same power of two at or below them, all else equal. How many runs fill a GPU
-depends on the very batch, so its splits hold only for that one; others of the bucket take its tiles and the rule's
-splits. An entry counts only for the kernels that it was measured with: `sources` is the content hash of their text and
-Triton's version, `usual` what the rule chose then. One that is out of date is ignored.
+in: batches and lengths with the same nearest power of two, all else equal. How many runs fill a GPU depends on the very
+batch, so its splits hold only for that one; others of the bucket take its tiles and the rule's splits. An entry counts
+only for the kernels that it was measured with: `sources` is the content hash of their text and Triton's version,
+`usual` what the rule chose then. One that is out of date is ignored.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Case(NamedTuple):
 
     @property
     def bucket(self) -> Case:
-        """The case that stands for all that share an entry: batch and length at a power of two."""
-        return self._replace(batch=_floor(self.batch), length=_floor(self.length))
+        """The case that stands for all that share an entry: batch and length at the nearest power of two."""
+        return self._replace(batch=_nearest(self.batch), length=_nearest(self.length))
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,10 @@ def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _floor(number: int) -> int:
-    """The largest power of two at or below a number from 1."""
-    return 1 << max(number, 1).bit_length() - 1
+def _nearest(number: int) -> int:
+    """The power of two nearest to a number from 1, by ratio."""
+    below = 1 << max(number, 1).bit_length() - 1
+    return below if number * number < 2 * below * below else 2 * below
 
 
 def _same(data: Any, names: Iterable[str], what: str) -> None:
