@@ -82,9 +82,14 @@ class Records:
         return next((row for row in rows if all(row.get(key) == value for key, value in where.items())), None)
 
     @property
+    def seconds_left(self) -> float:
+        """Of the time in which new cells may begin."""
+        return self._ends - time.monotonic()
+
+    @property
     def is_over(self) -> bool:
         """Whether the time in which new cells may begin is over."""
-        return time.monotonic() > self._ends
+        return self.seconds_left < 0
 
     def measure(self, row: Row, work: Callable[[], Row]) -> Row | None:
         """`row` with what `work` finds, unless the file has it or time is over (None). An error becomes the row."""

@@ -138,15 +138,18 @@ class EvaluationConfig:
     def environment_key(self) -> str:
         """64 hex digits over everything that a measurement depends on besides the program.
 
-        Model and data files by content, this configuration, versions, the device, and the rates of the cost model where
-        speed is predicted. Two runs with the same key may share verdicts. Raises `VortexError` when the model folder
-        holds no model, data cannot be read, or the device to predict for is unknown.
+        Model and data files by content, this configuration, versions, the device, the tuned tables of its kernels, and
+        the rates of the cost model where speed is predicted. Two runs with the same key may share verdicts. Raises
+        `VortexError` when the model folder holds no model, data or tables cannot be read, or the device to predict for
+        is unknown.
         """
         settings = self.to_json()
         for irrelevant in ("model", "data", "seconds", "memory_mb"):
             settings.pop(irrelevant)
         if self.data:
             settings["data"] = data_digests(self.data)
+        if self.speed == "measured" and (tables := tuned_tables(self.device)):
+            settings["tables"] = tables
         if self.speed == "predicted":
             settings["rates"] = get_device(self.predicted_device).to_json()
         return digest(
@@ -212,6 +215,16 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "absent"
     return found
+
+
+def tuned_tables(device: str) -> list[dict[str, Any]]:
+    """The tables that give attention its tiles and splits on a device, in dense and sparse steps alike: origin, content
+    hash, entries that hold and stale ones (`kernels.gpu.tuning`). Raises `VortexError` for one that cannot be used."""
+    if device != "cuda":
+        return []
+    from vortexlab.kernels.gpu import tuning  # imports Triton, which CPUs do without
+
+    return tuning.in_force(device_name(device))
 
 
 @functools.cache

@@ -17,7 +17,15 @@ from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.dsl.parameters import Parameters
 from vortexlab.evaluator import costs, replies, statistics
-from vortexlab.evaluator.config import DTYPE_NAMES, EvaluationConfig, data_digests, device_name, model_digest, versions
+from vortexlab.evaluator.config import (
+    DTYPE_NAMES,
+    EvaluationConfig,
+    data_digests,
+    device_name,
+    model_digest,
+    tuned_tables,
+    versions,
+)
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.phases import PREFILL
@@ -80,6 +88,10 @@ class Evaluator:
         self.suite = suite or make_suite(config)
         limits = Limits(config.memory_mb, config.seconds, cuda=config.device == "cuda")
         self._sandbox = sandbox or Sandbox(limits, threads=config.threads)
+        if config.device == "cuda":
+            from vortexlab.kernels.gpu import tuning
+
+            tuning.lend(device_name("cuda"), self._sandbox.scratch)
         self._opened = False
         self._dense: dict[int, bool] = {}
         self._model: replies.ModelGeometry | None = None
@@ -413,6 +425,8 @@ class Evaluator:
             "versions": versions(),
             "environment": self.environment,
         }
+        if config.speed == "measured":
+            conditions["tables"] = tuned_tables(config.device)
         if config.data:
             conditions["data"] = self._data
         if self._dense:

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 import torch
 
 from vortexlab.dsl.errors import VortexError
+from vortexlab.kernels.gpu import tune, tuning
+from vortexlab.kernels.gpu.tune_trial import Problem
+from vortexlab.kernels.gpu.tuning import Choice
 
 pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -24,6 +28,7 @@ import peers
 import programs
 import records
 import select_step
+import tune_attention
 
 SMALL = gpu_times.Geometry(4, 2, 16)
 
@@ -188,3 +193,30 @@ def test_a_missing_peer_is_a_row_and_no_crash(tmp_path: Path, monkeypatch: pytes
     found.measure(cell.row(decode_grid.FLASHINFER, 16), lambda: decode_grid.flashinfer(cell))
     assert "PeerMissing: not installed" in next(found.errors())
     assert math.isnan(decode_grid.summary(found.rows).get("ours_over_flashinfer", math.nan))
+
+
+def test_the_tuned_table_is_made_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fake(left: list[Problem], device: torch.device, seconds: float, **_: object) -> Iterator[object]:
+        for number, problem in enumerate(left[:1]):  # one case a piece
+            asked.append(str(problem))
+            usual, other = Choice(64, 4, 3, 1), Choice(32, 4, 3, 1)
+            found = tune.Outcome(problem, usual, other, us=8.0 + number, usual_us=9.0)
+            yield found, found.entry({"date": "today"})
+
+    monkeypatch.setattr(tune_attention, "tune", fake)
+    for piece in range(3):
+        words = ["--rehearse", "--out", str(tmp_path), "--workers", "1"]
+        words += ["--resume", str(tmp_path / "tune.json")] if piece else []
+        monkeypatch.setattr(sys, "argv", ["tune_attention.py", *words])
+        assert tune_attention.main() == 0
+    assert asked == [str(problem) for problem in tune_attention.problems(rehearse=True)]
+    assert len(tuning.Table.read(tmp_path / "interpreter.json", "interpreter").live) == 2
+
+
+def test_the_shipped_table_is_of_every_case_once() -> None:
+    found = list(tune_attention.problems())
+    assert len({problem.case.bucket for problem in found}) == len(found)
+    dense = {(p.static.group * p.static.kv_heads, p.batch, p.length) for p in found if not p.listed and p.page == 16}
+    assert dense == {(h, b, n) for h in (16, 32, 20) for b in (1, 8, 16, 32, 64) for n in (4096, 32768, 131072)}

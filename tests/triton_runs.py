@@ -73,6 +73,56 @@ def compare_programs(names: list[str], programs: list[int], seeds: list[int]) ->
     return found
 
 
+def tuned(folder: str) -> dict[str, Any]:
+    """Every kernel by the rule and then with the tiles and splits of a table in `folder`: the worst difference, and
+    whether the launch took what the table says."""
+    import torch
+
+    from vortexlab.dsl.ir import Static
+    from vortexlab.kernels.gpu import tune_trial, tuning
+
+    os.environ["VORTEX_CACHE_DIR"] = folder
+    found = {}
+    dense, latent = Static(2, 2, 16, 0.25), Static(1, 4, 48, 0.2, latent=32)
+    for static in (dense, latent, Static(2, 2, 16, 0.25, prefill=True)):
+        for listed in (0, 64):
+            problem = tune_trial.Problem(static, "fp32", 2, 128, 16, listed)
+            trial = tune_trial.KernelTrial(problem, tune_trial.Pool(torch.device("cpu")))
+            usual, rows = trial.usual, trial.usual.rows
+            choice = tuning.Choice(32, 8, 1, None if static.prefill else 3, rows and rows * 2)
+            entry = tuning.Entry(problem.case, choice, usual, tuning.sources(problem.kernel), 1.0, 2.0, 0.0)
+            plain = trial.launch()
+            tuning.Table("interpreter", (entry,)).write(tuning.user_table("interpreter"))
+            out = trial.launch()
+            # Asked for the problem's own case again, the look-up has the launch's answer.
+            shape, splits = tuning._chosen(problem.case, torch.device("cpu"), trial.shape(usual))
+            used = tuning._chosen.cache_info().hits == 1
+            used &= shape == trial.shape(choice) and splits == choice.splits
+            name = problem.kernel + (" listed" if listed else "")
+            found[name] = {"used": used, "worst": float((out - plain).abs().max())}
+            tuning.Table("interpreter", ()).write(tuning.user_table("interpreter"))
+    return found
+
+
+def tune() -> list[dict[str, Any]]:
+    """What the tuner finds in tiny cases of every kernel, among a few candidates, compiled ahead by two processes."""
+    import torch
+
+    from vortexlab.dsl.ir import Static
+    from vortexlab.kernels.gpu import tune, tune_compile, tune_trial
+
+    tune_trial.CALLS, tune_trial.ROTATED_BYTES, tune.REPEATS = 1, 1, 3
+    tune.DECODE = {"attend": {32: ((2,), (2,))}, "attend_latent": {32: ((4,), (2,))}}
+    device, found = torch.device("cpu"), []
+    statics = Static(2, 2, 16, 0.25), Static(1, 4, 48, 0.2, latent=32)
+    problems = [tune_trial.Problem(static, "bf16", 2, 64, 16, listed) for static in statics for listed in (0, 32)]
+    failed = tune_compile.compile_ahead(problems[:1], device, 60.0, 2)
+    assert not failed, failed
+    for outcome, _ in tune.tune(problems, device, 1e6, failed=failed):
+        found.append(outcome.to_json())
+    return found
+
+
 def latent_programs(names: list[str], dtypes: list[str]) -> dict[str, Any]:
     """Programs for latent keys in the geometry of GLM-4.7-Flash, over caches of several precisions."""
     import torch
@@ -437,6 +487,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     kinds: dict[str, Callable[..., Any]] = {
         "compare": compare_programs, "invariances": invariances, "latent": latent_programs,
+        "tuned": tuned, "tune": tune,
         "covered": covered_programs, "fp8": fp8_codes, "steps": repeated_steps, "pages": some_pages,
         "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner, "route": routed,
         "mixed": mixed_precisions, "prompts": prompts, "prompt_faults": planted_prefill_faults,

@@ -15,7 +15,7 @@ from vortexlab.dsl import canonical_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
 from vortexlab.evaluator import speed, statistics
-from vortexlab.evaluator.config import DTYPE_NAMES, EvaluationConfig, device_name, versions
+from vortexlab.evaluator.config import DTYPE_NAMES, EvaluationConfig, device_name, tuned_tables, versions
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import check_device, executor_for
 from vortexlab.evaluator.geometries import Geometry, find_geometry
@@ -108,6 +108,7 @@ def _bench(program: Program, config: EvaluationConfig, batches: Sequence[int | N
         "threads": threads,
         "seed": config.seed,
         "versions": versions(),
+        "tables": tuned_tables(config.device),
     }
     return {"conditions": conditions, "rows": rows}
 

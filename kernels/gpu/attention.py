@@ -18,7 +18,7 @@ from torch import Tensor
 from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
-from vortexlab.kernels.gpu import launch
+from vortexlab.kernels.gpu import launch, tuning
 from vortexlab.kernels.gpu.attention_kernels import attend_combine, attend_split
 from vortexlab.kernels.gpu.fp8 import handed
 from vortexlab.kernels.precision import is_fp8
@@ -99,13 +99,14 @@ class LocatedLists(PageLists):
 class Listed:
     """The lists of a step as the kernels read them: of `count` lists for each KV head a row of `entries`, of `atom`
     tokens each, with `tokens` live ones, `longest` at most. All lists of a request are its block table's row where
-    nothing was selected."""
+    nothing was `selected`."""
 
     entries: Tensor
     tokens: Tensor
     atom: int
     longest: int
     count: int
+    selected: bool = False
 
     @staticmethod
     def of(cache: PagedKV, lists: PageLists | None, page: int) -> Listed:
@@ -114,8 +115,13 @@ class Listed:
         located = lists if isinstance(lists, LocatedLists) else LocatedLists.of(lists, cache, page)
         longest = min(cache.capacity, lists.pages.shape[3] * page)
         return Listed(
-            located.entries.flatten(0, 2), located.live, min(page, cache.block), longest, lists.pages.shape[2]
+            located.entries.flatten(0, 2), located.live, min(page, cache.block), longest, lists.pages.shape[2], True
         )
+
+    @property
+    def case(self) -> dict[str, int]:
+        """What a tuned choice depends on of it."""
+        return {"lists": self.count if self.selected else 0, "atom": self.atom, "length": self.longest}
 
 
 @dataclass(frozen=True)
@@ -161,9 +167,9 @@ def attend(
 ) -> Tensor:
     """Attention of `q` [batch, query_heads, channel] over the listed pages, or over all pages when `lists` is None.
 
-    `page`: tokens of a page; `splits`: runs that each list is cut into; `shape`: tile sizes (both are chosen from the
-    device and the head width when None). Products are in q's precision over an fp8 cache, in fp32 where query and
-    another cache differ. Raises `VortexError` when query and cache do not fit.
+    `page`: tokens of a page; `splits`: runs that each list is cut into; `shape`: tile sizes. With neither, a tuned
+    table is asked; what is still None is chosen from the device and the head width. Products are in q's precision over
+    an fp8 cache, in fp32 where query and another cache differ. Raises `VortexError` when query and cache do not fit.
     """
     check_query(q, cache)
     if q.dtype not in (cache.k.dtype, torch.float32) and not is_fp8(cache.k.dtype):
@@ -174,7 +180,11 @@ def attend(
     batch, query_heads, channels = q.shape
     listed = Listed.of(cache, lists, page)
     heads, rows = query_heads // cache.kv_heads // listed.count, batch * cache.kv_heads * listed.count
-    shape = shape or AttentionShape.of(heads, channels, q.element_size())
+    if shape is None:
+        shape = usual = AttentionShape.of(heads, channels, q.element_size())
+        if splits is None:
+            tuned = tuning.choose("attend", usual, q, cache, heads=heads, **listed.case)
+            shape, splits = tuned
     if splits is None:
         splits = split_count(rows, -(-listed.longest // shape.tile), launch.processors(q.device))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

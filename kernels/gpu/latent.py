@@ -17,7 +17,7 @@ from torch import Tensor
 from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
-from vortexlab.kernels.gpu import launch
+from vortexlab.kernels.gpu import launch, tuning
 from vortexlab.kernels.gpu.attention import LOG2E, Listed, Runs, check_query
 from vortexlab.kernels.gpu.fp8 import handed
 from vortexlab.kernels.gpu.latent_hopper import ROWS, TILE, TURNED, WARPS, latent_split_hopper
@@ -97,7 +97,8 @@ def attend_latent(
 
     Values are the first channels of the keys, as many as the cache says that a value has: `cache.v` is not read.
     Returns [batch, query_heads, value channel]. `page`: tokens of a page; `splits`: runs that each list is cut into;
-    `shape`: tile sizes (both are chosen when None). Raises `VortexError` when query and cache do not fit.
+    `shape`: tile sizes. With neither, a tuned table is asked; what is still None is chosen. Raises `VortexError` when
+    query and cache do not fit.
     """
     check_query(q, cache)
     latent, rotary = cache.value_dim, cache.head_dim - cache.value_dim
@@ -112,10 +113,12 @@ def attend_latent(
     batch, query_heads, _ = q.shape
     listed = Listed.of(cache, lists, page)
     heads, rows = query_heads // cache.kv_heads // listed.count, batch * cache.kv_heads * listed.count
-    shape = shape or LatentShape.of(
-        latent, rotary, q.element_size(), cache.k.element_size(), launch.shared_bytes(q.device),
-        launch.is_hopper(q.device) and aligned(q, cache.k),
-    )  # fmt: skip
+    if shape is None:
+        hopper = launch.is_hopper(q.device) and aligned(q, cache.k)
+        sizes = (q.element_size(), cache.k.element_size(), launch.shared_bytes(q.device))
+        shape = LatentShape.of(latent, rotary, *sizes, hopper)
+        if splits is None:
+            shape, splits = tuning.choose("attend_latent", shape, q, cache, heads=heads, **listed.case)
     blocks = -(-heads // shape.heads)
     if splits is None:
         tiles = -(-listed.longest // shape.tile)

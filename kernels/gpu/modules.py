@@ -26,8 +26,8 @@ def source_key(text: str) -> str:
     return hashlib.sha256(f"{IR_VERSION}\0{triton.__version__}\0{text}".encode()).hexdigest()[:32]
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; several processes may do so at once.
+def replace_text(path: Path, text: str, what: str = "generated kernels") -> None:
+    """Writes a file whole or not at all; several processes may do so at once. `what`: what is in it, for the message.
 
     Raises `VortexError` when the folder cannot be written.
     """
@@ -38,7 +38,7 @@ def replace_text(path: Path, text: str) -> None:
         os.replace(file.name, path)
     except OSError as error:
         raise VortexError(
-            f"generated kernels cannot be written to {path.parent} ({error.strerror}); set VORTEX_CACHE_DIR to a "
+            f"{what} cannot be written to {path.parent} ({error.strerror}); set VORTEX_CACHE_DIR to a "
             "folder that can be written"
         ) from error
 

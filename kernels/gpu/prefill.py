@@ -18,12 +18,12 @@ from torch.nn.functional import pad
 from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
-from vortexlab.kernels.gpu import launch
+from vortexlab.kernels.gpu import launch, tuning
 from vortexlab.kernels.gpu.attention import LOG2E
 from vortexlab.kernels.gpu.prefill_kernels import attend_prompt
 
 #: Queries that dense attention takes at a time at most; as many as rows of the largest tile.
-_DENSE_BLOCK = 128
+DENSE_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def attend_prefill(
 
     `lists`: pages of `page` tokens for each of `blocks`, ascending and ending with all that the block touches; with
     None queries attend to all tokens up to their own. `lengths`: those of the cache, on the host. Returns the shape of
-    `q`, with 0 behind each row's length. `shape`: tile sizes, chosen from the head width when None.
+    `q`, with 0 behind each row's length. `shape`: tile sizes; when None those of a tuned table, or chosen from the head
+    width.
     """
     batch, query_heads, tokens, channels = q.shape
     if batch != cache.batch or channels != cache.head_dim or query_heads % cache.kv_heads:
@@ -177,8 +178,12 @@ def attend_prefill(
         q = q.contiguous()
     count = 1 if lists is None else lists.pages.shape[2]
     heads = query_heads // cache.kv_heads // count
-    size = _DENSE_BLOCK if lists is None or blocks is None else blocks.size
-    shape = shape or PrefillShape.of(size, heads, channels, q.element_size(), launch.shared_bytes(q.device))
+    size = DENSE_BLOCK if lists is None or blocks is None else blocks.size
+    if shape is None:
+        usual = PrefillShape.of(size, heads, channels, q.element_size(), launch.shared_bytes(q.device))
+        case = {"lists": 0, "atom": cache.block} if lists is None else {"lists": count, "atom": page, "block": size}
+        tuned = tuning.choose("attend_prefill", usual, q, cache, heads=heads, length=max(lengths), **case)
+        shape = tuned[0]
     queries = tile_queries(size, heads, shape)
     if lists is None or blocks is None:
         blocks, page = Blocks.of(lengths, queries), cache.block

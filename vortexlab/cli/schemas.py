@@ -404,8 +404,18 @@ class BenchRow(_Form):
     predicted: dict[str, Any]
 
 
+class TunedTable(_Form):
+    """A table of tuned tiles that a measurement ran with: `entries` that held, `stale` ones that were ignored."""
+
+    origin: Literal["user", "shipped"]
+    sha256: Hash
+    entries: int
+    stale: int
+
+
 class BenchConditions(_Form):
-    """`dtype` is that of queries and of dense attention, `kv_dtype` that of the program's KV cache."""
+    """`dtype` is that of queries and of dense attention, `kv_dtype` that of the program's KV cache; `tables` hold the
+    tuned tiles of both, on a GPU."""
 
     speed: Literal["measured"]
     device: str
@@ -415,6 +425,7 @@ class BenchConditions(_Form):
     threads: int
     seed: int
     versions: dict[str, str]
+    tables: list[TunedTable] = []
 
 
 class GateOpening(_Form):
@@ -522,6 +533,54 @@ class Ask(_Form):
     answer_with: str
 
 
+class TuneCase(_Form):
+    """A launch as far as its tiles depend on it; `lists` of each KV head, 0 for all pages; `atom` is the page's or
+    block's tokens, `block` the queries of a block of sparse prefill, `length` tokens of the longest list or prompt."""
+
+    kernel: Literal["attend", "attend_latent", "attend_prefill"]
+    heads: int
+    lists: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    query: str
+    cache: str
+    atom: int
+    block: int
+    batch: int
+    length: int
+
+
+class TuneRow(_Form):
+    """One case: medians in microseconds, null where it was not compared to the end. `reason`: why the rule's choice,
+    `usual`, stays; empty where `choice` is kept. `failed`: candidates that could not run or were wrong."""
+
+    case: TuneCase
+    context: int
+    usual: dict[str, int]
+    choice: dict[str, int]
+    us: float | None
+    usual_us: float | None
+    gain: float
+    noise: float
+    candidates: int
+    tried: int
+    failed: dict[str, str]
+    reason: str
+
+
+class Tune(_Form):
+    """`vortex tune --json`. `kept` entries are new in the table, which has `entries` now."""
+
+    file: str
+    device: str
+    seconds: int
+    cases: int
+    rows: list[TuneRow]
+    kept: int
+    entries: int
+
+
 class Item(_Form):
     area: str
     name: str
@@ -551,6 +610,7 @@ OUTPUTS: dict[str, type[_Form]] = {
     "verify": Verify,
     "ask": Ask,
     "tell": Member,
+    "tune": Tune,
     "doctor": Doctor,
 }
 
