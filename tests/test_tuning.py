@@ -102,12 +102,12 @@ def test_an_entry_of_other_kernels_or_another_rule_is_ignored() -> None:
 
 
 def test_the_hash_follows_text_numbers_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vortexlab.kernels.gpu import latent_kernels
+    from vortexlab.kernels.gpu import latent_kernels, prefill_kernels
 
     before = tuning.sources("attend_latent")
     assert tuning.sources("attend_latent", "0.0") != before and tuning.sources("attend") != before
     tuning.sources.cache_clear()
-    monkeypatch.setitem(latent_kernels.latent_split.fn.__globals__, "row_member", latent_kernels.tile_entries)
+    monkeypatch.setitem(latent_kernels.latent_split.fn.__globals__, "row_member", prefill_kernels.run_start)
     assert tuning.sources("attend_latent") != before  # a device function that is another
     tuning.sources.cache_clear()
 

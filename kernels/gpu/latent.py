@@ -116,9 +116,10 @@ def attend_latent(
     if shape is None:
         hopper = launch.is_hopper(q.device) and aligned(q, cache.k)
         sizes = (q.element_size(), cache.k.element_size(), launch.shared_bytes(q.device))
-        shape = LatentShape.of(latent, rotary, *sizes, hopper)
+        usual = LatentShape.of(latent, rotary, *sizes, hopper)
         if splits is None:
-            shape, splits = tuning.choose("attend_latent", shape, q, cache, heads=heads, **listed.case)
+            usual, splits = tuning.choose("attend_latent", usual, q, cache, heads=heads, **listed.case)
+        shape = usual
     blocks = -(-heads // shape.heads)
     if splits is None:
         tiles = -(-listed.longest // shape.tile)

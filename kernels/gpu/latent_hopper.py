@@ -41,7 +41,7 @@ _HEADS, _FEW, _MANY = gl.constexpr(ROWS // 2), gl.constexpr(FEW), gl.constexpr(M
 _LOWER, _UPPER = gl.constexpr(0), gl.constexpr(1)
 #: Eight threads copy 128 bytes of one token.
 _COPY = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0]))
-_LINES = gl.constexpr(gl.BlockedLayout([1, 1], [4, 8], [WARPS, 1], [1, 0]))
+_ASK = gl.constexpr(gl.BlockedLayout([1, 1], [4, 8], [WARPS, 1], [1, 0]))
 _SHARED = gl.constexpr(gl.NVMMASharedLayout(128, 16, 2))
 
 
@@ -107,26 +107,23 @@ def copy_rows(at, live, latent, rotary, LATENT: gl.constexpr, ROTARY: gl.constex
         copy_async(rotary, at[:, None] + (LATENT + turned)[None, :], mask=live[:, None] & (turned < ROTARY)[None, :])
 
 
-@gluon.jit
-def fetch_rows(at, live, LATENT: gl.constexpr):
-    """Asks for 64 rows to be brought into the L2 cache: the rotary part begins the last line of 128 bytes."""
-    line = gl.arange(0, 8, layout=gl.SliceLayout(0, _LINES))
-    at = gl.convert_layout(at, gl.SliceLayout(1, _LINES), assert_trivial=True)
-    live = gl.convert_layout(live, gl.SliceLayout(1, _LINES), assert_trivial=True)
-    EACH: gl.constexpr = 64  # elements of a line
-    for part in gl.static_range(LATENT // (8 * EACH)):
-        fetch_lines(at[:, None] + (part * 8 + line)[None, :] * EACH, live[:, None] & (line >= 0)[None, :])
-    # What is left of the latent lines, and one more.
-    rest = LATENT // (8 * EACH) * 8 + line
-    fetch_lines(at[:, None] + rest[None, :] * EACH, live[:, None] & (rest * EACH <= LATENT)[None, :])
+@gluon.constexpr_function
+def fetch_text(size):
+    """Asks for `size` bytes from an address to be brought into the L2 cache, where a number is not 0."""
+    fetch = f"@p cp.async.bulk.prefetch.L2.global [$1], {size};"
+    return "{ .reg .pred p; setp.ne.s32 p, $2, 0; " + fetch + " mov.b32 $0, 0; }"
 
 
 @gluon.jit
-def fetch_lines(at, live):
+def fetch_rows(at, live, SIZE: gl.constexpr):
+    """Brings 64 rows of SIZE bytes into the L2 cache; the first of the threads that share a row asks for it."""
+    at = gl.convert_layout(at, gl.SliceLayout(1, _ASK), assert_trivial=True)
+    live = gl.convert_layout(live, gl.SliceLayout(1, _ASK), assert_trivial=True)
+    asking = live[:, None] & (gl.arange(0, 8, layout=gl.SliceLayout(0, _ASK)) == 0)[None, :]
+    at, asking = gl.broadcast(at[:, None], asking)
     gl.inline_asm_elementwise(
-        "{ .reg .pred p; setp.ne.s32 p, $2, 0; @p prefetch.global.L2 [$1]; mov.b32 $0, 0; }", "=r,l,r",
-        [at, live.to(gl.int32)], dtype=gl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
+        fetch_text(SIZE), "=r,l,r", [at, asking.to(gl.int32)], dtype=gl.int32, is_pure=False, pack=1
+    )
 
 
 @gluon.jit
@@ -151,7 +148,7 @@ def copy_all(
             atom = atom // PER_BLOCK
         stage = number & 1
         at = k + (atom * k_block + inside * K_TOKEN)
-        fetch_rows(at, start + token < end, LATENT)  # memory goes on working while the buffer is in use
+        fetch_rows(at, start + token < end, (LATENT + ROTARY) * 2)  # memory goes on working while the buffer is in use
         # A buffer is free after its first use, which is the second time that one asks for it.
         mbarrier.wait(empty.index(stage), (number >> 1) & 1 ^ 1)
         copy_rows(at, start + token < end, keys.index(stage), turns.index(stage), LATENT, ROTARY)
