@@ -28,7 +28,7 @@ def test_prefill_multiplies_on_whole_warpgroups_without_spilling(page: int, bloc
     assert found["spilled_bytes"] == 0 and found["shared_bytes"] <= SHARED_BYTES["sm_90"]
     # Of the tiles without a mask: products run asynchronously and are waited for once a tile. An assembler that finds
     # too few registers puts a wait behind every product.
-    assert found["loop"].count("w") == 1 and found["loop"].count("p") == (12 if per_head else 16)
+    assert found["loop"].count("w") == 1 and found["loop"].count("p") == 12
 
 
 @pytest.mark.slow
