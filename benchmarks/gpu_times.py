@@ -22,7 +22,7 @@ ROTATED_BYTES, MOST_LAYERS = 1.5e9, 32
 #: What one H200 reads at most, bytes a second: the roofline that fractions are of.
 ROOFLINE = 4.6e12
 #: Seconds that one measurement replays its graph for, and replays at least and at most.
-SPAN, FEWEST, MOST = 0.2, 10, 60
+SPAN, FEWEST, MOST = 0.1, 10, 60
 #: Pieces of work that one graph does at least: launching it takes 15 microseconds and more.
 CALLS = 12
 
