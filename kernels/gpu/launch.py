@@ -31,7 +31,7 @@ def whole_row(kernel: Kernel) -> int:
 
 def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]]:
     """Tile constants and launch options of a kernel for rows of at most `capacity` pages."""
-    if kernel.name == "summarize":
+    if kernel.name in ("summarize", "finish"):
         return {}, {"num_warps": warps(kernel.largest)}
     if kernel.name.startswith("map"):
         elements = MAP_ELEMENTS if kernel.has_products else PLAIN_ELEMENTS
