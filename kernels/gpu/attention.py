@@ -74,8 +74,10 @@ class LocatedLists(PageLists):
         """The first `lists` lists of each KV head."""
         if lists == self.pages.shape[2]:
             return self
-        parts = (self.pages, self.counts, self.entries, self.live)
-        return LocatedLists(*(part[:, :, :lists] for part in parts))
+        some = slice(lists)
+        return LocatedLists(
+            self.pages[:, :, some], self.counts[:, :, some], self.entries[:, :, some], self.live[:, :, some]
+        )
 
     @staticmethod
     def empty(cache: PagedKV, lists: int, most: int, page: int) -> LocatedLists:
@@ -109,7 +111,8 @@ class LocatedLists(PageLists):
 class Listed:
     """The lists of a step as the kernels read them: of `count` lists for each KV head a row of `entries`, of `atom`
     tokens each, with `tokens` live ones, `longest` at most. All lists of a request are its block table's row where
-    nothing was selected. With `weights`, fp32 [lists, 1 or heads, pages], every `page` tokens have a log-weight."""
+    nothing was selected. With `weights`, fp32 [lists, 1 or heads, pages], every `page` tokens have a log-weight,
+    given times log2(e)."""
 
     entries: Tensor
     tokens: Tensor

@@ -25,14 +25,18 @@ def tile_entries(entries, start, end, ATOM: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
-def tile_weights(weights, weight_row, head, page, live, WEIGHTS: tl.constexpr):
-    """The log-weights of a tile's tokens times log2(e): [1, TILE], or one for each row's query head."""
+def tile_weights(weights, weight_row, head, start, end, WEIGHTS: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr):
+    """The log-weights of a tile's tokens: [1, TILE], or one for each row's query head."""
+    if TILE % PAGE == 0:  # the tile begins with a page
+        page = start // PAGE + tl.arange(0, TILE) // PAGE
+    else:
+        page = (start + tl.arange(0, TILE)) // PAGE
+    live = tl.arange(0, TILE) < end - start
     if WEIGHTS == 1:
-        found = tl.load(weights + page, mask=live, other=0.0)[None, :]
+        return tl.load(weights + page, mask=live, other=0.0)[None, :]
     else:
         at = weights + head[:, None] * weight_row + page[None, :]
-        found = tl.load(at, mask=(head < WEIGHTS)[:, None] & live[None, :], other=0.0)
-    return found * 1.4426950408889634
+        return tl.load(at, mask=(head < WEIGHTS)[:, None] & live[None, :], other=0.0)
 
 
 @triton.jit
@@ -68,7 +72,8 @@ def attend_split(
     `first_run` and on of `runs`.
 
     With WEIGHTS every PAGE tokens have a log-weight for all heads (1) or for each (HEADS): `weights` has WEIGHTS rows
-    for each list, `weight_row` apart. SCALED keys and values have a scale for each entry and KV head.
+    for each list, `weight_row` apart, of log-weights times log2(e). SCALED keys and values have a scale for each entry
+    and KV head.
     """
     start_after_previous(CHAINED)
     split = tl.program_id(0)
@@ -79,6 +84,8 @@ def attend_split(
     listed = request if IDENTITY else row
     live_tokens = tl.load(tokens + listed)
     entries += listed * entry_row
+    if WEIGHTS:
+        weights += row * WEIGHTS * weight_row
     run = tl.cdiv(tl.cdiv(live_tokens, TILE), splits) * TILE
     begin = split * run
     end = tl.minimum(begin + run, live_tokens)
@@ -114,7 +121,7 @@ def attend_split(
         if SCALED:
             logits *= tl.load(k_scales + atom * KV_HEADS + kv_head, mask=live, other=0.0)[None, :]
         if WEIGHTS:
-            logits += tile_weights(weights + row * WEIGHTS * weight_row, weight_row, head, slot // PAGE, live, WEIGHTS)
+            logits += tile_weights(weights, weight_row, head, start, end, WEIGHTS, PAGE, TILE)
         logits = tl.where(live[None, :], logits, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))
         shares = tl.exp2(logits - higher[:, None])

@@ -7,6 +7,7 @@ registers; where it does not, every settling strides over the row again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from vortexlab.dsl.ir import SET
@@ -33,7 +34,9 @@ class _Choose(KernelText):
         w, lists = self.writer, self.graph.lists
         self.line("list_row = tl.program_id(0).to(tl.int64)")
         self.request_head(f"list_row // {lists}", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)")
-        if lists > 1:
+        listings = self.graph.listings
+        roots = [i for item in listings for i in (*item.sets, item.weight) if i is not None]
+        if any("head" in self.graph.ops[i].axes for i in roots):
             self.line(f"head = (list_row % {lists}).to(tl.int32)  # the query head whose list this is")
         for name in ("pages", "counts", "entries", "tokens", "most", "table", "table_row"):
             self.param(name)
@@ -41,7 +44,6 @@ class _Choose(KernelText):
         if self.whole:
             self.line("start = 0")
             self.tile_head()
-        listings = self.graph.listings
         totals = [self.scalar("tl.full((), 0, tl.int32)") for _ in listings]
         self.open()
         for number, listing in enumerate(listings):
@@ -93,7 +95,8 @@ class _Choose(KernelText):
         self.line(f"{total} += tl.sum(listed.to(tl.int32), 0)")
 
     def _weigh(self, number: int, listing: Listing, most: str) -> None:
-        """Writes the log-weights of the pages just listed, in their order; the own page has 0."""
+        """Writes the log-weights of the pages just listed, in their order, for a softmax in powers of two; the own page
+        has 0."""
         if listing.weight is None:
             return
         e, heads = self.emitter, self.graph.weights(listing)
@@ -108,7 +111,8 @@ class _Choose(KernelText):
         axes = self.graph.ops[listing.weight].axes
         value = e.eval(listing.weight, coords(**{axis: places[axis] for axis in axes}))
         value = e.broadcast(e.as_float(value), dims)
-        weight = e.assign(f"tl.where({expand(Value('live', (PAGE_DIM,)), dims)}, {value.text}, 0.0)", dims)
+        live = expand(Value("live", (PAGE_DIM,)), dims)
+        weight = e.assign(f"tl.where({live}, {value.text} * {math.log2(math.e)}, 0.0)", dims)
         at, listed = (expand(Value(name, (PAGE_DIM,)), dims) for name in ("rank", "listed"))
         weights = self.param(f"weights{number}")
         row = f"(list_row * {heads}{head}) * {most}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import SET, Node, Program, Static
-from vortexlab.dsl.reference_attention import Operands
-from vortexlab.kernels.compiled import is_plain
+from vortexlab.kernels.compiled import is_plain, operands_of
 
 #: Operations that kernels are generated for.
 OPS = frozenset({
@@ -76,31 +75,21 @@ def _of_choice(program: Program) -> list[str]:
     """What is missing of numbers that depend on a choice: they exist in the selection kernel alone."""
     nodes, found = program.nodes, []
     reached: set[int] = set()
+    attended: set[int] = set()
     for index in _stepping(program):
         node = nodes[index]
-        if node.op == "member":
+        if node.op == "attention" or any(i in attended for i in node.inputs):
+            attended.add(index)
+            if node.op != "attention" and any(i in reached for i in node.inputs):
+                found.append("member in gates of the output")
+        elif node.op == "member":
             reached.add(index)
             if node.type.axes != ("page",):
                 found.append("member of a set per query head")
-        elif node.type.kind != SET and node.op != "attention" and any(i in reached for i in node.inputs):
+        elif node.type.kind != SET and any(i in reached for i in node.inputs):
             reached.add(index)
             if node.op == "share" or not set(node.type.axes) <= {"page", "head"}:
                 found.append("member beside other axes than page and head")
-    if program.result is not None and any(i in reached for i in _outer(program)):
-        found.append("member in gates of the output")
-    return found
-
-
-def _outer(program: Program) -> set[int]:
-    """The nodes that the output is made of, attentions as a whole."""
-    assert program.result is not None
-    found, stack = set(), [program.result]
-    while stack:
-        index = stack.pop()
-        if index not in found:
-            found.add(index)
-            if program.nodes[index].op != "attention":
-                stack.extend(program.nodes[index].inputs)
     return found
 
 
@@ -114,11 +103,10 @@ def _output(program: Program, static: Static) -> list[str]:
     for index in _stepping(program):
         if nodes[index].op != "attention":
             continue
-        given = Operands.of(nodes[index], nodes[index].inputs)  # here: the nodes that are given
-        for part in (given.keys, given.values):
-            if part is not None and nodes[part].op != "field":  # type: ignore[call-overload]
-                found.append("entries that are no summaries as they are stored")
-        weights = (given.log_weight, given.entry_log_weight)
-        if any(part is not None and not set(nodes[part].type.axes) <= {"page", "head"} for part in weights):  # type: ignore[call-overload]
+        given = operands_of(nodes[index], nodes[index].inputs)
+        if any(name in given and nodes[given[name]].op != "field" for name in ("keys", "values")):
+            found.append("entries that are no summaries as they are stored")
+        weights = [given[name] for name in ("log_weight", "entry_log_weight") if name in given]
+        if not all(set(nodes[part].type.axes) <= {"page", "head"} for part in weights):
             found.append("log-weights along an axis of the entries")
     return found

@@ -19,9 +19,8 @@ from typing import Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import SET, Program, Static, ordered
-from vortexlab.dsl.reference_attention import Operands
 from vortexlab.dsl.scalars import scalar_value
-from vortexlab.kernels.compiled import is_plain
+from vortexlab.kernels.compiled import is_plain, operands_of
 
 EXACT_LEAVES = ("const", "ctx")
 SELECTORS = ("everything", "first", "last", "stride", "random", "topk", "topp", "above")
@@ -143,35 +142,36 @@ class _Lowering:
 
     def _list_sets(self) -> None:
         """Collects what is listed, each once."""
-        graph, program = self.graph, self.program
-        selected, found = self.done[program.output], {}
+        graph, program, listings = self.graph, self.program, self.graph.listings
+        given: dict[int, dict[str, int]] = {}
         if not is_plain(program) and not self.static.prefill:
             graph.result = self.done[program.result]  # type: ignore[index]
-            nodes = {self.done[i]: program.nodes[i] for i in program.live() if program.nodes[i].op == "attention"}
-            found = {index: Operands.of(node, graph.ops[index].inputs) for index, node in nodes.items()}
-        read = dict.fromkeys((selected, *(item.pages for item in found.values() if item.pages is not None)))
-        listings = graph.listings
-        listings.append(Listing(tuple(read)))
-        if len(read) == 1:  # then these lists may carry the weights of the first attention
-            first = next((item for item in found.values() if item.pages is not None), None)
-            if first is not None:
-                listings[0] = Listing(tuple(read), first.log_weight)
+            for index in program.live():
+                if program.nodes[index].op == "attention":
+                    new = self.done[index]
+                    given[new] = operands_of(program.nodes[index], graph.ops[new].inputs)
+        of_tokens = [item for item in given.values() if "pages" in item]
+        read = tuple(dict.fromkeys((self.done[program.output], *(item["pages"] for item in of_tokens))))
+        # Where one set is all that is read, its lists carry the weights of the first attention.
+        first = of_tokens[0].get("log_weight") if of_tokens and len(read) == 1 else None
+        listings.append(Listing(read, first))
 
         def number(listing: Listing) -> int:
             if listing not in listings:
                 listings.append(listing)
             return listings.index(listing)
 
-        for index, item in found.items():
+        for index, item in given.items():
             tokens = entries = None
             keys = values = ""
-            if item.pages is not None:
-                tokens = number(Listing((item.pages,), item.log_weight))
-            if item.keys is not None:
-                among = () if item.among is None else (item.among,)
-                each = math.prod(size for axis, size in graph.ops[item.keys].sizes.items() if axis != "channel")
-                entries = number(Listing(among, item.entry_log_weight, each))
-                keys, values = (str(graph.ops[i].attrs["name"]) for i in (item.keys, item.values))
+            if "pages" in item:
+                tokens = number(Listing((item["pages"],), item.get("log_weight")))
+            if "keys" in item:
+                among = (item["among"],) if "among" in item else ()
+                sizes = graph.ops[item["keys"]].sizes
+                each = math.prod(size for axis, size in sizes.items() if axis != "channel")
+                entries = number(Listing(among, item.get("entry_log_weight"), each))
+                keys, values = (str(graph.ops[item[name]].attrs["name"]) for name in ("keys", "values"))
             graph.attentions[index] = Attention(tokens, entries, keys, values)
 
     def exact_uses(self, index: int) -> frozenset[str] | None:
@@ -371,7 +371,7 @@ def _finish(
     if "page" in op.axes and not set(op.axes) <= {"page", "head"}:
         return False
     if index not in chosen and not pending[index]:
-        if "page" in op.axes and op.op != "index":
+        if "page" in op.axes and not _is_numbered(graph, index):
             stores[index] = None
         return True
     if op.op == "member":
@@ -382,6 +382,14 @@ def _finish(
         stores[op.inputs[0]] = None
         return True
     return all(_finish(graph, i, available, pending, stores, seen, chosen) for i in op.inputs)
+
+
+def _is_numbered(graph: Graph, index: int) -> bool:
+    """Whether a value follows from the numbers of pages alone, and takes no load."""
+    op = graph.ops[index]
+    if graph.is_exact(index) or op.op == "index":
+        return set(op.axes) <= {"page"}
+    return bool(op.inputs) and op.op not in BARRIERS and all(_is_numbered(graph, i) for i in op.inputs)
 
 
 def per_page_ops(graph: Graph) -> set[int]:
