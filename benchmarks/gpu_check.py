@@ -3,7 +3,8 @@
     PYTHONPATH=build/linked python benchmarks/gpu_check.py [--out DIR]
 
 Every seed program on random ragged configurations against the reference (selection, attention, whole steps), with
-poisoned memory, and twice for bit-equal results; and contexts of a million tokens against the torch executor.
+poisoned memory, and twice for bit-equal results; programs that attend by themselves over steps; and contexts of a
+million tokens against the torch executor.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 warnings.simplefilter("ignore")
 
 import torch  # noqa: E402
@@ -42,9 +43,11 @@ def check_program(job: tuple[str, str, list[int]]) -> dict[str, Any]:
     }
     try:
         from differential import compare, make_cache, poisoned, prepared
+        from differential_course import compare_steps
 
         from vortexlab.dsl import parse
-        from vortexlab.dsl.testing import random_case
+        from vortexlab.dsl.testing import drawn_course, random_case
+        from vortexlab.kernels.compiled import is_plain
         from vortexlab.kernels.gpu import launch
         from vortexlab.kernels.gpu.executor import TritonExecutor
 
@@ -54,7 +57,10 @@ def check_program(job: tuple[str, str, list[int]]) -> dict[str, Any]:
             case = random_case(seed, program, max_length=400, max_elements=400_000)
             launch.WHOLE_ROW = 8 if seed % 2 else 8192  # the selection kernel for long rows has its turn too
             try:
-                report = compare(TritonExecutor, case, device="cuda")
+                if is_plain(case.program):
+                    report = compare(TritonExecutor, case, device="cuda")
+                else:
+                    report = compare_steps(TritonExecutor, drawn_course(case, 1, 3), device="cuda")
                 row["errors"] += [item[:400] for item in report.disagreements[:2]]
                 kind = str(case.q.dtype).removeprefix("torch.")
                 row["worst"][kind] = max(row["worst"].get(kind, 0.0), report.worst_error)
@@ -115,11 +121,37 @@ def check_long(tokens: int) -> dict[str, Any]:
     return row
 
 
-def check_all(cases: int, programs: int, workers: int) -> list[dict[str, Any]]:
-    from vortexlab.search_spaces import seeds
+def attending(count: int) -> list[tuple[str, str, list[int]]]:
+    """Jobs of so many random programs that attend by themselves and that the kernels cover."""
+    import random
 
+    from vortexlab.dsl import parse
+    from vortexlab.dsl.ir import Static
+    from vortexlab.dsl.testing import random_program
+    from vortexlab.kernels.compiled import is_plain
+    from vortexlab.kernels.gpu.coverage import uncovered
+
+    jobs: list[tuple[str, str, list[int]]] = []
+    number = 60_000
+    while len(jobs) < count:
+        text = random_program(random.Random(number), whole=True)
+        program = parse(text).bind()
+        if program.kv_dtype == "auto" and not is_plain(program) and not uncovered(program, Static(2, 2, 64, 0.125)):
+            jobs.append((f"random{number}", text, [number]))
+        number += 1
+    return jobs
+
+
+def check_all(cases: int, programs: int, workers: int) -> list[dict[str, Any]]:
+    from triton_outputs import SETTINGS
+
+    from vortexlab.search_spaces import seeds
+    from vortexlab.search_spaces.library import source
+
+    texts = seeds() | {name: source(name) for name in ("retroinfer", "vattention")}
+    texts |= {f"output {number}": setting.text for number, setting in enumerate(SETTINGS)}
     jobs = []
-    for number, (name, text) in enumerate(seeds().items()):
+    for number, (name, text) in enumerate(texts.items()):
         every = [1000 * number + i for i in range(cases)]
         jobs += [(name, text, every[i : i + 4]) for i in range(0, cases, 4)]
     if programs:
@@ -128,6 +160,7 @@ def check_all(cases: int, programs: int, workers: int) -> list[dict[str, Any]]:
         from vortexlab.dsl.testing import random_program
 
         jobs += [(f"random{i}", random_program(random.Random(50_000 + i)), [50_000 + i]) for i in range(programs)]
+        jobs += attending(programs)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         rows = pool.map(check_program, jobs, chunksize=1)
     merged: dict[str, dict[str, Any]] = {}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from vortexlab.dsl.ir import FLOAT, QUERY_STAGE, SET, Program, Static
+from vortexlab.dsl.ir import FLOAT, QUERY_STAGE, SET, Node, Program, Static
 from vortexlab.dsl.parameters import parameter
 from vortexlab.dsl.scalars import scalar_value
 from vortexlab.kernels.lowering import contract
@@ -173,3 +173,11 @@ def is_plain(program: Program) -> bool:
 def parts_of(program: Program, index: int) -> tuple[str, ...]:
     """Which inputs an attention node has, in order."""
     return tuple(str(program.nodes[index].attrs["parts"]).split())
+
+
+def operands_of(node: Node, inputs: Sequence[int]) -> dict[str, int]:
+    """The inputs of an attention node by name. A log-weight beside entries alone is that of the entries."""
+    found = dict(zip(str(node.attrs["parts"]).split(), inputs, strict=True))
+    if "pages" not in found and "log_weight" in found:
+        found["entry_log_weight"] = found.pop("log_weight")
+    return found

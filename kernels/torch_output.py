@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from vortexlab.dsl.ir import Node
 from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.compiled import operands_of
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.torch_attend import Workspace, attend_rows
 from vortexlab.kernels.torch_step import Step
@@ -42,9 +43,7 @@ class Attending:
     workspace: Workspace
 
     def __call__(self, step: Step, node: Node) -> Tensor:
-        inputs = dict(zip(str(node.attrs["parts"]).split(), node.inputs, strict=True))
-        if "pages" not in inputs and "log_weight" in inputs:
-            inputs["entry_log_weight"] = inputs.pop("log_weight")
+        inputs = operands_of(node, node.inputs)
         if "keys" not in inputs:
             found, _ = self._tokens(step, inputs["pages"], inputs.get("log_weight"), False)
         elif "pages" not in inputs:

@@ -40,7 +40,7 @@ def layer_case(course: Course, layer: int, lengths: Sequence[int]) -> Case:
     return replace(course.case, static=course.statics[layer], keys=parts[0], values=parts[1])
 
 
-def compare_steps(executor_class: type[Any], course: Course) -> Report:
+def compare_steps(executor_class: type[Any], course: Course, device: str = "cpu") -> Report:
     case, report = course.case, Report()
     first = [n - course.steps + 1 for n in case.lengths]
     # Every other course appends its first step's token too, so a request may begin as an idle row of length 0.
@@ -51,7 +51,7 @@ def compare_steps(executor_class: type[Any], course: Course) -> Report:
     with poisoned():
         begin = [n - late for n in first]
         cases = [layer_case(course, layer, begin) for layer in range(len(course.statics))]
-        caches = [make_cache(part, spare=course.steps + late) for part in cases]
+        caches = [make_cache(part, spare=course.steps + late, device=device) for part in cases]
         executors = [executor_class(case.program, static) for static in course.statics]
         states = [executor.new_state(cache) for executor, cache in zip(executors, caches, strict=True)]
         handed = Handed()
@@ -66,10 +66,13 @@ def compare_steps(executor_class: type[Any], course: Course) -> Report:
             cache, keys, values = caches[layer], course.keys[layer], course.values[layer]
             with poisoned():
                 if s or late:
-                    cache.append(*(torch.stack([x[:, n - 1] for x, n in zip(part, lengths, strict=True)]) for part in
-                                   (keys, values)))  # fmt: skip
+                    newest = (torch.stack([x[:, n - 1] for x, n in zip(part, lengths, strict=True)])
+                              for part in (keys, values))  # fmt: skip
+                    cache.append(*(part.to(device) for part in newest))
                     executors[layer].update(states[layer], cache)
-                out, lists = executors[layer].decode(course.q[layer][s], states[layer], cache, memories[layer])
+                q = course.q[layer][s].to(device)
+                out, lists = executors[layer].decode(q, states[layer], cache, memories[layer])
+            out, listed = out.cpu(), lists.to_list()
             for b in rows:
                 k, v = (part[b][:, : lengths[b]].double() for part in (keys, values))
                 tokens = (course.q[layer][s, b].double(), k, v)
@@ -77,7 +80,7 @@ def compare_steps(executor_class: type[Any], course: Course) -> Report:
                 judged = judge(case.program, static, selection.values, lengths[b], keys[b].dtype,
                                memory=judging[b][layer], carry=carries[b], tokens=tokens)  # fmt: skip
                 place = f"step {s}, layer {layer}, row {b}: {case}"
-                found = lists.to_list()[b]
+                found = listed[b]
                 report.add(_lists(place, selection, judged, found))
                 if not selection.nan:
                     report.add(_output(place, case, static, selection, judged, tokens, found, out[b]))

@@ -24,7 +24,7 @@ _FOLDER = Path(__file__).resolve().parent
 
 def interpreted(kind: str, timeout: float = 600, **arguments: Any) -> Any:
     """The result of one job, run in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_FOLDER), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_FOLDER), str(_FOLDER.parent), *sys.path])}
     job = json.dumps({"kind": kind, **arguments})
     done = subprocess.run(
         [sys.executable, __file__, job], capture_output=True, text=True, env=environment, timeout=timeout, check=False
@@ -147,24 +147,39 @@ def latent_programs(names: list[str], dtypes: list[str]) -> dict[str, Any]:
 
 
 def covered_programs(programs: list[int]) -> dict[str, Any]:
-    """Random programs of the whole language that the kernels cover; every other one over a cache in fp8."""
+    """Random programs of the whole language that the kernels cover; every other one over a cache in fp8. Those that
+    attend by themselves go through two steps."""
     import torch
     from differential import compare
+    from differential_course import compare_steps
 
     from vortexlab.dsl import parse
-    from vortexlab.dsl.testing import FP8_DTYPES, random_case, random_program
+    from vortexlab.dsl.errors import VortexError
+    from vortexlab.dsl.testing import FP8_DTYPES, drawn_course, random_case, random_program
+    from vortexlab.kernels.compiled import is_plain
     from vortexlab.kernels.gpu.coverage import uncovered
     from vortexlab.kernels.gpu.executor import TritonExecutor
     from vortexlab.kernels.precision import is_fp8, stored_dtype
 
-    found: dict[str, Any] = {"cases": 0, "latent": 0, "fp8_caches": 0, "fp8_summaries": 0, "disagreements": []}
+    found: dict[str, Any] = dict.fromkeys(("cases", "latent", "fp8_caches", "fp8_summaries", "outputs"), 0)
+    found["disagreements"] = []
     for number in programs:
         program = parse(random_program(random.Random(number), whole=True))
         dtypes = FP8_DTYPES if number % 2 else (torch.float32, torch.bfloat16)
         case = random_case(number, program, max_length=150, max_elements=40_000, dtypes=dtypes, latent=True)
         if uncovered(case.program, case.static) or case.program.kv_dtype != "auto":
             continue
-        found["disagreements"] += [f"{number}: {x}" for x in compare(TritonExecutor, case).disagreements[:2]]
+        try:
+            if is_plain(case.program):
+                report = compare(TritonExecutor, case)
+            else:
+                report = compare_steps(TritonExecutor, drawn_course(case, 1, 2))
+                found["outputs"] += 1
+        except VortexError as error:
+            if "is over the limit" in str(error):  # of a tile
+                continue
+            raise
+        found["disagreements"] += [f"{number}: {x}" for x in report.disagreements[:2]]
         found["cases"] += 1
         found["latent"] += case.static.latent > 0
         found["fp8_caches"] += is_fp8(case.keys[0].dtype)
@@ -314,6 +329,20 @@ def planted_faults() -> dict[str, Any]:
     import triton_faults
 
     return triton_faults.find_all()
+
+
+def own_outputs() -> list[str]:
+    """Disagreements of attention outputs of programs' own with the reference."""
+    import triton_outputs
+
+    return triton_outputs.disagreements()
+
+
+def planted_output_faults() -> dict[str, Any]:
+    """As `planted_faults`, for these."""
+    import triton_outputs
+
+    return triton_outputs.find_all()
 
 
 def placed_heads() -> dict[str, Any]:
@@ -491,6 +520,7 @@ def main() -> None:
         "covered": covered_programs, "fp8": fp8_codes, "steps": repeated_steps, "pages": some_pages,
         "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner, "route": routed,
         "mixed": mixed_precisions, "prompts": prompts, "prompt_faults": planted_prefill_faults,
+        "outputs": own_outputs, "output_faults": planted_output_faults,
     }  # fmt: skip
     print(json.dumps(kinds[job.pop("kind")](**job)))
 

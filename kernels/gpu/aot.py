@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from vortexlab.dsl.ir import FP8, Program, Static
 from vortexlab.kernels.gpu import attention_kernels, latent_hopper, latent_kernels, launch, prefill_kernels
 from vortexlab.kernels.gpu.attention import AttentionShape
 from vortexlab.kernels.gpu.codegen import Kernels, generate_phases, query_dtype
+from vortexlab.kernels.gpu.graph import Listing
 from vortexlab.kernels.gpu.latent import PART, LatentShape
 from vortexlab.kernels.gpu.modules import load_source
 from vortexlab.kernels.gpu.prefill import PrefillShape, tile_queries
@@ -39,7 +40,8 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 _INTEGERS = ("table", "lengths", "work", "pages", "counts", "wanted", "entries", "tokens")
-_POINTERS = dict.fromkeys(_INTEGERS, "*i32") | dict.fromkeys(("partial", "summit", "mass"), "*fp32")
+_FLOATS = ("partial", "summit", "mass", "weights", "k_scales", "v_scales")
+_POINTERS = dict.fromkeys(_INTEGERS, "*i32") | dict.fromkeys(_FLOATS, "*fp32")
 #: fp8 as bytes and as the machine's own.
 _FP8 = {"fp8_e4m3": ("*u8", "*fp8e4nv"), "fp8_e5m2": ("*i8", "*fp8e5")}
 #: What an instruction must look like to count, in PTX and in AMD's assembly.
@@ -51,12 +53,14 @@ _INSTRUCTIONS = {
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel to compile, with the constants and options that the executor launches it with."""
+    """One kernel to compile, with the constants and options that the executor launches it with, and the precisions of
+    tensors where they are not those of query and cache."""
 
     name: str
     function: Any
     constants: dict[str, Any]
     options: dict[str, int]
+    held: dict[str, str] = field(default_factory=dict)
 
 
 def jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
@@ -80,20 +84,41 @@ def jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
 
 
 def _attend_step(kernels: Kernels, dtype: str) -> Iterator[Job]:
-    static, page, lists = kernels.graph.static, kernels.graph.program.page_size, kernels.graph.lists
-    heads = static.group // lists
-    shape = AttentionShape.of(heads, static.head_dim, BYTES[query_dtype(dtype)])
-    common = {
+    """Attention of a decode step; where a program attends by itself, a kernel for each way in which it does."""
+    graph, page = kernels.graph, kernels.graph.program.page_size
+    static, lists, stored = graph.static, graph.lists, _summary_dtype(kernels, dtype)
+    heads, asked = static.group // lists, query_dtype(dtype)
+
+    def split(name: str, listing: Listing | None = None, joined: bool = False) -> Job:
+        entries = listing.entries if listing else 0
+        # As in a step, a query meets entries of another precision in fp32.
+        query = asked if not entries or stored == asked else "fp32"
+        shape = AttentionShape.of(heads, static.head_dim, BYTES[query])
+        weights = graph.weights(listing) if listing and listing.weight is not None else 0
+        constants = {
+            "KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": heads, "CHANNELS": static.head_dim,
+            "ATOM": entries or page, "BLOCK": entries or page, "IDENTITY": False, "DIRECT": False, "ROWS": shape.rows,
+            "WIDTH": shape.width, "TILE": shape.tile, "PRECISE": shape.precise, "CHAINED": False, "WEIGHTS": weights,
+            "PAGE": (entries or page) if weights else 1, "SCALED": bool(entries) and stored in FP8, "JOINED": joined,
+        }  # fmt: skip
+        options = {"num_warps": shape.warps, "num_stages": shape.stages}
+        held = {"q": query, "k": stored, "v": stored} if entries else {}
+        return Job(name, attention_kernels.attend_split, constants, options, held)
+
+    found: dict[str, Job] = {} if graph.attentions else {"attend_split": split("attend_split")}
+    for attention in graph.attentions.values():
+        parts = [graph.listings[part] for part in (attention.tokens, attention.entries) if part is not None]
+        for listing in parts:
+            name = "attend_entries" if listing.entries else "attend_split"
+            job = split(name, listing, len(parts) > 1)
+            if all(job.constants != other.constants for other in found.values()):
+                name += f"_{len(found)}" if name in found else ""
+                found[name] = replace(job, name=name)
+    yield from found.values()
+    combine = {
         "KV_HEADS": static.kv_heads, "LISTS": lists, "HEADS": heads, "CHANNELS": static.head_dim,
-        "WIDTH": shape.width,
+        "WIDTH": AttentionShape.of(heads, static.head_dim, BYTES[asked]).width, "SPLITS": 64, "CHAINED": False,
     }  # fmt: skip
-    split = {
-        "ATOM": page, "BLOCK": page, "IDENTITY": False, "DIRECT": False, "ROWS": shape.rows, "TILE": shape.tile,
-        "PRECISE": shape.precise, "CHAINED": False,
-    }  # fmt: skip
-    options = {"num_warps": shape.warps, "num_stages": shape.stages}
-    yield Job("attend_split", attention_kernels.attend_split, common | split, options)
-    combine = common | {"SPLITS": 64, "CHAINED": False}
     yield Job("attend_combine", attention_kernels.attend_combine, combine, {"num_warps": 4})
 
 
@@ -134,6 +159,7 @@ def compile_job(job: Job, kernels: Kernels, dtype: str, target: GPUTarget) -> An
     """Triton's compiled kernel."""
     names = job.function.arg_names
     types = {name: _type(name, dtype, kernels, job.name, target) for name in names}
+    types |= {name: _stored(held, target) for name, held in job.held.items()}
     signature = {name: "constexpr" if name in job.constants else kind for name, kind in types.items()}
     # Tensors and their strides are multiples of 16 wherever the executor runs fast; assume it here too.
     aligned = [i for i, name in enumerate(names) if signature[name].startswith("*") or _is_stride(name)]
@@ -155,22 +181,27 @@ def _stored(dtype: str, target: GPUTarget) -> str:
     return _FP8[dtype][native]
 
 
+def _summary_dtype(kernels: Kernels, dtype: str) -> str:
+    stored = kernels.graph.program.summary_dtype
+    return dtype if stored == "kv" else stored
+
+
 def _type(name: str, dtype: str, kernels: Kernels, kernel: str, target: GPUTarget) -> str:
     """Type of a parameter in Triton's notation."""
-    if name in _POINTERS:
-        return _POINTERS[name]
+    listed = name.rstrip("0123456789")  # selection kernels may write several lists
+    if listed in _POINTERS:
+        return _POINTERS[listed]
     if name == "q" and kernel.startswith("prefill_"):
         return "*fp32"  # blocks select with a query of their own
     if name in ("k", "v"):
         return _stored(dtype, target)
     if name in ("q", "out"):
         return "*" + query_dtype(dtype)
-    match = re.fullmatch(r"([fbprst])(\d+)", name)
+    match = re.fullmatch(r"([abfprst])(\d+)", name)
     if match is None:
         return "fp32" if name == "scale" else "i32"
     if match[1] == "f":
-        stored = kernels.graph.program.summary_dtype
-        stored = dtype if stored == "kv" else stored
+        stored = _summary_dtype(kernels, dtype)
         return "*u8" if stored in FP8 and kernel.endswith("summarize") else _stored(stored, target)
     exact_int = match[1] == "t" and kernels.graph.ops[int(match[2])].kind != "float"
     return "*i64" if exact_int else "*fp32"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -61,11 +62,22 @@ class LocatedLists(PageLists):
 
     `entries`: int32 [batch, kv_heads, lists, atoms], for every listed page in order its physical page, or the blocks
     that it spans; what stands behind the last one is not read. `live`: int32 [batch, kv_heads, lists], how many
-    of the listed tokens are before the row's length.
+    of the listed tokens are before the row's length. `listings`: all that the selection kernel of a program with an
+    attention output of its own lists.
     """
 
     entries: Tensor
     live: Tensor
+    listings: tuple[Listed, ...] = ()
+
+    def reported(self, lists: int) -> LocatedLists:
+        """The first `lists` lists of each KV head."""
+        if lists == self.pages.shape[2]:
+            return self
+        some = slice(lists)
+        return LocatedLists(
+            self.pages[:, :, some], self.counts[:, :, some], self.entries[:, :, some], self.live[:, :, some]
+        )
 
     @staticmethod
     def empty(cache: PagedKV, lists: int, most: int, page: int) -> LocatedLists:
@@ -99,7 +111,8 @@ class LocatedLists(PageLists):
 class Listed:
     """The lists of a step as the kernels read them: of `count` lists for each KV head a row of `entries`, of `atom`
     tokens each, with `tokens` live ones, `longest` at most. All lists of a request are its block table's row where
-    nothing was `selected`."""
+    nothing was `selected`. With `weights`, fp32 [lists, 1 or heads, pages], every `page` tokens have a log-weight,
+    given times log2(e)."""
 
     entries: Tensor
     tokens: Tensor
@@ -107,6 +120,15 @@ class Listed:
     longest: int
     count: int
     selected: bool = False
+    weights: Tensor | None = None
+    page: int = 1
+
+    def launch(self) -> dict[str, Any]:
+        """What a kernel is told of the log-weights."""
+        if self.weights is None:
+            return {"weights": self.tokens, "weight_row": 0, "WEIGHTS": 0, "PAGE": 1}
+        weights = self.weights
+        return {"weights": weights, "weight_row": weights.stride(1), "WEIGHTS": weights.shape[1], "PAGE": self.page}
 
     @staticmethod
     def of(cache: PagedKV, lists: PageLists | None, page: int) -> Listed:
@@ -126,9 +148,12 @@ class Listed:
 
 @dataclass(frozen=True)
 class Runs:
-    """What the `count` runs of each list leave behind: unnormalised sums `partial` [rows, runs, heads, channel], and
-    their `summit` and `mass` [rows, runs, heads]. A single run writes the output, and these are only stand-ins."""
+    """What the `count` runs of each of `rows` lists of `heads` query heads leave behind: unnormalised sums `partial`
+    [rows, runs, heads, channel], and their `summit` and `mass` [rows, runs, heads]. A single run writes the output, and
+    these are only stand-ins."""
 
+    rows: int
+    heads: int
     count: int
     partial: Tensor
     summit: Tensor
@@ -138,18 +163,18 @@ class Runs:
     def empty(out: Tensor, rows: int, count: int, heads: int) -> Runs:
         """`out`: the output [batch, query_heads, channel]; `rows`: lists of all requests; `heads` of each list."""
         if count == 1:
-            return Runs(1, out, out, out)
+            return Runs(rows, heads, 1, out, out, out)
         partial = out.new_empty(rows, count, heads, out.shape[2], dtype=torch.float32)
         edges = out.new_empty(2, rows, count, heads, dtype=torch.float32)
-        return Runs(count, partial, edges[0], edges[1])
+        return Runs(rows, heads, count, partial, edges[0], edges[1])
 
     def join(self, out: Tensor, kv_heads: int, lists: int, width: int) -> Tensor:
         """Writes the output from the runs, `width` channels a program; returns it."""
         if self.count > 1:
-            rows, _, heads, channels = self.partial.shape
-            attend_combine[(rows, heads, -(-channels // width))](
+            channels = self.partial.shape[3]
+            attend_combine[(self.rows, self.heads, -(-channels // width))](
                 self.partial, self.summit, self.mass, out, out.stride(0), out.stride(1), self.count,
-                KV_HEADS=kv_heads, LISTS=lists, HEADS=heads, CHANNELS=channels, WIDTH=width,
+                KV_HEADS=kv_heads, LISTS=lists, HEADS=self.heads, CHANNELS=channels, WIDTH=width,
                 SPLITS=triton.next_power_of_2(self.count), num_warps=4, **launch.chained(out.device),
             )  # fmt: skip
         return out
@@ -189,17 +214,40 @@ def attend(
         splits = split_count(rows, -(-listed.longest // shape.tile), launch.processors(q.device))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     runs = Runs.empty(out, rows, splits, heads)
-    attend_split[(splits, rows)](
+    split(q, cache.k, cache.v, listed, runs, out, scale, shape, splits, identity=lists is None)
+    return runs.join(out, cache.kv_heads, listed.count, shape.width)
+
+
+def split(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    listed: Listed,
+    runs: Runs,
+    out: Tensor,
+    scale: float,
+    shape: AttentionShape,
+    splits: int,
+    *,
+    first: int = 0,
+    identity: bool = False,
+    scales: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Attends to the lists in `splits` runs each: those of `runs` from `first` on.
+
+    `k`, `v`: [block, KV head, token, channel], with `scales` [block, KV head] of their own in fp8 of another scale.
+    """
+    attend_split[(splits, runs.rows)](
         q, q.stride(0), q.stride(1),
-        handed(cache.k), *cache.k.stride()[:3], handed(cache.v), *cache.v.stride()[:3],
+        handed(k), *k.stride()[:3], handed(v), *v.stride()[:3],
         listed.entries, listed.entries.stride(0), listed.tokens,
         out, out.stride(0), out.stride(1), runs.partial, runs.summit, runs.mass, splits, scale * LOG2E,
-        KV_HEADS=cache.kv_heads, LISTS=listed.count, HEADS=heads, CHANNELS=channels, ATOM=listed.atom,
-        BLOCK=cache.block, IDENTITY=lists is None, DIRECT=splits == 1, ROWS=shape.rows, WIDTH=shape.width,
-        TILE=shape.tile, PRECISE=shape.precise, num_warps=shape.warps, num_stages=shape.stages,
-        **launch.chained(q.device),
+        k_scales=scales[0] if scales else q, v_scales=scales[1] if scales else q, first_run=first, runs=runs.count,
+        KV_HEADS=k.shape[1], LISTS=listed.count, HEADS=runs.heads, CHANNELS=q.shape[2], ATOM=listed.atom,
+        BLOCK=k.shape[2], IDENTITY=identity, DIRECT=runs.count == 1, ROWS=shape.rows, WIDTH=shape.width,
+        TILE=shape.tile, PRECISE=shape.precise, SCALED=scales is not None, JOINED=splits < runs.count,
+        **listed.launch(), num_warps=shape.warps, num_stages=shape.stages, **launch.chained(q.device),
     )  # fmt: skip
-    return runs.join(out, cache.kv_heads, listed.count, shape.width)
 
 
 def check_query(q: Tensor, cache: PagedKV) -> None:

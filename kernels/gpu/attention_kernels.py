@@ -25,6 +25,21 @@ def tile_entries(entries, start, end, ATOM: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
+def tile_weights(weights, weight_row, head, start, end, WEIGHTS: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr):
+    """The log-weights of a tile's tokens: [1, TILE], or one for each row's query head."""
+    if TILE % PAGE == 0:  # the tile begins with a page
+        page = start // PAGE + tl.arange(0, TILE) // PAGE
+    else:
+        page = (start + tl.arange(0, TILE)) // PAGE
+    live = tl.arange(0, TILE) < end - start
+    if WEIGHTS == 1:
+        return tl.load(weights + page, mask=live, other=0.0)[None, :]
+    else:
+        at = weights + head[:, None] * weight_row + page[None, :]
+        return tl.load(at, mask=(head < WEIGHTS)[:, None] & live[None, :], other=0.0)
+
+
+@triton.jit
 def row_member(row, PRECISE: tl.constexpr):
     """The query head of a row of a tile. PRECISE heads have two rows, 8 apart: those that a thread holds of a tensor
     core's tile, which adds them without asking another."""
@@ -42,16 +57,23 @@ def attend_split(
     entries, entry_row, tokens,
     out, out_row, out_head, partial, summit, mass,
     splits, scale,
+    weights, weight_row, k_scales, v_scales, first_run, runs,
     KV_HEADS: tl.constexpr, LISTS: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr, ATOM: tl.constexpr,
     BLOCK: tl.constexpr, IDENTITY: tl.constexpr, DIRECT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
     TILE: tl.constexpr, PRECISE: tl.constexpr, CHAINED: tl.constexpr,
+    WEIGHTS: tl.constexpr = 0, PAGE: tl.constexpr = 1, SCALED: tl.constexpr = False, JOINED: tl.constexpr = False,
 ):  # fmt: skip
     """One run of the listed tokens of one list. `scale` is the softmax scale times log2(e).
 
     A list is a row of `entries`, each of ATOM tokens in memory order of the pool; `tokens` are its live ones. With
     IDENTITY all lists of a request are its row of the block table, and `tokens` its length. DIRECT writes the result
     to `out`; else each of `splits` runs leaves its unnormalised sum in `partial` [rows, splits, HEADS, CHANNELS] and
-    its maximum and mass in `summit`, `mass` [rows, splits, HEADS].
+    its maximum and mass in `summit`, `mass` [rows, splits, HEADS]. JOINED with those of other lists, they are
+    `first_run` and on of `runs`.
+
+    With WEIGHTS every PAGE tokens have a log-weight for all heads (1) or for each (HEADS): `weights` has WEIGHTS rows
+    for each list, `weight_row` apart, of log-weights times log2(e). SCALED keys and values have a scale for each entry
+    and KV head.
     """
     start_after_previous(CHAINED)
     split = tl.program_id(0)
@@ -62,6 +84,8 @@ def attend_split(
     listed = request if IDENTITY else row
     live_tokens = tl.load(tokens + listed)
     entries += listed * entry_row
+    if WEIGHTS:
+        weights += row * WEIGHTS * weight_row
     run = tl.cdiv(tl.cdiv(live_tokens, TILE), splits) * TILE
     begin = split * run
     end = tl.minimum(begin + run, live_tokens)
@@ -79,7 +103,7 @@ def attend_split(
     query = tl.load(head_at[:, None] + channel[None, :], mask=head_live[:, None] & channel_live[None, :], other=0.0)
     k += kv_head * k_head
     v += kv_head * v_head
-    top = tl.full([ROWS], -1.0e30, tl.float32)
+    top = tl.full([ROWS], -3.0e38 if WEIGHTS else -1.0e30, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
     for start in range(begin, end, TILE):
@@ -94,16 +118,22 @@ def attend_split(
         v_at = atom * v_block + inside * v_token
         keys = tl.load(k + k_at[None, :] + channel[:, None], mask=live[None, :] & channel_live[:, None], other=0.0)
         logits = tl.dot(matrix_operand(query), stored_operand(keys, query.dtype), input_precision="ieee") * scale
+        if SCALED:
+            logits *= tl.load(k_scales + atom * KV_HEADS + kv_head, mask=live, other=0.0)[None, :]
+        if WEIGHTS:
+            logits += tile_weights(weights, weight_row, head, start, end, WEIGHTS, PAGE, TILE)
         logits = tl.where(live[None, :], logits, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))
-        weights = tl.exp2(logits - higher[:, None])
+        shares = tl.exp2(logits - higher[:, None])
         fade = tl.exp2(top - higher)
-        total = total * fade + tl.sum(weights, 1)
+        total = total * fade + tl.sum(shares, 1)
         values = tl.load(v + v_at[:, None] + channel[None, :], mask=live[:, None] & channel_live[None, :], other=0.0)
         operand = stored_operand(values, query.dtype)
-        rounded = weights.to(operand.dtype)
+        if SCALED:
+            shares *= tl.load(v_scales + atom * KV_HEADS + kv_head, mask=live, other=0.0)[None, :]
+        rounded = shares.to(operand.dtype)
         if PRECISE:
-            rest = (weights - rounded.to(tl.float32)).to(operand.dtype)
+            rest = (shares - rounded.to(tl.float32)).to(operand.dtype)
             rounded = tl.where(part[:, None] == 0, rounded, rest)
         sums = tl.dot(rounded, operand, sums * fade[:, None], input_precision="ieee")
         top = higher
@@ -122,7 +152,10 @@ def attend_split(
         at = out + head[:, None] * out_head + channel[None, :]
         tl.store(at, result.to(out.dtype.element_ty), mask=head_live[:, None] & channel_live[None, :])
     else:
-        place = (row * splits + split) * HEADS + head
+        if JOINED:
+            place = (row * runs + first_run + split) * HEADS + head
+        else:
+            place = (row * splits + split) * HEADS + head
         tl.store(summit + place, top, mask=head_live)
         tl.store(mass + place, total, mask=head_live)
         if begin < end:
@@ -146,7 +179,7 @@ def attend_combine(
     place = (row * splits + split) * HEADS + member
     total = tl.load(mass + place, mask=split < splits, other=0.0)
     used = total > 0.0
-    top = tl.load(summit + place, mask=used, other=-1.0e30)
+    top = tl.load(summit + place, mask=used, other=-3.0e38)
     fade = tl.where(used, tl.exp2(top - tl.max(top, 0)), 0.0)
     at = partial + place[:, None] * CHANNELS + channel[None, :]
     sums = tl.load(at, mask=used[:, None] & (channel < CHANNELS)[None, :], other=0.0)

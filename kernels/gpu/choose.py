@@ -1,4 +1,4 @@
-"""The selection kernel: one program per list evaluates the set, page tile by page tile, and writes the page list.
+"""The selection kernel: one program per list evaluates the sets, page tile by page tile, and writes the page lists.
 
 Reductions over pages and selectors are settled one after the other, each into a few scalars of the row, after which
 membership of a page in any set is a plain expression of that page. Where one tile holds the row, scores stay in
@@ -7,11 +7,12 @@ registers; where it does not, every settling strides over the row again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from vortexlab.dsl.ir import SET
-from vortexlab.kernels.gpu.emit import PAGE_DIM, Affine, Coords, Value, coords
-from vortexlab.kernels.gpu.graph import Graph, Schedule
+from vortexlab.kernels.gpu.emit import PAGE_DIM, Affine, Coords, Dim, Value, coords, expand
+from vortexlab.kernels.gpu.graph import Graph, Listing, Schedule
 from vortexlab.kernels.gpu.values import Dtypes, KernelText
 
 #: Selectors that are settled before membership is known, and which of their inputs is the count.
@@ -33,7 +34,9 @@ class _Choose(KernelText):
         w, lists = self.writer, self.graph.lists
         self.line("list_row = tl.program_id(0).to(tl.int64)")
         self.request_head(f"list_row // {lists}", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)")
-        if "head" in self.graph.ops[self.graph.output].axes:
+        listings = self.graph.listings
+        roots = [i for item in listings for i in (*item.sets, item.weight) if i is not None]
+        if any("head" in self.graph.ops[i].axes for i in roots):
             self.line(f"head = (list_row % {lists}).to(tl.int32)  # the query head whose list this is")
         for name in ("pages", "counts", "entries", "tokens", "most", "table", "table_row"):
             self.param(name)
@@ -41,27 +44,92 @@ class _Choose(KernelText):
         if self.whole:
             self.line("start = 0")
             self.tile_head()
-        total = self.scalar("tl.full((), 0, tl.int32)")
+        totals = [self.scalar("tl.full((), 0, tl.int32)") for _ in listings]
         self.open()
-        chosen = self.set(self.graph.output)
-        self.line(f"listed = ({chosen.text} | (page == own)) & (page <= own) & (page < length)")
-        self.line(f"rank = {total} + tl.cumsum(listed.to(tl.int32), 0) - 1")
-        self.line(
-            "list_pages(pages, entries, list_row * most, table + request * table_row, rank, page, listed, length, "
-            "most, PAGE, BLOCK)"
-        )
-        self.line(f"{total} += tl.sum(listed.to(tl.int32), 0)")
+        for number, listing in enumerate(listings):
+            if listing.entries:
+                self._list_entries(number, listing, totals[number])
+            else:
+                self._list_tokens(number, listing, totals[number])
         self.close([_PAGES])
-        w.line(f"{total} = tl.minimum({total}, most)")
-        w.line(f"tl.store(counts + list_row, {total})")
-        w.line("# The own page, which is listed last, may not be full; rows without a token list nothing.")
-        w.line(f"tl.store(tokens + list_row, tl.maximum(({total} - 1) * PAGE + length - own * PAGE, 0))")
-        w.line(f"for start in range({total}, previous, TILE):")
+        for number, listing in enumerate(listings):
+            self._finish(number, listing, totals[number])
+        w.line(f"for start in range({totals[0]}, previous, TILE):")
         w.line("    slot = start + tl.arange(0, TILE)")
         w.line("    tl.store(pages + list_row * most + slot, -1, mask=slot < previous)")
         for name in ("TILE: tl.constexpr", "BLOCK: tl.constexpr"):
             self.param(name)
         return self
+
+    # listings
+
+    def _list_tokens(self, number: int, listing: Listing, total: str) -> None:
+        """Lists this tile's pages of the listing's sets; `total` counts those of the tiles before."""
+        chosen = " | ".join(self.set(index).text for index in listing.sets)
+        self.line(f"listed = ({chosen} | (page == own)) & (page <= own) & (page < length)")
+        self.line(f"rank = {total} + tl.cumsum(listed.to(tl.int32), 0) - 1")
+        blocks = "table + request * table_row"
+        if number:
+            entries = self.param(f"entries{number}")
+            self.line(
+                f"list_places({entries}, list_row * most, {blocks}, rank, page, listed, length, most, PAGE, BLOCK)"
+            )
+        else:
+            self.line(
+                f"list_pages(pages, entries, list_row * most, {blocks}, rank, page, listed, length, most, PAGE, BLOCK)"
+            )
+        self._weigh(number, listing, "most")
+        self.line(f"{total} += tl.sum(listed.to(tl.int32), 0)")
+
+    def _list_entries(self, number: int, listing: Listing, total: str) -> None:
+        """As `_list_tokens`, for the candidates whose summaries are entries: their physical pages."""
+        among = "".join(f" & {self.set(index).text}" for index in listing.sets)
+        entries, capacity = self.param(f"entries{number}"), self.param("capacity")
+        self.line(f"listed = live{among}")
+        self.line(f"rank = {total} + tl.cumsum(listed.to(tl.int32), 0) - 1")
+        self.line(
+            f"tl.store({entries} + list_row * {capacity} + rank, page_unit(table + request * table_row, page, listed, "
+            "PAGE, BLOCK).to(tl.int32), mask=listed)"
+        )
+        self._weigh(number, listing, capacity)
+        self.line(f"{total} += tl.sum(listed.to(tl.int32), 0)")
+
+    def _weigh(self, number: int, listing: Listing, most: str) -> None:
+        """Writes the log-weights of the pages just listed, in their order, for a softmax in powers of two; the own page
+        has 0."""
+        if listing.weight is None:
+            return
+        e, heads = self.emitter, self.graph.weights(listing)
+        places: dict[str, Affine] = {"page": ((PAGE_DIM, 1),), "head": (("head", 1),)}
+        dims: tuple[Dim, ...] = (PAGE_DIM,)
+        head = padding = ""
+        if heads > 1:
+            dims = (PAGE_DIM, Dim("head", heads))
+            places["head"] = ((dims[1], 1),)
+            head = f" + {expand(e.index(dims[1]), dims)}"
+            padding = f" & {e.mask_of(dims[1], dims)}" if dims[1].pad != heads else ""
+        axes = self.graph.ops[listing.weight].axes
+        value = e.eval(listing.weight, coords(**{axis: places[axis] for axis in axes}))
+        value = e.broadcast(e.as_float(value), dims)
+        live = expand(Value("live", (PAGE_DIM,)), dims)
+        weight = e.assign(f"tl.where({live}, {value.text} * {math.log2(math.e)}, 0.0)", dims)
+        at, listed = (expand(Value(name, (PAGE_DIM,)), dims) for name in ("rank", "listed"))
+        weights = self.param(f"weights{number}")
+        row = f"(list_row * {heads}{head}) * {most}"
+        self.line(f"tl.store({weights} + {row} + {at}, {weight.text}, mask={listed} & ({at} < {most}){padding})")
+
+    def _finish(self, number: int, listing: Listing, total: str) -> None:
+        """Stores how much is listed."""
+        w = self.writer
+        if listing.entries:
+            w.line(f"tl.store({self.param(f'tokens{number}')} + list_row, {total} * {listing.entries})")
+            return
+        w.line(f"{total} = tl.minimum({total}, most)")
+        if not number:
+            w.line(f"tl.store(counts + list_row, {total})")
+        w.line("# The own page, which is listed last, may not be full; rows without a token list nothing.")
+        tokens = self.param(f"tokens{number}") if number else "tokens"
+        w.line(f"tl.store({tokens} + list_row, tl.maximum(({total} - 1) * PAGE + length - own * PAGE, 0))")
 
     # tiles
 
@@ -110,6 +178,8 @@ class _Choose(KernelText):
         value = super().load(index, at)
         if value is None and self.graph.ops[index].op == "pagereduce":
             return self._reduction(index, dict(at))
+        if value is None and self.graph.ops[index].op == "member":
+            return self.set(self.graph.ops[index].inputs[0])
         return value
 
     def _reduction(self, index: int, at: dict[str, Affine]) -> Value:

@@ -1,8 +1,9 @@
 """The source of a program's kernels, written from its schedule.
 
 One module of source holds: `summarize`, which reads every token of a page once and writes all its summaries; the map
-kernels, which compute what a page contributes to the choice; and `choose`, which makes the choice. Names are minted
-here; the only things taken from a program are numbers.
+kernels, which compute what a page contributes to the choice; `choose`, which makes the choice; and `finish`, which
+makes the output of several attentions and gates, where it is made of these. Names are minted here; the only things
+taken from a program are numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from vortexlab.dsl.ir import FP8, Program, Static
+from vortexlab.kernels.compiled import is_plain
 from vortexlab.kernels.gpu.choose import write_choose
 from vortexlab.kernels.gpu.coverage import check_coverage
 from vortexlab.kernels.gpu.emit import PAGE_DIM, Affine, Coords, Dim, Value, coords, runs
@@ -29,9 +31,9 @@ import triton
 import triton.language as tl
 
 from vortexlab.kernels.gpu.device import (
-    as_count, chosen, digit_counts, edge_page, floor_divide, floor_mod, is_settled, list_pages, mass_cut, next_cut,
-    order_key, page_unit, product_operand, random_key, round_bf16, settled_edge, sigmoid, start_after_previous, tanh,
-    ties_needed, to_int, token_offset, top_cut,
+    as_count, chosen, digit_counts, edge_page, floor_divide, floor_mod, is_settled, list_pages, list_places, mass_cut,
+    next_cut, order_key, page_unit, product_operand, random_key, round_bf16, settled_edge, sigmoid,
+    start_after_previous, tanh, ties_needed, to_int, token_offset, top_cut,
 )
 from vortexlab.kernels.gpu.fp8 import fp8_code, fp8_scale, round_fp8, widened
 
@@ -84,6 +86,8 @@ def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> K
             texts.append(_summarize(graph, dtypes))
         texts += [_map(graph, plan, number, dtypes) for number in range(len(plan.maps))]
         texts += [write_choose(graph, plan, dtypes, whole) for whole in (True, False)]
+        if graph.result is not None and graph.result not in graph.attentions:
+            texts.append(_finish(graph, plan, dtypes))
     header = _HEADER.format(
         page=program.page_size, kv_heads=static.kv_heads, group=static.group, head_dim=static.head_dim
     )
@@ -107,7 +111,7 @@ def generate_phases(program: Program, static: Static, dtype: str) -> list[Kernel
     fp32. `dtype`: of the cache.
     """
     found = [generate(program, replace(static, prefill=False), dtype, query_dtype(dtype))]
-    if program.pooled is not None and not static.latent and dtype not in FP8:
+    if program.pooled is not None and is_plain(program) and not static.latent and dtype not in FP8:
         found.append(generate(program, replace(static, prefill=True), dtype, "fp32"))
     return found
 
@@ -270,4 +274,25 @@ def _map(graph: Graph, plan: Schedule, number: int, dtypes: Dtypes) -> KernelTex
         w.line(line)
     kernel.param("TILE: tl.constexpr")
     kernel.param("BLOCK: tl.constexpr")
+    return kernel
+
+
+def _finish(graph: Graph, plan: Schedule, dtypes: Dtypes) -> KernelText:
+    """The output of one request and KV head from its attentions."""
+    assert graph.result is not None
+    kernel = KernelText("finish", graph, plan.available, dtypes)
+    e, op = kernel.emitter, graph.ops[graph.result]
+    kernel.request_head("tl.program_id(0).to(tl.int64)", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)")
+    dims = kernel.dims(op)
+    at: Coords = coords(**{axis: ((dim, 1),) for axis, dim in zip(op.axes, dims, strict=True)})
+    value = e.broadcast(e.eval(graph.result, at), dims)
+    mask = e.mask(dims)
+    for name in ("out", "out_row", "out_head"):
+        kernel.param(name)
+    channel, head = (e.offset([(along, 1)], dims) for _, along in at)
+    place = f"out + request * out_row + (kv_head * GROUP + {head}) * out_head + {channel}"
+    value = e.assign(f"tl.where(length > 0, {value.text}, 0.0)", dims, note="rows without a token give 0")
+    rounded = {"bf16": f"round_bf16({value.text})", "fp16": f"{value.text}.to(tl.float16)"}
+    text = rounded.get(dtypes.query, value.text)
+    kernel.writer.line(f"tl.store({place}, {text}" + (f", mask={mask})" if mask else ")"))
     return kernel

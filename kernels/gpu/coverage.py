@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Node, Program, Static
+from vortexlab.dsl.ir import SET, Node, Program, Static
+from vortexlab.kernels.compiled import is_plain, operands_of
 
 #: Operations that kernels are generated for.
 OPS = frozenset({
@@ -14,12 +15,12 @@ OPS = frozenset({
     "split", "rename", "slice", "reduce", "dot", "softmax", "share",
     "everything", "first", "last", "stride", "random", "topk", "topp", "above",
     "union", "intersect", "difference", "complement",
+    "index", "member", "attention",
 })  # fmt: skip
 _WORDS = {
     "param": "parameters",
     "memory": "memory",
     "reuse": "reuse",
-    "attention": "an attention output of the program's own",
     "gather": "take",
     "scan": "running sums and extremes",
 }
@@ -45,6 +46,8 @@ def uncovered(program: Program, static: Static) -> tuple[str, ...]:
         word = _missing(program.nodes[index])
         if word:
             found[word] = None
+    for word in (*_of_choice(program), *_output(program, static)):
+        found[word] = None
     return tuple(sorted(found))
 
 
@@ -66,3 +69,44 @@ def _missing(node: Node) -> str:
     if node.op == "ctx" and node.attrs["name"] == "position":
         return "ctx.position"
     return ""
+
+
+def _of_choice(program: Program) -> list[str]:
+    """What is missing of numbers that depend on a choice: they exist in the selection kernel alone."""
+    nodes, found = program.nodes, []
+    reached: set[int] = set()
+    attended: set[int] = set()
+    for index in _stepping(program):
+        node = nodes[index]
+        if node.op == "attention" or any(i in attended for i in node.inputs):
+            attended.add(index)
+            if node.op != "attention" and any(i in reached for i in node.inputs):
+                found.append("member in gates of the output")
+        elif node.op == "member":
+            reached.add(index)
+            if node.type.axes != ("page",):
+                found.append("member of a set per query head")
+        elif node.type.kind != SET and any(i in reached for i in node.inputs):
+            reached.add(index)
+            if node.op == "share" or not set(node.type.axes) <= {"page", "head"}:
+                found.append("member beside other axes than page and head")
+    return found
+
+
+def _output(program: Program, static: Static) -> list[str]:
+    """What is missing of an attention output of the program's own."""
+    if is_plain(program):
+        return []
+    nodes, found = program.nodes, []
+    if static.latent:
+        found.append("an attention output of the program's own over latent keys")
+    for index in _stepping(program):
+        if nodes[index].op != "attention":
+            continue
+        given = operands_of(nodes[index], nodes[index].inputs)
+        if any(name in given and nodes[given[name]].op != "field" for name in ("keys", "values")):
+            found.append("entries that are no summaries as they are stored")
+        weights = [given[name] for name in ("log_weight", "entry_log_weight") if name in given]
+        if not all(set(nodes[part].type.axes) <= {"page", "head"} for part in weights):
+            found.append("log-weights along an axis of the entries")
+    return found

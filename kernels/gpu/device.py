@@ -71,12 +71,18 @@ def list_pages(
     pages, entries, first, blocks, rank, page, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Writes one list's pages and where they lie: `rank` is the place of each page that is `listed` in the list, whose
-    place 0 is `first`.
+    place 0 is `first`."""
+    tl.store(pages + first + rank, page, mask=listed & (rank < most))
+    list_places(entries, first, blocks, rank, page, listed, length, most, PAGE, BLOCK)
+
+
+@triton.jit
+def list_places(entries, first, blocks, rank, page, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr):
+    """Writes where one list's pages lie.
 
     `blocks`: the request's row of the block table. An entry is a physical page, or a block where a page has several.
     """
     listed = listed & (rank < most)
-    tl.store(pages + first + rank, page, mask=listed)
     if PAGE > BLOCK:
         SPAN: tl.constexpr = PAGE // BLOCK
         for part in tl.static_range(SPAN):

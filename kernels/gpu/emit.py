@@ -296,6 +296,11 @@ class Emitter:
         dims = union((c, a, b))
         return self.assign(f"tl.where({expand(c, dims)}, {expand(a, dims)}, {expand(b, dims)})", dims, op.kind, "where")
 
+    def _index(self, index: int, at: dict[str, Affine]) -> Value:
+        ((_, along),) = at.items()
+        dims = self.dims_of(coords(axis=along))
+        return self.assign(self.offset([(along, 1)], dims), dims, "int", "positions")
+
     # shape
 
     def _split(self, index: int, at: dict[str, Affine]) -> Value:

@@ -16,7 +16,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.scalars import scalar_value
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.compiled import Compiled
+from vortexlab.kernels.compiled import Compiled, is_plain
 from vortexlab.kernels.executor import PageLists, prompt_lengths
 from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.attention import LocatedLists, attend
@@ -26,6 +26,7 @@ from vortexlab.kernels.gpu.device import INTERPRETED, combine_partials
 from vortexlab.kernels.gpu.fp8 import handed
 from vortexlab.kernels.gpu.latent import attend_latent
 from vortexlab.kernels.gpu.modules import load_source
+from vortexlab.kernels.gpu.outputs import attend_own, listing_arguments, new_listings
 from vortexlab.kernels.gpu.prefill import Blocks, attend_prefill
 from vortexlab.kernels.memory import Carry, Memory
 from vortexlab.kernels.precision import NAMES, check_cache, is_fp8
@@ -205,13 +206,19 @@ class TritonExecutor:
 
     def select(self, q: Tensor, state: TritonState, cache: PagedKV, memory: Memory | None = None) -> PageLists:
         """The pages that each row's query reads. `q`: [batch, query_heads, channel], after norm and RoPE."""
-        return self._select(q, state, cache, self._new_lists(q, cache))
+        lists = self._new_lists(q, cache)
+        self._select(q, state, cache, lists)
+        return lists.reported(self.kernels(cache.k.dtype, q.dtype)[0].graph.reported)
 
     def _new_lists(self, q: Tensor, cache: PagedKV) -> LocatedLists:
-        lists = self.kernels(cache.k.dtype, q.dtype)[0].graph.lists
-        return LocatedLists.empty(cache, lists, self.most(cache), self.program.page_size)
+        graph = self.kernels(cache.k.dtype, q.dtype)[0].graph
+        lists = LocatedLists.empty(cache, graph.lists, self.most(cache), self.program.page_size)
+        if graph.result is not None:
+            lists.listings = new_listings(graph, lists, cache)
+        return lists
 
-    def _select(self, q: Tensor, state: TritonState, cache: PagedKV, lists: LocatedLists) -> LocatedLists:
+    def _select(self, q: Tensor, state: TritonState, cache: PagedKV, lists: LocatedLists) -> dict[str, Any]:
+        """Writes the lists; returns what the step's kernels were given."""
         self._check(cache)
         kernels, module = self.kernels(cache.k.dtype, q.dtype)
         graph, device, chained = kernels.graph, q.device, launch.chained(q.device)
@@ -224,7 +231,7 @@ class TritonExecutor:
             "layer": self.static.layer, "pages": lists.pages, "counts": lists.counts, "most": lists.pages.shape[3],
             "entries": lists.entries, "tokens": lists.live,
         }  # fmt: skip
-        have |= self._summaries(state) | self._exact(kernels, cache)
+        have |= self._summaries(state) | self._exact(kernels, cache) | listing_arguments(lists.listings)
         for number, step in enumerate(kernels.plan.maps):
             kernel = kernels.kernels[f"map{number}"]
             constants, options = launch.shape(kernel, capacity)
@@ -249,11 +256,16 @@ class TritonExecutor:
             kernel = kernels.kernels["choose_tiled"]
         constants, options = launch.shape(kernel, capacity)
         self._launch(module, kernel, (rows * graph.lists,), have | constants, **options, **chained)
-        return lists
+        return have
 
     def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
-        """Attention over the listed pages: [batch, query_heads, value channel] in q's dtype."""
+        """Attention over the listed pages: [batch, query_heads, value channel] in q's dtype.
+
+        Raises `VortexError` for a program with an attention output of its own.
+        """
         self._check(cache)
+        if not is_plain(self.program):
+            raise VortexError(f"program {self.program.name} attends by itself; decode it in one call")
         attended = attend_latent if self.static.latent else attend
         return attended(q, cache, lists, self.program.page_size, self.static.scale)
 
@@ -264,8 +276,29 @@ class TritonExecutor:
         lists, most = state.lists, self.most(cache)
         if lists is None or lists.pages.shape[0] != cache.batch or lists.pages.shape[3] != most:
             lists = state.lists = self._new_lists(q, cache)
-        self._select(q, state, cache, lists)
-        return self.attend(q, cache, lists), lists
+        have = self._select(q, state, cache, lists)
+        kernels, module = self.kernels(cache.k.dtype, q.dtype)
+        if kernels.graph.result is None:
+            return self.attend(q, cache, lists), lists
+        return self._output(kernels, module, have, state, cache, lists), lists.reported(kernels.graph.reported)
+
+    def _output(
+        self, kernels: Kernels, module: ModuleType, have: dict[str, Any], state: TritonState, cache: PagedKV,
+        lists: LocatedLists,
+    ) -> Tensor:  # fmt: skip
+        """The program's own attention output."""
+        graph, q = kernels.graph, have["q"]
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        for index, attention in graph.attentions.items():
+            part = out if index == graph.result else out.new_empty(q.shape, dtype=torch.float32)
+            attend_own(q, cache, attention, lists, state.fields, state.scales, self.static.scale, part)
+            have[f"a{index}"] = part
+        if "finish" in kernels.kernels:
+            kernel, rows = kernels.kernels["finish"], cache.batch * cache.kv_heads
+            _, options = launch.shape(kernel, 1)
+            have |= {"out": out, "out_row": out.stride(0), "out_head": out.stride(1)}
+            self._launch(module, kernel, (rows,), have, **options, **launch.chained(q.device))
+        return out
 
     # prompts
 
@@ -288,10 +321,11 @@ class TritonExecutor:
         decode has no use for them, are made here.
 
         A block selects as a decode step at its first token would, all blocks at once, with its pooled query. Prompts
-        over latent keys and fp8 caches are read by the torch executor.
+        over latent keys and fp8 caches, and of programs that attend by themselves, are read by the torch executor.
         """
         self._check(cache)
-        if self.static.latent or is_fp8(cache.k.dtype):
+        own = self.program.pooled is not None and not is_plain(self.program)
+        if self.static.latent or is_fp8(cache.k.dtype) or own:
             return TorchExecutor(self.program, self.static).prefill(q, cache, memory=memory)
         lengths, page, scale = prompt_lengths(q, cache), self.program.page_size, self.static.scale
         if self.program.pooled is None:

@@ -17,7 +17,8 @@ MAP_ELEMENTS = 8192
 PLAIN_ELEMENTS = 4096
 #: Loads of a map kernel that are under way at once: few, since many programs share a processor.
 MAP_STAGES = 2
-#: Pages up to which the selection kernel keeps a row of one score in registers; half as many where it reads more.
+#: Pages up to which the selection kernel keeps a row of one score in registers; half as many where it reads more, or
+#: writes more than one list.
 WHOLE_ROW = 8192
 
 #: Shared memory that one program (thread block) can have, in bytes: vendors' figures for one block.
@@ -27,12 +28,13 @@ SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gf
 def whole_row(kernel: Kernel) -> int:
     """Pages up to which a selection kernel keeps a row in registers."""
     scores = sum(re.fullmatch(r"b\d+", name) is not None for name in kernel.params)
-    return max(1, WHOLE_ROW // (1 if scores < 2 else 2) // max(1, kernel.largest // 2))
+    more = any(re.fullmatch(r"(entries|weights)\d+", name) for name in kernel.params)
+    return max(1, WHOLE_ROW // (1 if scores < 2 and not more else 2) // max(1, kernel.largest // 2))
 
 
 def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]]:
     """Tile constants and launch options of a kernel for rows of at most `capacity` pages."""
-    if kernel.name == "summarize":
+    if kernel.name in ("summarize", "finish"):
         return {}, {"num_warps": warps(kernel.largest)}
     if kernel.name.startswith("map"):
         elements = MAP_ELEMENTS if kernel.has_products else PLAIN_ELEMENTS

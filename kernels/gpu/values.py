@@ -124,6 +124,8 @@ class KernelText:
             return self._field(op, dict(at))
         if op.op == "share":
             return self._share(op, dict(at))
+        if op.op == "attention":
+            return self._attended(index, op, dict(at))
         return None
 
     def _exact(self, index: int, op: Op) -> Value:
@@ -153,6 +155,8 @@ class KernelText:
         if "page" in op.axes:
             self.param("capacity")
         value = self._fetch(f"{name} + {self.buffer_offset(op, at, dims)}", dims, "fp32", "from an earlier kernel")
+        if op.kind == "int":
+            return self.emitter.assign(f"{value.text}.to(tl.int32)", dims, "int")
         return self.emitter.assign(f"{value.text} != 0", dims, "bool") if op.kind == "bool" else value
 
     def _query(self, at: dict[str, Affine]) -> Value:
@@ -163,6 +167,11 @@ class KernelText:
         head, channel = e.offset([(at["head"], 1)], dims), e.offset([(at["channel"], 1)], dims)
         pointer = f"q + request * q_row + (kv_head * GROUP + {head}) * q_head + {channel}"
         return self._fetch(pointer, dims, self.dtypes.query, "query heads of this KV head")
+
+    def _attended(self, index: int, op: Op, at: dict[str, Affine]) -> Value:
+        dims = self.emitter.dims_of(coords(**at))
+        name = self.param(f"a{index}")
+        return self._fetch(f"{name} + {self.buffer_offset(op, at, dims)}", dims, "fp32", "attention")
 
     def _token(self, name: str, at: dict[str, Affine]) -> Value:
         e = self.emitter
