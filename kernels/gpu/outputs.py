@@ -35,7 +35,7 @@ def new_listings(graph: Graph, lists: LocatedLists, cache: PagedKV) -> tuple[Lis
             weights = torch.empty(rows, graph.weights(listing), length, device=device)
         atom = listing.entries or min(page, cache.block)
         longest = capacity * each if listing.entries else min(cache.capacity, most * page)
-        found.append(Listed(entries, tokens, atom, longest, graph.lists, weights, each))
+        found.append(Listed(entries, tokens, atom, longest, graph.lists, True, weights, each))
     return tuple(found)
 
 
