@@ -6,8 +6,8 @@
 The core grid is 36 cells; --full has every cell of both. In each cell and on the same memory: our dense kernel,
 FlashInfer's paged decode (planned outside the timing, the better of tensor cores on and off), SDPA on contiguous
 keys and values, and whole steps (update, select, attend) of sparse programs that read 2,048 tokens, summary writes
-amortised over a page's tokens; where such a step is slower than dense, also the step that the dense gate runs there.
-Rooflines are bytes that must be read over 4.6 TB/s. Before a geometry is timed its kernels must be right.
+amortised over a page's tokens. Rooflines are bytes that must be read over 4.6 TB/s. Before a geometry is timed its
+kernels must be right.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ import grid_checks
 import peers
 import records
 import torch
-from gpu_times import GEOMETRIES, ROOFLINE, Cell, Geometry, Pool, replay_us
+from gpu_times import GEOMETRIES, ROOFLINE, Cell, Geometry, Pool
 from programs import PROGRAMS, TOKENS, bound, executor_of, knobs, least_bytes
 from records import Records, Row
 
 from vortexlab.kernels.gpu.attention import attend
-from vortexlab.kernels.gpu.executor import TritonExecutor, TritonState
 
 PAGE = 16
 KEYS = ("what", "heads", "kv_heads", "head_dim", "context", "batch", "page", "layout")
@@ -84,9 +83,9 @@ def sdpa(cell: Cell) -> Row:
     return {"us": us, **rates(cell.kv_bytes, us)}
 
 
-def sparse(cell: Cell, name: str, page: int, dense_us: float = math.inf) -> Row:
+def sparse(cell: Cell, name: str, page: int) -> Row:
     """A whole step of a program with the writing of summaries amortised, its stages, and the bytes that it has to read
-    at least. Where it takes longer than `dense_us`, also the step that the dense gate runs there."""
+    at least."""
     program = bound(name, page)
     executor = executor_of(program, cell.geometry)
     caches = [cell.cache(layer, page) for layer in range(cell.layers)]
@@ -110,28 +109,10 @@ def sparse(cell: Cell, name: str, page: int, dense_us: float = math.inf) -> Row:
     }
     us = stages["step"] + max(0.0, stages["update that writes"] - stages["update"]) / page
     least = least_bytes(program, cell, pages)
-    gated = {"gate_closed": closed(cell, executor, states, page)} if us > dense_us else {}
-    return gated | {
+    return {
         "us": us, "stages": stages, "program": name, "knobs": knobs(name, page), "pages": pages,
         "density": pages * page / cell.length, **rates(least, us),
     }  # fmt: skip
-
-
-def closed(cell: Cell, executor: TritonExecutor, states: list[TritonState], page: int) -> Row:
-    """Steps that the dense gate makes dense, beside dense steps alone: the host knows the lengths, so summaries are
-    written in one step of `page`."""
-    caches = [cell.cache(layer, page) for layer in range(cell.layers)]
-    calls = math.lcm(page, cell.layers)
-
-    def steps(updates: bool) -> None:
-        for number in range(calls):
-            layer = number % cell.layers
-            attend(cell.queries[layer], caches[layer], None, page, cell.scale)
-            if updates and number % page == 0:
-                executor.update(states[layer], caches[layer])
-
-    found = {name: replay_us(lambda: steps(name == "us")) / calls for name in ("dense_us", "us")}  # noqa: B023
-    return {**found, "of_dense": found["dense_us"] / found["us"]}
 
 
 def rates(least: float, us: float) -> Row:
@@ -140,13 +121,13 @@ def rates(least: float, us: float) -> Row:
     return {"least_bytes": least, "roofline_us": roofline, "of_roofline": roofline / us, "tb_per_s": least / us / 1e6}
 
 
-def subjects(dense_us: Callable[[], float] = lambda: math.inf) -> Iterator[tuple[str, int, Callable[[Cell], Row]]]:
-    """Name, page and work of everything that is timed in a cell. `dense_us`: our dense time there, once it is known."""
+def subjects() -> Iterator[tuple[str, int, Callable[[Cell], Row]]]:
+    """Name, page and work of everything that is timed in a cell."""
     yield DENSE, PAGE, dense
     yield FLASHINFER, PAGE, flashinfer
     yield SDPA, PAGE, sdpa
     for name, page in PROGRAMS:
-        yield name, page, lambda cell, name=name, page=page: sparse(cell, name, page, dense_us())  # type: ignore[misc]
+        yield name, page, lambda cell, name=name, page=page: sparse(cell, name, page)  # type: ignore[misc]
 
 
 # the table
@@ -179,12 +160,32 @@ def summary(rows: list[Row]) -> Row:
     if not found:
         return {"cells": 0}
     worst = max(found, key=found.__getitem__)
-    shut = [row["gate_closed"]["of_dense"] for row in rows if "gate_closed" in row]
+    gated = gate_on(rows)
     return {
-        "gate_on": {"cells_dense": len(shut), "least_of_dense": min(shut, default=1.0)},
+        "gate_on": {"steps": len(gated), "dense": sum(x < 1 for x in gated), "least": min(gated, default=1.0)},
         "cells": len(found), "ours_over_flashinfer": math.exp(sum(map(math.log, found.values())) / len(found)),
         "worst": {"geometry": worst[0], "context": worst[1], "batch": worst[2], "ratio": found[worst]},
     }  # fmt: skip
+
+
+def gate_on(rows: list[Row]) -> list[float]:
+    """For every sparse row how fast the gated step is, in speeds of our dense step.
+
+    Where the program is slower, the gate runs the dense step. Summaries are kept up there too: the host knows the
+    lengths, so they are written by a graph of their own, in one step of a page's tokens.
+    """
+    dense = {_cell(row): row["us"] for row in rows if row["what"] == DENSE and "us" in row}
+    found = []
+    for row in rows:
+        if "stages" in row and _cell(row) in dense:
+            us = dense[_cell(row)]
+            kept = us + row["stages"]["update that writes"] / row["page"]
+            found.append(us / min(row["us"], kept))
+    return found
+
+
+def _cell(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("heads", "kv_heads", "head_dim", "context", "batch"))
 
 
 def table(rows: list[Row], geometry: Geometry, places: list[tuple[int, int]]) -> Iterator[str]:
@@ -227,7 +228,8 @@ def _number(us: float | None) -> str:
 def run(found: Records, options: argparse.Namespace) -> None:
     """Geometry after geometry, so that each pool is made once; cells of the core grid come first in each."""
     for geometry in GEOMETRIES:
-        places = cells(options.full)
+        some = options.contexts and list(itertools.product(options.contexts, options.batches))
+        places = some or cells(options.full)
         wanted = [(place, what, page) for place in places for what, page, _ in subjects()]
         if all(found.find(**_place(geometry, options, *item)) for item in wanted) or found.is_over:
             continue
@@ -242,10 +244,8 @@ def run(found: Records, options: argparse.Namespace) -> None:
             if found.is_over:
                 break
             cell = pool.cell(batch, context)
-            ours: Row = {}
-            for what, page, work in subjects(lambda ours=ours: ours.get("us", math.inf)):  # type: ignore[misc]
-                row = found.measure(cell.row(what, page), lambda work=work, cell=cell: work(cell))  # type: ignore[misc]
-                ours.update(row if row and what == DENSE else {})
+            for what, page, work in subjects():
+                found.measure(cell.row(what, page), lambda work=work, cell=cell: work(cell))  # type: ignore[misc]
                 torch.cuda.empty_cache()
             found.sums["summary"] = summary(found.rows)
             found.write()
@@ -265,6 +265,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     records.add_options(parser, "decode_grid.json")
     parser.add_argument("--full", action="store_true", help="every cell, those of the core grid first")
+    parser.add_argument("--contexts", type=int, nargs="+", help="these contexts and --batches instead of the core grid")
+    parser.add_argument("--batches", type=int, nargs="+", default=CORE[1])
     parser.add_argument("--layout", choices=("NHD", "HND"), default="NHD", help="of the KV blocks; NHD")
     options = parser.parse_args()
     conditions = records.conditions(

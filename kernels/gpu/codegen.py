@@ -25,6 +25,8 @@ from vortexlab.kernels.gpu.values import Dtypes, KernelText
 from vortexlab.kernels.lowering import contract
 from vortexlab.kernels.precision import TORCH_DTYPES
 
+#: Of a map kernel's loop without products: one tile's loads are under way while another is worked on.
+PLAIN_STAGES = 3
 _HEADER = '''"""Kernels generated from a program's typed form; not meant to be edited."""
 
 import triton
@@ -117,10 +119,8 @@ def generate_phases(program: Program, static: Static, dtype: str) -> list[Kernel
 
 
 def _largest(text: KernelText) -> int:
-    """The elements that decide a kernel's tile of pages: with latent keys a group's queries are many times a page's."""
-    if text.name.startswith("map") and text.graph.static.latent:
-        return text.emitter.paged
-    return text.emitter.largest
+    """The elements that decide a kernel's tile: for a map kernel those of a page, since queries are held once."""
+    return text.emitter.paged if text.name.startswith("map") else text.emitter.largest
 
 
 @contextmanager
@@ -267,7 +267,9 @@ def _map(graph: Graph, plan: Schedule, number: int, dtypes: Dtypes) -> KernelTex
             + (f", mask={mask})" if mask else ")")
         )
     lines = w.close()
-    w.line("for start in range(tl.program_id(0) * TILE, own, tl.num_programs(0) * TILE):")
+    # Triton overlaps the loads of a loop without products only where it is told to.
+    loop, stages = ("range", "") if e.has_products else ("tl.range", f", num_stages={PLAIN_STAGES}")
+    w.line(f"for start in {loop}(tl.program_id(0) * TILE, own, tl.num_programs(0) * TILE{stages}):")
     for line in lines:
         w.line("    " + line)
     for line in finish:

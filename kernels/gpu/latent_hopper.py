@@ -41,7 +41,6 @@ _HEADS, _FEW, _MANY = gl.constexpr(ROWS // 2), gl.constexpr(FEW), gl.constexpr(M
 _LOWER, _UPPER = gl.constexpr(0), gl.constexpr(1)
 #: Eight threads copy 128 bytes of one token.
 _COPY = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0]))
-_ASK = gl.constexpr(gl.BlockedLayout([1, 1], [4, 8], [WARPS, 1], [1, 0]))
 _SHARED = gl.constexpr(gl.NVMMASharedLayout(128, 16, 2))
 
 
@@ -107,25 +106,6 @@ def copy_rows(at, live, latent, rotary, LATENT: gl.constexpr, ROTARY: gl.constex
         copy_async(rotary, at[:, None] + (LATENT + turned)[None, :], mask=live[:, None] & (turned < ROTARY)[None, :])
 
 
-@gluon.constexpr_function
-def fetch_text(size):
-    """Asks for `size` bytes from an address to be brought into the L2 cache, where a number is not 0."""
-    fetch = f"@p cp.async.bulk.prefetch.L2.global [$1], {size};"
-    return "{ .reg .pred p; setp.ne.s32 p, $2, 0; " + fetch + " mov.b32 $0, 0; }"
-
-
-@gluon.jit
-def fetch_rows(at, live, SIZE: gl.constexpr):
-    """Brings 64 rows of SIZE bytes into the L2 cache; the first of the threads that share a row asks for it."""
-    at = gl.convert_layout(at, gl.SliceLayout(1, _ASK), assert_trivial=True)
-    live = gl.convert_layout(live, gl.SliceLayout(1, _ASK), assert_trivial=True)
-    asking = live[:, None] & (gl.arange(0, 8, layout=gl.SliceLayout(0, _ASK)) == 0)[None, :]
-    at, asking = gl.broadcast(at[:, None], asking)
-    gl.inline_asm_elementwise(
-        fetch_text(SIZE), "=r,l,r", [at, asking.to(gl.int32)], dtype=gl.int32, is_pure=False, pack=1
-    )
-
-
 @gluon.jit
 def copy_all(
     HEADS: gl.constexpr, LATENT: gl.constexpr, ROTARY: gl.constexpr, K_TOKEN: gl.constexpr, ATOM: gl.constexpr,
@@ -147,10 +127,9 @@ def copy_all(
             inside += (atom % PER_BLOCK).to(gl.int32) * ATOM
             atom = atom // PER_BLOCK
         stage = number & 1
-        at = k + (atom * k_block + inside * K_TOKEN)
-        fetch_rows(at, start + token < end, (LATENT + ROTARY) * 2)  # memory goes on working while the buffer is in use
         # A buffer is free after its first use, which is the second time that one asks for it.
         mbarrier.wait(empty.index(stage), (number >> 1) & 1 ^ 1)
+        at = k + (atom * k_block + inside * K_TOKEN)
         copy_rows(at, start + token < end, keys.index(stage), turns.index(stage), LATENT, ROTARY)
         async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
     async_copy.commit_group()

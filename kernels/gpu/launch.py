@@ -12,9 +12,7 @@ from vortexlab.kernels.gpu.codegen import Kernel
 from vortexlab.kernels.gpu.device import INTERPRETED
 
 #: Elements of the largest tile that a map kernel works on at once.
-MAP_ELEMENTS = 8192
-#: The same where it multiplies no matrices, so that every element is some thread's work.
-PLAIN_ELEMENTS = 4096
+MAP_ELEMENTS = 4096
 #: Loads of a map kernel that are under way at once: few, since many programs share a processor.
 MAP_STAGES = 2
 #: Pages up to which the selection kernel keeps a row of one score in registers; half as many where it reads more, or
@@ -37,11 +35,10 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
     if kernel.name in ("summarize", "finish"):
         return {}, {"num_warps": warps(kernel.largest)}
     if kernel.name.startswith("map"):
-        elements = MAP_ELEMENTS if kernel.has_products else PLAIN_ELEMENTS
-        tile = max(1, min(128, elements // kernel.largest, triton.next_power_of_2(capacity)))
+        tile = max(1, min(128, MAP_ELEMENTS // kernel.largest, triton.next_power_of_2(capacity)))
         count = warps(kernel.largest * tile)
         # Products run on matrix units: threads are there to address the operands.
-        return {"TILE": tile}, {"num_warps": max(1, count // 4) if kernel.has_products else count,
+        return {"TILE": tile}, {"num_warps": max(1, count // 2) if kernel.has_products else count,
                                 "num_stages": MAP_STAGES}  # fmt: skip
     most = whole_row(kernel)
     whole = kernel.name == "choose_whole"
