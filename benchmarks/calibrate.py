@@ -29,7 +29,7 @@ from vortexlab.kernels.cost import Model, model
 from vortexlab.kernels.devices import Device, get_device
 
 #: Kept measurements, by name in benchmarks/results.
-SOURCES = ("h200-decode-grid.json",)
+SOURCES = ("h200-decode-grid.json", "h200-sparse-steps.json")
 #: What is fitted: the least value, where the search starts, the most.
 FITTED: dict[str, tuple[float, float, float]] = {
     "dense": (1e12, 4e12, 4.8e12), "read": (1e12, 4e12, 4.8e12), "gather": (1e12, 4e12, 4.8e12),
@@ -61,10 +61,13 @@ class Measured:
 
 
 def measurements(rows: Iterable[Row]) -> list[Measured]:
-    """What can be predicted of the rows of one file: the best dense time of every cell, and programs' steps."""
+    """What can be predicted of the rows of one file: the best dense time of every cell, and programs' steps. Rows of
+    kernels that have changed since are `superseded` and left out."""
     dense: dict[tuple[Any, ...], Measured] = {}
     steps = []
     for row in rows:
+        if "superseded" in row:
+            continue
         static = Static(row["kv_heads"], row["heads"] // row["kv_heads"], row["head_dim"], row["head_dim"] ** -0.5)
         if row["what"].startswith("dense"):
             program = search_spaces.load("dense").bind({})

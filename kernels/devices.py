@@ -64,18 +64,18 @@ _H200 = Device(
         "products (half the bf16 rate) and elementwise results (half the datasheet's 67 TFLOP/s): unmeasured"
     ),
     ceiling=4.6e12,
-    read=4.51e+12,
-    gather=4.45e+12,
-    dense=4.53e+12,
+    read=4.28e+12,
+    gather=4.76e+12,
+    dense=4.55e+12,
     matrix={"fp32": 3.5e14, "bf16": 7.01e14, "fp16": 7.01e14},
     vector=3.3e13,
-    choose=3.62e+10,
+    choose=5.11e+10,
     launch=2e-07,
-    attend_latency=2.09e-06,
-    choose_latency=7.08e-06,
+    attend_latency=3.27e-06,
+    choose_latency=8.26e-06,
     units=132,
-    ramp=4.95e-06,
-    ramp_bytes=4.05e+06,
+    ramp=3.29e-06,
+    ramp_bytes=4.85e+06,
 )
 #: The vendor's figures for the same GPU: bytes and bf16 products a second.
 _H200_DATASHEET = (4.8e12, 9.89e14)
