@@ -133,13 +133,11 @@ def make_samples(
         if len(found) == count:
             break
     if not found:
-        raise VortexError(f"no question of the source of task {task!r} fits into {length} tokens; choose longer --lengths")
+        raise VortexError(f"no question of task {task!r} fits into {length} tokens; choose longer --lengths")
     return found
 
 
-def _sample(
-    task: str, family: Family, recipe: Recipe, size: int, length: int, index: int, encoder: Encoder
-) -> Sample:
+def _sample(task: str, family: Family, recipe: Recipe, size: int, length: int, index: int, encoder: Encoder) -> Sample:
     draft = recipe.build(size)
     context = encoder.context(draft.context)
     turns = []

@@ -17,13 +17,11 @@ from vortexlab.evaluator.tasks.scoring import METRICS, score
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Whether prompts are put into the model's chat template: where it has one, or never.
-TEMPLATES = ("auto", "none")
 _MARK = "<<prompt>>"
 
 
 class Encoder:
-    """Encodes prompts for one model, and decodes what it generates."""
+    """Encodes prompts for one model, and decodes what it generates; `template` as in `EvaluationConfig`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "auto"):
         """Raises `VortexError` for a chat template that does not hold the user's message as it is."""
@@ -52,7 +50,10 @@ class Encoder:
 
     def score(self, reference: Reference, ids: Sequence[int]) -> float:
         """The score of what was generated, from 0 to 1."""
-        return score(reference.metric, self.decode(ids), reference.texts, reference.classes)
+        text = self.decode(ids)
+        if reference.until:
+            text = text.lstrip().split(reference.until)[0]
+        return score(reference.metric, text, reference.texts, reference.classes)
 
     def check(self, task: str, ids: Sequence[int], reference: Reference) -> None:
         """Raises `VortexError` where the tokenizer lacks tokens for a prompt, or for an answer that is to be found."""

@@ -18,13 +18,15 @@ SPLITS = ("search", "validation", "sealed")
 class Reference:
     """What a generated text is held against: `texts`, by a metric of `evaluator.tasks.scoring`.
 
-    `tokens` are generated; what follows the end-of-text token does not count. `classes` are those of a classification.
+    `tokens` are generated; what follows the end-of-text token, or `until`, does not count. `classes` are those of a
+    classification.
     """
 
     metric: str
     texts: tuple[str, ...]
     tokens: int
     classes: tuple[str, ...] = ()
+    until: str = ""
 
 
 @dataclass(frozen=True)
