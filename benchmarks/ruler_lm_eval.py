@@ -5,8 +5,9 @@
 
 Every sample of either side is taken apart by the same code into its *structure*: wording, kinds of keys and values,
 what is repeated how often, separators, and whether the answers are those of the text. Structures hold nothing that is
-random and no amount of filler, so both sides must give the same ones. The metric is compared on answers that are whole,
-partial, in another case, or wrong.
+random and no amount of filler, so both sides must give the same ones. Where something
+is hidden its depths are compared as distributions; the metric on answers that are whole, partial, in another case, or
+wrong.
 """
 
 from __future__ import annotations
@@ -187,6 +188,27 @@ def theirs(task: str, length: int, count: int, folder: str, encoder: Encoder, se
         yield Prompt(text, tuple(row["outputs"]), tokens)
 
 
+def depth(prompt: Prompt) -> float:
+    """Where in the text the first answer stands first, from 0 to 1."""
+    return prompt.text.index(prompt.answers[0]) / len(prompt.text)
+
+
+def apart(first: list[float], second: list[float]) -> float:
+    """The Kolmogorov-Smirnov statistic of two samples; for 200 each, 0.136 is the 5 % point."""
+    return max(
+        abs(sum(item <= at for item in first) / len(first) - sum(item <= at for item in second) / len(second))
+        for at in {*first, *second}
+    )
+
+
+def _depths(sides: dict[str, list[Prompt]]) -> dict[str, Any]:
+    found = {name: list(map(depth, prompts)) for name, prompts in sides.items()}
+    return {
+        "depth": {name: round(statistics.fmean(depths), 3) for name, depths in found.items()},
+        "depths_apart": round(apart(*found.values()), 3),
+    }
+
+
 def answers_to_score(prompt: Prompt) -> Iterator[str]:
     """Right, partly right, wrong and odd answers."""
     found = prompt.answers
@@ -228,6 +250,7 @@ def compare(task: str, length: int, count: int, folder: str, seed: int = 0) -> d
         "samples": {name: len(prompts) for name, prompts in sides.items()},
         "same_structure": structures["ours"] == structures["theirs"],
         "structures": {name: [json.loads(text) for text in found] for name, found in structures.items()},
+        **(_depths(sides) if task not in ("cwe", "fwe") else {}),
         "score_difference": scored_apart(sides["ours"] + sides["theirs"]),
         "tokens": {
             name: {

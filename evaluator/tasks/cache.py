@@ -35,7 +35,7 @@ def cached(
     """
     from datasets import Dataset
 
-    from vortexlab.evaluator.tasks.dataset import from_dataset, to_dataset
+    from vortexlab.evaluator.tasks.dataset import from_dataset, quiet, to_dataset
 
     folder = cache_folder() / "tasks" / digest(dict(key))
     if folder.is_dir():
@@ -46,7 +46,7 @@ def cached(
     samples = list(make())
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part, quiet():
             to_dataset(samples, tokenizer).save_to_disk(f"{part}/found")
             os.replace(f"{part}/found", folder)
     except OSError:

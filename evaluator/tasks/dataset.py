@@ -8,11 +8,20 @@ sample, so a context is read once and an interval knows which answers share it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, Features, List, Value
+from datasets import (
+    Dataset,
+    Features,
+    List,
+    Value,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.tasks.samples import Reference, Sample, Turn
@@ -38,6 +47,18 @@ Row = Mapping[str, Any]
 Check = Callable[[str, list[int], list[int], int], None]
 #: Tokens that are generated where a metric scores the text and a row does not say how many.
 GENERATED = 128
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps `datasets` from drawing progress bars inside the block."""
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def to_dataset(samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase) -> Dataset:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +108,12 @@ def _squad_rows(where: str, articles: list[Any]) -> list[Row]:
 
 
 def _dataset_rows(where: str, config: str) -> Sequence[Row]:
-    import datasets
+    """Rows through `datasets`; downloads show their progress, and nothing else does."""
+    from vortexlab.evaluator.tasks.dataset import quiet
 
-    path = Path(where)
     try:
-        if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-            found = datasets.load_from_disk(where)
-        elif path.is_file():
-            kind = path.suffix.lstrip(".")
-            found = datasets.load_dataset(kind if kind in ("parquet", "csv") else "text", data_files=where)
-        else:
-            name, _, chosen = (where, "", "") if path.exists() else where.partition(":")
-            found = datasets.load_dataset(name, None if path.exists() else chosen or config or None)
+        with quiet() if Path(where).exists() else nullcontext():
+            found = _load(where, config)
     except Exception as error:  # whatever the hub, a file or a missing network makes of it
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise VortexError(
@@ -129,6 +124,21 @@ def _dataset_rows(where: str, config: str) -> Sequence[Row]:
         found = found[part]
     rows: Sequence[Row] = found
     return rows
+
+
+def _load(where: str, config: str) -> Any:
+    import datasets
+
+    path = Path(where)
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(where)
+    if path.is_file():
+        kind = path.suffix.lstrip(".")
+        return datasets.load_dataset(kind if kind in ("parquet", "csv") else "text", data_files=where)
+    if path.exists():
+        return datasets.load_dataset(where)
+    name, _, chosen = where.partition(":")
+    return datasets.load_dataset(name, chosen or config or None)
 
 
 def _field(where: str, row: Row, *names: str) -> Any:
