@@ -6,7 +6,7 @@ family, length, split, seed, index, tokenizer and source alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -147,8 +147,3 @@ def _sample(task: str, family: Family, recipe: Recipe, size: int, length: int, i
         encoder.check(task, [*context, *question], reference)
         turns.append(Turn(question, [], reference))
     return Sample(task, length, index, context, turns)
-
-
-def names_without_source() -> Sequence[str]:
-    """The families that need nothing from the user."""
-    return [name for name, family in FAMILIES.items() if not family.needs_source]
