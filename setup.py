@@ -14,7 +14,7 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
-DATA_SUFFIXES = {".txt", ".json", ".jsonl", ".safetensors", ".md", ".toml", ".html", ".css", ".js", ".typed"}
+DATA_SUFFIXES = {".txt", ".xz", ".json", ".jsonl", ".safetensors", ".md", ".toml", ".html", ".css", ".js", ".typed"}
 
 
 def walk(name: str, folder: Path) -> dict[str, list[str]]:

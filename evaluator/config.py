@@ -16,6 +16,7 @@ from vortexlab import __version__
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
 from vortexlab.evaluator.phases import DECODE, PREFILL
+from vortexlab.evaluator.sources import local_digest, parse_sources
 from vortexlab.kernels.devices import get_device
 
 #: Raised whenever the way of measuring changes, so that old verdicts are not taken for new ones.
@@ -23,6 +24,8 @@ PROTOCOL_VERSION = 2
 REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
 CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
 SPLITS = ("search", "validation", "sealed")
+#: Whether tasks in words are put into the model's chat template: where it has one, or never.
+TEMPLATES = ("auto", "none")
 #: dtypes of a model by the names of the language.
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 CHOICES = {
@@ -32,7 +35,15 @@ CHOICES = {
     "speed": ("measured", "predicted"),
     "protocol": (CONTEXT_DENSE, PROMPT_DENSE),
     "phase": (DECODE, PREFILL),
+    "template": TEMPLATES,
 }
+#: Groups of tasks that are asked in words of any model (`evaluator.catalogue`); `ruler/vt` is one of the first.
+WORDED = ("ruler", "longbench", "longbench_v2")
+
+
+def is_worded(task: str) -> bool:
+    """Whether a task is asked in words: one of such a group, or the whole group."""
+    return task.split("/")[0] in WORDED
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,9 @@ class EvaluationConfig:
       for speed alike), `contexts` per task and length, `turns` asked of each context.
     * `data`: files of JSON lines with a user's own questions (`evaluator.user_data`); their contexts keep their length
       and are timed at the largest of `lengths` that is not above it. With data, empty `tasks` are those of the data.
+    * `sources`: ``NAME=WHERE`` texts, documents and data sets that tasks in words take (`evaluator.tasks.sources`).
+      `template`: whether such tasks are put into the model's chat template, where it has one.
+    * `dense_floor`: a task on which dense attention scores less is not judged.
     * `split` names which seeds are drawn from `seed`: search, validation or sealed.
     * `protocol`: ``context-dense`` reads the context densely, question and answer sparsely; ``prompt-dense`` reads
       the question densely too, as a serving engine with stock prefill does.
@@ -61,6 +75,9 @@ class EvaluationConfig:
     model: str = str(REFERENCE_MODEL)
     tasks: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    template: str = "auto"
+    dense_floor: float = 0.5
     lengths: tuple[int, ...] = (4096,)
     contexts: int = 6
     turns: int = 4
@@ -84,7 +101,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.phase == PREFILL and self.speed != "measured":
             raise VortexError("the speed of sparse prefill is measured, not predicted: leave out --speed")
-        for name in ("tasks", "data", "lengths", "compile_for"):
+        for name in ("tasks", "data", "sources", "lengths", "compile_for"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
@@ -97,8 +114,10 @@ class EvaluationConfig:
             raise VortexError(f"lengths must be one or more numbers of at least 64 tokens, found {self.lengths}")
         if len(set(self.lengths)) < len(self.lengths):
             raise VortexError(f"lengths must differ, found {self.lengths}")
-        if not 0 <= self.audit_share <= 1:
-            raise VortexError(f"audit_share must lie in 0..1, found {self.audit_share}")
+        for name in ("audit_share", "dense_floor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise VortexError(f"{name} must lie in 0..1, found {getattr(self, name)}")
+        parse_sources(self.sources)
         if min(self.threads, self.seed, self.batch_tokens) < 0:
             raise VortexError("threads, seed and batch_tokens must not be negative")
 
@@ -138,14 +157,16 @@ class EvaluationConfig:
     def environment_key(self) -> str:
         """64 hex digits over everything that a measurement depends on besides the program.
 
-        Model and data files by content, this configuration, versions, the device, the tuned tables of its kernels, and
-        the rates of the cost model where speed is predicted. Two runs with the same key may share verdicts. Raises
-        `VortexError` when the model folder holds no model, data or tables cannot be read, or the device to predict for
-        is unknown.
+        Model, data and source files by content, this configuration, versions, the device, the tuned tables of its
+        kernels, and the rates of the cost model where speed is predicted. Two runs with the same key may share
+        verdicts. Raises `VortexError` when the model folder holds no model, data or tables cannot be read, or the
+        device to predict for is unknown.
         """
         settings = self.to_json()
-        for irrelevant in ("model", "data", "seconds", "memory_mb"):
+        for irrelevant in ("model", "data", "sources", "seconds", "memory_mb"):
             settings.pop(irrelevant)
+        if self.sources:
+            settings["sources"] = {name: local_digest(where) for name, where in parse_sources(self.sources).items()}
         if self.data:
             settings["data"] = data_digests(self.data)
         if self.speed == "measured" and (tables := tuned_tables(self.device)):

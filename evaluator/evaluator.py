@@ -22,6 +22,7 @@ from vortexlab.evaluator.config import (
     EvaluationConfig,
     data_digests,
     device_name,
+    is_worded,
     model_digest,
     tuned_tables,
     versions,
@@ -40,8 +41,6 @@ from vortexlab.kernels.precision import cache_name
 SCREEN, FULL = "screen", "full"
 #: The screen rejects only what certainly keeps less than this share of dense accuracy.
 SCREEN_FLOOR = 0.2
-#: A task that dense attention itself seldom solves says nothing about a selection and is left out.
-DENSE_FLOOR = 0.5
 #: Above this share of pages decided by ties, the other order is answered too and the worse result counts.
 TIE_SHARE = 0.01
 _OPEN_SECONDS = 3600.0
@@ -63,7 +62,7 @@ class _Trial:
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
-    sparse: dict[int, bool] = field(default_factory=dict)
+    sparse: dict[int, float] = field(default_factory=dict)
     density: float = 0.0
     reads: int = 0
     counts: dict[str, list[int]] = field(default_factory=dict)
@@ -93,7 +92,7 @@ class Evaluator:
 
             tuning.lend(device_name("cuda"), self._sandbox.scratch)
         self._opened = False
-        self._dense: dict[int, bool] = {}
+        self._dense: dict[int, float] = {}
         self._model: replies.ModelGeometry | None = None
         self._hello: replies.Hello | None = None
         self._finalists: dict[str, Evaluator] = {}
@@ -141,43 +140,41 @@ class Evaluator:
         except WorkerLost as error:
             raise VortexError(f"the evaluation worker cannot be opened: {error}") from error
         rows = range(len(self.suite.forks))
-        if [len(answer) for answer in dense.answers] != [len(self._expected(row)) for row in rows]:
+        if [len(answer) for answer in dense.answers] != [self.suite.turn(row).generated for row in rows]:
             raise VortexError("the evaluation worker gave answers of other lengths than asked")
-        self._dense = self.suite.right(rows, dense.answers)
+        self._dense = self.suite.scores(rows, dense.answers)
         if not self._tasks():
             scores = ", ".join(f"{name} {score:.2f}" for name, score in self._scores().items())
             raise VortexError(
-                f"dense attention answers less than half of every task exactly ({scores}), so nothing tells programs "
-                "apart; ask what this model answers with the expected tokens and no others (--tasks, --data)"
+                f"dense attention scores below {self.config.dense_floor:g} on every task ({scores}), so nothing tells "
+                "programs apart; ask what this model can answer (--tasks, --data), or lower --dense-floor"
             )
         self._opened = True
-
-    def _expected(self, row: int) -> Sequence[int]:
-        i, turn = self.suite.forks[row]
-        return self.suite.samples[i].turns[turn].answer
 
     def _ask(self, operation: str, seconds: float | None = None, **arguments: Any) -> dict[str, Any]:
         return self._sandbox.request({"op": operation, **arguments}, seconds=seconds)
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks that count: those that dense attention solves at least half the time."""
+        """The tasks that are judged: those on which dense attention scores the configured floor at least.
+
+        What it seldom solves says nothing about a selection."""
         self.open()
         return self._tasks()
 
     def _tasks(self) -> list[str]:
-        return [name for name, score in self._scores().items() if score >= DENSE_FLOOR]
+        return [name for name, score in self._scores().items() if 0 < score >= self.config.dense_floor]
 
     def dense_scores(self) -> dict[str, float]:
-        """Exact-match score of dense attention by task, over all lengths."""
+        """Score of dense attention by task, over all lengths."""
         self.open()
         return self._scores()
 
     def _scores(self) -> dict[str, float]:
-        right: dict[str, list[bool]] = {}
+        found: dict[str, list[float]] = {}
         for row, (i, _) in enumerate(self.suite.forks):
-            right.setdefault(self.suite.samples[i].task, []).append(self._dense[row])
-        return {name: sum(flags) / len(flags) for name, flags in right.items()}
+            found.setdefault(self.suite.samples[i].task, []).append(self._dense[row])
+        return {name: sum(scores) / len(scores) for name, scores in found.items()}
 
     # --- evaluation --------------------------------------------------------------------------------------------
 
@@ -339,12 +336,12 @@ class Evaluator:
     def _answers(self, trial: _Trial, rows: Sequence[int]) -> None:
         """Asks the questions of `rows`; where ties decide much, in both orders, and the worse one counts."""
         forks = [self.suite.forks[row] for row in rows]
-        found: dict[str, tuple[replies.Answered, dict[int, bool]]] = {}
+        found: dict[str, tuple[replies.Answered, dict[int, float]]] = {}
         for order in ("forward", "reversed") if trial.order == "both" else ("forward",):
             answered = self._ask_checked(
                 replies.Answered, "answers", forks=forks, order=order, protocol=self.config.protocol
             )
-            if [len(answer) for answer in answered.answers] != [len(self._expected(row)) for row in rows]:
+            if [len(answer) for answer in answered.answers] != [self.suite.turn(row).generated for row in rows]:
                 self._sandbox.stop()
                 self._opened = False
                 raise WorkerLost("garbage", "the worker gave answers of other lengths than asked")
@@ -352,7 +349,7 @@ class Evaluator:
                 self._sandbox.stop()
                 self._opened = False
                 raise WorkerLost("garbage", "the worker counted pages of contexts of other lengths than asked")
-            found[order] = answered, self.suite.right(rows, answered.answers)
+            found[order] = answered, self.suite.scores(rows, answered.answers)
         worse = min(found.values(), key=lambda item: sum(item[1].values()))
         trial.sparse.update(worse[1])
         trial.density += worse[0].density
@@ -429,6 +426,9 @@ class Evaluator:
             conditions["tables"] = tuned_tables(config.device)
         if config.data:
             conditions["data"] = self._data
+        if any(map(is_worded, config.tasks)):
+            conditions["tasks"] = self.suite.digests
+            conditions["template"] = config.template
         if self._dense:
             conditions["dense_scores"] = scores = self._scores()
             conditions["left_out"] = sorted(set(scores) - set(self._tasks()))

@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator.config import EvaluationConfig
-from vortexlab.evaluator.tasks import TASKS, Sample, make_samples
+from vortexlab.evaluator.config import EvaluationConfig, is_worded
+from vortexlab.evaluator.tasks import TASKS, Sample, Turn, make_samples
+from vortexlab.evaluator.tasks.cache import samples_digest
+from vortexlab.evaluator.tasks.prompts import Encoder
 from vortexlab.evaluator.verdict import Outcome
 
 #: Longest question that the screen asks, in tokens.
@@ -21,6 +23,8 @@ class Suite:
     """All samples in a fixed order. A *fork* is a pair (sample, turn): one question of one context."""
 
     samples: tuple[Sample, ...]
+    #: Decodes and scores answers in words; None where every answer is exact tokens.
+    encoder: Encoder | None = None
 
     @cached_property
     def forks(self) -> list[tuple[int, int]]:
@@ -31,7 +35,7 @@ class Suite:
         return [
             {
                 "tokens": sample.context,
-                "turns": [{"question": turn.question, "answer": len(turn.answer)} for turn in sample.turns],
+                "turns": [{"question": turn.question, "answer": turn.generated} for turn in sample.turns],
             }
             for sample in self.samples
         ]
@@ -72,15 +76,29 @@ class Suite:
         """Tokens of a context, as the worker names its counts -> the length that the context is timed at."""
         return {str(len(sample.context)): sample.length for sample in self.samples}
 
-    def right(self, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> dict[int, bool]:
-        """Row of `forks` -> whether the answer is exactly the expected one."""
-        result = {}
-        for row, answer in zip(rows, answers, strict=True):
-            i, turn = self.forks[row]
-            result[row] = list(answer) == list(self.samples[i].turns[turn].answer)
-        return result
+    def turn(self, row: int) -> Turn:
+        """The question of a row of `forks`."""
+        i, number = self.forks[row]
+        return self.samples[i].turns[number]
 
-    def outcomes(self, dense: dict[int, bool], sparse: dict[int, bool], tasks: Sequence[str]) -> tuple[Outcome, ...]:
+    def scores(self, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> dict[int, float]:
+        """Row of `forks` -> the score of its answer: 1 or 0 for exact tokens, 0 to 1 for words."""
+        return {row: self._score(self.turn(row), answer) for row, answer in zip(rows, answers, strict=True)}
+
+    def _score(self, turn: Turn, answer: Sequence[int]) -> float:
+        if turn.reference is None:
+            return int(list(answer) == turn.answer)
+        if self.encoder is None:
+            raise ValueError("a suite with answers in words needs an encoder")
+        return self.encoder.score(turn.reference, answer)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the samples of every task: the version of what was asked."""
+        tasks = dict.fromkeys(sample.task for sample in self.samples)
+        return {task: samples_digest([item for item in self.samples if item.task == task]) for task in tasks}
+
+    def outcomes(self, dense: dict[int, float], sparse: dict[int, float], tasks: Sequence[str]) -> tuple[Outcome, ...]:
         """One outcome per context of `tasks` that `sparse` has answers for."""
         rows: dict[int, list[int]] = {}
         for row in sorted(sparse):
@@ -100,9 +118,9 @@ class Suite:
 
 
 def make_suite(config: EvaluationConfig) -> Suite:
-    """The samples of a configuration: drawn from seeds, and chosen from the user's data.
+    """The samples of a configuration: drawn from seeds, and chosen from the user's data and other data sets.
 
-    Raises `VortexError` for unknown tasks, lengths that are too short, and data that cannot be used.
+    Raises `VortexError` for unknown tasks, lengths that are too short or too long, and data that cannot be used.
     """
     own: tuple[Sample, ...] = ()
     if config.data:
@@ -111,16 +129,24 @@ def make_suite(config: EvaluationConfig) -> Suite:
         own = load_data(config.data, config.model)
     known = (*TASKS, *dict.fromkeys(sample.task for sample in own))
     names = config.tasks or known[len(TASKS) if own else 0 :]
-    unknown = [name for name in names if name not in known]
+    worded = any(map(is_worded, names))
+    if worded:
+        from vortexlab.evaluator import catalogue
+
+        names = catalogue.expand(names, config.sources)
+    unknown = [name for name in names if name not in known and not is_worded(name)]
     if unknown:
-        raise VortexError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(known)}")
-    if own and not set(names) - set(TASKS):
+        raise VortexError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(known)}, and see `vortex tasks`")
+    if own and not set(names) & {sample.task for sample in own}:
         raise VortexError(f"no task of the data is asked; add {known[len(TASKS)]} to --tasks, or leave --data out")
     samples = []
     for length in config.lengths:
         for name in names:
             if name in TASKS:
                 samples += make_samples(name, length, config.contexts, seed=config.seed, split=config.split)
+    for name in names:
+        if is_worded(name):
+            samples += catalogue.load(name, config)
     if own:
         samples += choose([sample for sample in own if sample.task in names], config)
     bare = [length for length in config.lengths if all(sample.length != length for sample in samples)]
@@ -129,4 +155,13 @@ def make_suite(config: EvaluationConfig) -> Suite:
             f"the data has no context to ask at length {bare[0]} in the {config.split} split; leave that length out, "
             "add rows, or add a built-in task with --tasks"
         )
-    return Suite(tuple(replace(sample, turns=sample.turns[: config.turns]) for sample in samples))
+    chosen = tuple(replace(sample, turns=sample.turns[: config.turns]) for sample in samples)
+    return Suite(chosen, _encoder(chosen, config))
+
+
+def _encoder(samples: Sequence[Sample], config: EvaluationConfig) -> Encoder | None:
+    if all(turn.reference is None for sample in samples for turn in sample.turns):
+        return None
+    from vortexlab.evaluator.tasks.tokenizer import load_tokenizer
+
+    return Encoder(load_tokenizer(config.model)[0], config.template)

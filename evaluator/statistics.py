@@ -46,7 +46,7 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def wilson_upper(right: int, total: int) -> float:
+def wilson_upper(right: float, total: int) -> float:
     """Upper end of the 95 % Wilson interval of a share."""
     z = 1.959963984540054
     share = right / total

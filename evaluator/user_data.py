@@ -10,18 +10,14 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
 from vortexlab.evaluator.config import EvaluationConfig, data_digests
 from vortexlab.evaluator.tasks import TASKS, Sample
+from vortexlab.evaluator.tasks.splits import deal
+from vortexlab.evaluator.tasks.tokenizer import load_tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-#: Contexts of a task and length, in the order of their hashes, are dealt out in turn: 3, 1 and 1 of five.
-DEAL = ("search", "validation", "search", "sealed", "search")
 #: A shorter context holds too few pages to choose from.
 SHORTEST = 64
 #: Tokens of an answer that the worker may send back.
@@ -67,9 +63,9 @@ def choose(samples: Sequence[Sample], config: EvaluationConfig) -> list[Sample]:
 def _dealt(samples: Sequence[Sample], split: str) -> list[Sample]:
     """The samples of a split. It depends on the data alone, whatever lengths are asked for."""
     hands: dict[tuple[str, int], list[Sample]] = {}
-    for sample in sorted(samples, key=_hash):
+    for sample in samples:
         hands.setdefault((sample.task, _power(sample)), []).append(sample)
-    return [sample for hand in hands.values() for place, sample in enumerate(hand) if DEAL[place % len(DEAL)] == split]
+    return [sample for hand in hands.values() for sample in deal(hand, _hash, split)]
 
 
 def _power(sample: Sample) -> int:
@@ -97,10 +93,10 @@ def _load(path: str, content: str, model: str) -> tuple[Sample, ...]:
     """`content` and the model's folder tell what was read before from what is new."""
     from vortexlab.evaluator.tasks.dataset import load_jsonl
 
-    tokenizer, longest = _tokenizer(model)
+    tokenizer, longest = load_tokenizer(model)
 
-    def check(where: str, context: list[int], question: list[int], answer: list[int]) -> None:
-        total = len(context) + len(question) + len(answer) - 1
+    def check(where: str, context: list[int], question: list[int], answer: int) -> None:
+        total = len(context) + len(question) + answer - 1
         if total > longest:
             raise VortexError(f"{where}: {total} tokens are more than the model's {longest}; shorten or drop the row")
         if len(context) < SHORTEST:
@@ -108,8 +104,8 @@ def _load(path: str, content: str, model: str) -> tuple[Sample, ...]:
                 f"{where}: a context of {len(context)} tokens is too short to select from, {SHORTEST} are needed; "
                 "drop the row"
             )
-        if len(answer) > LONGEST_ANSWER:
-            raise VortexError(f"{where}: the answer has {len(answer)} tokens, {LONGEST_ANSWER} at most; drop the row")
+        if answer > LONGEST_ANSWER:
+            raise VortexError(f"{where}: the answer has {answer} tokens, {LONGEST_ANSWER} at most; drop the row")
 
     counts: dict[str, int] = {}
     samples = []
@@ -120,21 +116,3 @@ def _load(path: str, content: str, model: str) -> tuple[Sample, ...]:
         counts[sample.task] = number + 1
         samples.append(replace(sample, index=number))
     return tuple(samples)
-
-
-def _tokenizer(model: str) -> tuple[PreTrainedTokenizerBase, int]:
-    """The tokenizer of a model folder, and the most tokens that the model reads."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-        longest = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-        most = int(longest.get_text_config().max_position_embeddings)
-    except Exception as error:  # whatever a broken folder makes the loaders raise
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise VortexError(f"model {model!r} has no tokenizer that can be loaded: {first[:200]}") from error
-    # Without a vocabulary an empty tokenizer is made, not refused.
-    names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
-    if not any((Path(model) / name).is_file() for name in names):
-        raise VortexError(f"model {model!r} has no tokenizer; put its {' or '.join(sorted(names))} beside the weights")
-    return tokenizer, most

@@ -62,7 +62,8 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one context contributed: how many of its `answers` dense and sparse attention got right.
+    """What one context contributed: how many of its `answers` dense and sparse attention got right, or the sums of
+    their scores, 0 to 1 each.
 
     These are the resampling units of every interval on accuracy. `context` is the sample's own name, equal in all
     verdicts of one environment, so programs can be compared on the same contexts.
@@ -72,8 +73,8 @@ class Outcome:
     context: str
     length: int
     answers: int
-    dense: int
-    sparse: int
+    dense: float
+    sparse: float
 
     def to_json(self) -> list[Any]:
         return [self.task, self.context, self.length, self.answers, self.dense, self.sparse]
@@ -93,7 +94,7 @@ class Verdict:
     * `speedup`: dense time / sparse time of the attention step. `accuracy`: accuracy kept, the mean over tasks of
       the sparse scores over that of the dense scores on the same samples; the interval is a paired bootstrap over
       contexts. `density`: effective density of the accuracy run (of the fidelity gate before that).
-    * `per_task`: task -> dense, sparse (exact match, 0..1), n (answers), contexts, difference (Estimate as JSON),
+    * `per_task`: task -> dense, sparse (mean score, 0..1), n (answers), contexts, difference (Estimate as JSON),
       sign_p (exact two-sided sign test over flipped answers).
     * `stages`: cost by stage (bytes read and written, predicted and, where measured, measured microseconds).
     * `speed_samples`: the paired ratios that `speedup` was computed from, one list per length.

@@ -21,6 +21,12 @@ settings.register_profile("vortex", derandomize=True, deadline=None)
 settings.load_profile("vortex")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Samples that tests make are kept apart from the user's."""
+    os.environ["VORTEX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     """The checkout, which holds the folders of the packages."""

@@ -11,7 +11,7 @@ import pytest
 from vortexlab import deployment, search_spaces
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
-from vortexlab.evaluator.evaluator import DENSE_FLOOR, SCREEN_FLOOR, TIE_SHARE, Evaluator
+from vortexlab.evaluator.evaluator import SCREEN_FLOOR, TIE_SHARE, Evaluator
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import WorkerLost
 from vortexlab.evaluator.tasks import Sample, Turn
@@ -185,7 +185,7 @@ def test_a_task_that_dense_attention_seldom_solves_does_not_count() -> None:
     assert set(verdict.per_task) == {"keys"} and verdict.contexts == 4
     assert verdict.conditions["left_out"] == ["needles"] and verdict.conditions["dense_scores"]["needles"] == 0.25
     half = evaluate(Scripted(right_densely=lambda task, number, order: task == "keys" or number % 2 == 0))
-    assert set(half.per_task) == {"keys", "needles"} and DENSE_FLOOR == 0.5
+    assert set(half.per_task) == {"keys", "needles"} and EvaluationConfig().dense_floor == 0.5
     with pytest.raises(VortexError, match="nothing tells programs apart"):
         evaluate(Scripted(right_densely=lambda *_: False))
 

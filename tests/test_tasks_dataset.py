@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import REFERENCE_MODEL
 from vortexlab.evaluator.tasks import TASKS, Sample, make_samples, to_ids, to_text
-from vortexlab.evaluator.tasks.dataset import IDS, TEXT, from_dataset, load_jsonl, to_dataset
+from vortexlab.evaluator.tasks.dataset import IDS, SCORING, TEXT, from_dataset, load_jsonl, to_dataset
 
 GOOD = {"context": "<s> bokun bado bafo beki bevi bozar", "question": "? bado bafo", "answer": "beki bevi"}
 
@@ -57,7 +57,7 @@ def test_dataset_has_one_row_per_question_and_converts_back(
 ) -> None:
     dataset = to_dataset(samples, tokenizer)
     assert dataset.num_rows == sum(len(sample.turns) for sample in samples)
-    assert dataset.column_names == ["task", "length", "index", "turn", *TEXT, *IDS]
+    assert dataset.column_names == ["task", "length", "index", "turn", *TEXT, *IDS, *SCORING]
     assert dataset[1]["context"] == to_text(dataset[1]["context_ids"])
     assert from_dataset(dataset, tokenizer) == samples
     assert from_dataset(dataset.remove_columns(list(IDS)), tokenizer) == samples

@@ -226,4 +226,4 @@ def test_data_that_the_model_cannot_answer_is_one_line(lines: list[str], tmp_pat
     file = write(tmp_path / "wrong.jsonl", wrong)
     words = ("--data", file, "--threads", "1", "--device", "cpu", "--json")
     line = vortex("eval", "quest", *words).complaint()
-    assert "dense attention answers less than half of every task exactly (wrong 0.00)" in line
+    assert "dense attention scores below 0.5 on every task (wrong 0.00)" in line

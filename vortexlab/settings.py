@@ -38,6 +38,9 @@ def evaluation_config(
     model_dir: str | Path | None = None,
     tasks: Iterable[str] = (),
     data: Iterable[str | Path] = (),
+    sources: Iterable[str] = (),
+    template: str | None = None,
+    dense_floor: float | None = None,
     lengths: Iterable[int] = (),
     contexts: int | None = None,
     turns: int | None = None,
@@ -52,16 +55,24 @@ def evaluation_config(
 ) -> EvaluationConfig:
     """The conditions of an evaluation; what is not given keeps `EvaluationConfig`'s default.
 
-    With `data` (files of JSON lines) and without `lengths`, those of the data's contexts are taken, rounded down to
-    powers of two. Raises `VortexError` for values that are not allowed, for a model folder without a model, and for
-    data that cannot be used.
+    A task that ends in ``.jsonl`` is a file of `data`. With `data` (files of JSON lines) and without `lengths`, those
+    of the data's contexts are taken, rounded down to powers of two. Raises `VortexError` for values that are not
+    allowed, for a model folder without a model, and for tasks and data that cannot be used.
     """
-    from vortexlab.evaluator.config import EvaluationConfig, model_digest
+    from vortexlab.evaluator.config import EvaluationConfig, is_worded, model_digest
+    from vortexlab.evaluator.sources import absolute
 
+    tasks = tuple(tasks)
+    named = [name for name in tasks if name.endswith(".jsonl")]
+    asked = [Path(name).stem if name in named else name for name in tasks]
+    files = [*data, *named]
     given: dict[str, Any] = {
         "model": None if model_dir is None else str(Path(model_dir).absolute()),
-        "tasks": tuple(tasks) or None,
-        "data": tuple(str(Path(path).absolute()) for path in data) or None,
+        "tasks": tuple(asked) or None,
+        "data": tuple(str(Path(path).absolute()) for path in files) or None,
+        "sources": tuple(map(absolute, sources)) or None,
+        "template": template,
+        "dense_floor": dense_floor,
         "lengths": tuple(lengths) or None,
         "contexts": contexts,
         "turns": turns,
@@ -77,15 +88,15 @@ def evaluation_config(
         model_digest(str(model_dir))
     chosen = {name: value for name, value in given.items() if value is not None}
     config = EvaluationConfig(device=pick_device(device), **chosen)
-    if not config.data:
+    if not config.data and not any(map(is_worded, config.tasks)):
         return config
     from vortexlab.evaluator.samples import make_suite
     from vortexlab.evaluator.user_data import load_data, own_lengths
 
-    if "lengths" not in chosen:
+    if config.data and "lengths" not in chosen:
         own = load_data(config.data, config.model)
-        asked = [sample for sample in own if not config.tasks or sample.task in config.tasks]
-        config = replace(config, lengths=own_lengths(asked) or config.lengths)
+        mine = [sample for sample in own if not config.tasks or sample.task in config.tasks]
+        config = replace(config, lengths=own_lengths(mine) or config.lengths)
     make_suite(config)  # complains of what cannot be asked before anything is started
     return config
 

@@ -15,11 +15,33 @@ SPLITS = ("search", "validation", "sealed")
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What a generated text is held against: `texts`, by a metric of `evaluator.tasks.scoring`.
+
+    `tokens` are generated; what follows the end-of-text token, or `until`, does not count. `classes` are those of a
+    classification.
+    """
+
+    metric: str
+    texts: tuple[str, ...]
+    tokens: int
+    classes: tuple[str, ...] = ()
+    until: str = ""
+
+
+@dataclass(frozen=True)
 class Turn:
-    """One question about a context and the answer that scores, as token ids."""
+    """One question about a context, as token ids, and what scores: the ids of the one right answer, or, where
+    `reference` is given (and `answer` is empty), the text that the generated ids decode to."""
 
     question: list[int]
     answer: list[int]
+    reference: Reference | None = None
+
+    @property
+    def generated(self) -> int:
+        """Tokens that the model generates."""
+        return self.reference.tokens if self.reference else len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -27,8 +49,7 @@ class Sample:
     """A context and its turns. ``length`` is the number of its tokens; samples of a user's data that are evaluated
     bear the length that they are timed at, the largest one asked for that is not above theirs.
 
-    Turns are independent of each other: each continues the context alone. An answer is right when greedy generation
-    after context and question gives exactly its tokens.
+    Turns are independent of each other: each continues the context alone. Answers are generated greedily.
     """
 
     task: str

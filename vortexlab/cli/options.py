@@ -20,6 +20,12 @@ Data = Annotated[
     list[str] | None,
     typer.Option("--data", metavar="FILE", help="Your own questions, JSON lines (docs/data.md); repeatable."),
 ]
+Source = Annotated[
+    list[str] | None,
+    typer.Option("--source", metavar="NAME=WHERE", help="Documents or a data set of a task (docs/tasks.md)."),
+]
+Template = Annotated[str | None, typer.Option(metavar="auto|none", help="The model's chat template around tasks.")]
+DenseFloor = Annotated[float | None, typer.Option(help="Tasks on which dense attention scores less are not judged.")]
 Lengths = Annotated[list[str] | None, typer.Option(help="Context lengths in tokens, repeated or with commas.")]
 Contexts = Annotated[int | None, typer.Option(help="Contexts per task and length.")]
 Phase = Annotated[str | None, typer.Option(metavar="decode|prefill", help="What runs sparsely, and is timed.")]

@@ -111,7 +111,7 @@ def print_gates(verdict: dict[str, Any]) -> None:
     if verdict["per_task"]:
         print()
         table(
-            "exact match by task",
+            "score by task",
             ("task", "dense", "sparse", "difference", "answers"),
             [
                 (name, number(row.get("dense")), number(row.get("sparse")), interval(row.get("difference")),

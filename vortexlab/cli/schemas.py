@@ -160,7 +160,7 @@ class Verdict(_Form):
     per_task: dict[str, dict[str, Any]]
     answers: int
     contexts: int
-    outcomes: list[tuple[str, str, int, int, int, int]]
+    outcomes: list[tuple[str, str, int, int, Number, Number]]
     stages: dict[str, Any]
     predicted_speedup: float | None
     speed_samples: dict[str, list[float]]
@@ -581,6 +581,45 @@ class Tune(_Form):
     entries: int
 
 
+class Task(_Form):
+    """A task: how answers are scored, tokens generated, the source it takes, and whether nothing is made without it."""
+
+    name: str
+    metric: str
+    tokens: int
+    source: str
+    needs_source: bool
+
+
+class Asked(_Form):
+    """A question of a sample: what follows the context, the texts that a right answer holds, tokens generated."""
+
+    question: str
+    references: list[str]
+    metric: str
+    tokens: int
+
+
+class Shown(_Form):
+    """A sample as the model reads it; `tokens` are those of the context, `total` those of all that is read."""
+
+    task: str
+    length: int
+    index: int
+    tokens: int
+    total: int
+    context: str
+    questions: list[Asked]
+
+
+class Tasks(_Form):
+    """`vortex tasks --json`: the catalogue, or with names, samples; `digests` are the versions of what is asked."""
+
+    tasks: list[Task]
+    samples: list[Shown]
+    digests: dict[str, Hash]
+
+
 class Item(_Form):
     area: str
     name: str
@@ -611,6 +650,7 @@ OUTPUTS: dict[str, type[_Form]] = {
     "ask": Ask,
     "tell": Member,
     "tune": Tune,
+    "tasks": Tasks,
     "doctor": Doctor,
 }
 
