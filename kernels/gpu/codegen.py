@@ -8,6 +8,7 @@ taken from a program are numbers.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,10 +94,7 @@ def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> K
     )
     return Kernels(
         graph, plan, header + "".join(text.source() for text in texts),
-        {
-            text.name: Kernel(text.name, tuple(text.params), _largest(text), text.emitter.has_products)
-            for text in texts
-        },
+        {text.name: _described(text) for text in texts},
         {name: TORCH_DTYPES[stored] for name in graph.fields},
     )  # fmt: skip
 
@@ -116,11 +114,16 @@ def generate_phases(program: Program, static: Static, dtype: str) -> list[Kernel
     return found
 
 
-def _largest(text: KernelText) -> int:
-    """The elements that decide a kernel's tile of pages: with latent keys a group's queries are many times a page's."""
-    if text.name.startswith("map") and text.graph.static.latent:
-        return text.emitter.paged
-    return text.emitter.largest
+def _described(text: KernelText) -> Kernel:
+    """A kernel's tile of pages follows from its largest value; with latent keys, whose queries are many times a page's,
+    and beside learned constants, with which nothing is multiplied on tensor cores, from the largest over pages."""
+    learned = any(re.fullmatch(r"w\d+", name) for name in text.params)
+    products = text.emitter.has_products
+    paged = text.name.startswith("map") and (bool(text.graph.static.latent) or learned)
+    largest = text.emitter.paged if paged else text.emitter.largest
+    if learned and products:  # operands of a product in fp32 take registers as well
+        largest *= 2
+    return Kernel(text.name, tuple(text.params), largest, products and not learned)
 
 
 @contextmanager
