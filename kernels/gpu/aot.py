@@ -72,9 +72,8 @@ def jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
     module, prefix = load_source(kernels.text), "prefill_" if static.prefill else ""
     for kernel in kernels.kernels.values():
         constants, options = launch.shape(kernel, launch.WHOLE_ROW)
-        constants |= {"BLOCK": page, "CHAINED": False}
-        if kernel.name == "summarize":
-            constants |= {"NEWEST": False, "FILTER": False}
+        more = {"BLOCK": page, "CHAINED": False, "NEWEST": False, "FILTER": False}
+        constants |= {name: value for name, value in more.items() if f"{name}: tl.constexpr" in kernel.params}
         yield Job(prefix + kernel.name, getattr(module, kernel.name), constants, options)
     if static.latent:
         yield from _latent_jobs(kernels, dtype, target)
