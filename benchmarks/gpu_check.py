@@ -28,6 +28,9 @@ warnings.simplefilter("ignore")
 import torch  # noqa: E402
 import triton  # noqa: E402
 
+#: Beside the seeds: programs that attend by themselves, and programs with learned constants.
+ALSO = ("retroinfer", "vattention", "loki", "seer_decode", "streaming_heads", "dsa")
+
 
 def check_program(job: tuple[str, str, list[int]]) -> dict[str, Any]:
     """One program on a few random configurations; never raises."""
@@ -148,7 +151,7 @@ def check_all(cases: int, programs: int, workers: int) -> list[dict[str, Any]]:
     from vortexlab.search_spaces import seeds
     from vortexlab.search_spaces.library import source
 
-    texts = seeds() | {name: source(name) for name in ("retroinfer", "vattention")}
+    texts = seeds() | {name: source(name) for name in ALSO}
     texts |= {f"output {number}": setting.text for number, setting in enumerate(SETTINGS)}
     jobs = []
     for number, (name, text) in enumerate(texts.items()):

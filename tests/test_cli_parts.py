@@ -55,7 +55,7 @@ def test_check_tells_what_a_program_carries() -> None:
     gate = next(item for item in found["parameters"] if item["name"] == "select_gate")
     assert gate["shape"] == {"layer": 36, "kv_head": 8, "head": 4, "channel": 128}
     assert ["pages"] in found["attention"] and ["keys", "values", "log_weight"] in found["attention"]
-    assert {"parameters", "shift"} <= set(found["not_covered"])
+    assert {"concat", "shift"} <= set(found["not_covered"])
     text = vortex("check", "nsa", *FEW)
     assert text.status == 0 and "not covered" in text.out and "select_gate [layer 36, kv_head 8" in text.out
     memory = vortex("check", "h2o_tokens", *FEW, "--json").json("check")["memories"]
@@ -123,7 +123,7 @@ def test_files_of_parameters_that_are_none(weighted: Path, tmp_path: Path) -> No
 def test_bench_runs_a_program_with_parameters(weighted: Path, tmp_path: Path) -> None:
     file = saved(tmp_path, importance=torch.rand(28, 128, generator=torch.Generator().manual_seed(0)))
     checked = vortex("check", weighted, "--parameters", file, *FEW, "--geometry", "qwen3-1.7b", "--json").json("check")
-    assert checked["parameters_digest"] and checked["not_covered"] == ["parameters"]
+    assert checked["parameters_digest"] and checked["not_covered"] == []
     done = vortex("bench", weighted, "--parameters", file, *SMALL, "--json")
     (row,) = done.json("bench")["rows"]
     assert done.status == 0 and row["failure"] == "" and row["density"] == pytest.approx(6 / 16, abs=0.05)
@@ -143,7 +143,7 @@ def test_coverage_names_what_has_no_kernels() -> None:
     static = GEOMETRIES["qwen3-8b"].static()
     expected = {
         "quest": (), "top_p": (), "vertical": (), "lserve": ("reuse",), "snapkv": ("reuse", "window"),
-        "running_average": ("memory",), "twilight": (), "loki": ("parameters",),
+        "running_average": ("memory",), "twilight": (), "loki": (), "retroinfer": (), "vattention": (),
         "rocketkv": ("sort", "take"),
     }  # fmt: skip
     assert {name: uncovered(library.load(name).bind(), static) for name in expected} == expected

@@ -25,6 +25,10 @@ def test_random_programs_equal_the_reference():
     agrees(interpreted("compare", names=[], programs=list(range(7_000, 7_005)), seeds=[]), 5)
 
 
+def test_learned_constants_are_those_of_each_layer_and_kv_head():
+    agrees(interpreted("compare", names=["seer_decode", "streaming_heads", "loki"], programs=[], seeds=[4]), 3)
+
+
 def test_latent_keys_of_a_real_width_equal_the_reference():
     agrees(interpreted("latent", names=["mla_rope_weighted"], dtypes=["float32", "float8_e4m3fn"]), 2)
 

@@ -10,7 +10,7 @@ from functools import cache
 
 import torch
 from differential import poisoned, with_idle
-from differential_course import compare_steps
+from differential_course import compare_prefill, compare_steps
 from triton_faults import planted
 
 from vortexlab.dsl import parse
@@ -99,7 +99,17 @@ def disagreements() -> list[str]:
         determined += report.determined
     if determined < 120:
         found.append(f"only {determined} lists were determined")
-    return found + [item for number in (0, 6, 9, 10) for item in _idle(number)]
+    return found + [item for number in (0, 6, 9, 10) for item in _idle(number)] + _prompts()
+
+
+def _prompts() -> list[str]:
+    """Blocks of prefill queries, which the torch executor reads for such programs."""
+    text = Setting("attention(pages, keys=s.a, values=s.b, among=~pages)").text
+    text = text.replace("page=4,", "page=4, block=8,") + "    def pool(q): return q.mean(query)\n"
+    case = drawn_case(
+        parse(text).bind(), Static(1, 2, 16, 0.25), [19, 8], kind="integers", dtype=torch.float32, block=4, inputs=1
+    )
+    return compare_prefill(TritonExecutor, drawn_course(case, 1, 1)).disagreements[:2]
 
 
 def _idle(number: int) -> list[str]:

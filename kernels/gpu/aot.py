@@ -73,9 +73,8 @@ def jobs(kernels: Kernels, dtype: str, target: str) -> Iterator[Job]:
     module, prefix = load_source(kernels.text), "prefill_" if static.prefill else ""
     for kernel in kernels.kernels.values():
         constants, options = launch.shape(kernel, launch.WHOLE_ROW)
-        constants |= {"BLOCK": page, "CHAINED": False}
-        if kernel.name == "summarize":
-            constants |= {"NEWEST": False, "FILTER": False}
+        more = {"BLOCK": page, "CHAINED": False, "NEWEST": False, "FILTER": False}
+        constants |= {name: value for name, value in more.items() if f"{name}: tl.constexpr" in kernel.params}
         yield Job(prefix + kernel.name, getattr(module, kernel.name), constants, options)
     if static.latent:
         yield from _latent_jobs(kernels, dtype, target)
@@ -197,14 +196,14 @@ def _type(name: str, dtype: str, kernels: Kernels, kernel: str, target: GPUTarge
         return _stored(dtype, target)
     if name in ("q", "out"):
         return "*" + query_dtype(dtype)
-    match = re.fullmatch(r"([abfprst])(\d+)", name)
+    match = re.fullmatch(r"([abfprstw])(\d+)", name)
     if match is None:
         return "fp32" if name == "scale" else "i32"
     if match[1] == "f":
         stored = _summary_dtype(kernels, dtype)
         return "*u8" if stored in FP8 and kernel.endswith("summarize") else _stored(stored, target)
-    exact_int = match[1] == "t" and kernels.graph.ops[int(match[2])].kind != "float"
-    return "*i64" if exact_int else "*fp32"
+    whole = match[1] in "tw" and kernels.graph.ops[int(match[2])].kind != "float"
+    return {"t": "*i64", "w": "*i32"}[match[1]] if whole else "*fp32"
 
 
 def resources(compiled: Any, target: GPUTarget) -> dict[str, int]:

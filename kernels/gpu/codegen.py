@@ -8,6 +8,7 @@ taken from a program are numbers.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,10 +96,7 @@ def generate(program: Program, static: Static, kv_dtype: str, q_dtype: str) -> K
     )
     return Kernels(
         graph, plan, header + "".join(text.source() for text in texts),
-        {
-            text.name: Kernel(text.name, tuple(text.params), _largest(text), text.emitter.has_products)
-            for text in texts
-        },
+        {text.name: _described(text) for text in texts},
         {name: TORCH_DTYPES[stored] for name in graph.fields},
     )  # fmt: skip
 
@@ -118,9 +116,15 @@ def generate_phases(program: Program, static: Static, dtype: str) -> list[Kernel
     return found
 
 
-def _largest(text: KernelText) -> int:
-    """The elements that decide a kernel's tile: for a map kernel those of a page, since queries are held once."""
-    return text.emitter.paged if text.name.startswith("map") else text.emitter.largest
+def _described(text: KernelText) -> Kernel:
+    """A kernel's tile follows from its largest value: for a map kernel from that of a page, since queries are held
+    once. With learned constants nothing is multiplied on tensor cores."""
+    learned = any(re.fullmatch(r"w\d+", name) for name in text.params)
+    products = text.emitter.has_products
+    largest = text.emitter.paged if text.name.startswith("map") else text.emitter.largest
+    if learned and products:  # operands of a product in fp32 take registers as well
+        largest *= 2
+    return Kernel(text.name, tuple(text.params), largest, products and not learned)
 
 
 @contextmanager

@@ -15,10 +15,9 @@ OPS = frozenset({
     "split", "rename", "slice", "reduce", "dot", "softmax", "share",
     "everything", "first", "last", "stride", "random", "topk", "topp", "above",
     "union", "intersect", "difference", "complement",
-    "index", "member", "attention",
+    "index", "member", "attention", "param",
 })  # fmt: skip
 _WORDS = {
-    "param": "parameters",
     "memory": "memory",
     "reuse": "reuse",
     "gather": "take",

@@ -19,6 +19,8 @@ from vortexlab.kernels.gpu.graph import Graph
 MAX_TILE = 1 << 15
 #: Length from which an axis is worked through in runs.
 LONG = 256
+#: Elements from which a product that is no matrix product is worked through in runs.
+LARGE = 1 << 13
 _RANK = {"page": 0, "head": 1, "token": 3, "channel": 4}
 
 
@@ -82,13 +84,15 @@ def expand(value: Value, dims: tuple[Dim, ...]) -> str:
     return f"{value.text}[{at}]"
 
 
-def runs(size: int) -> list[range]:
-    """An axis in runs whose lengths are powers of two, where it is so long that its padding would cost."""
-    if size <= LONG:
+def runs(size: int, most: int = LONG) -> list[range]:
+    """An axis in runs whose lengths are powers of two, where it is so long that its padding would cost; runs of at most
+    `most` where that is less."""
+    if size <= most:
         return [range(size)]
     found, start = [], 0
     while start < size:
         length = 1 << ((size - start).bit_length() - 1)
+        length = length if most == LONG else min(length, 1 << (most.bit_length() - 1))
         found.append(range(start, start + length))
         start += length
     return found
@@ -398,15 +402,28 @@ class Emitter:
     def _dot(self, index: int, at: dict[str, Affine]) -> Value:
         op = self.graph.ops[index]
         axis = str(op.attrs["axis"])
-        size = self.graph.ops[op.inputs[0]].sizes[axis]
-        return self.joined([self._product(index, axis, run, at) for run in runs(size)], "{0} + {1}")
+        a, b = (self.graph.ops[i] for i in op.inputs)
+        free_a, free_b = (x.sizes.keys() - {axis} for x in (a, b))
+        most, plain = LONG, False
+        if "page" not in op.axes:
+            rows = [math.prod(1 << (op.sizes[name] - 1).bit_length() for name in free) for free in (free_a, free_b)]
+            learned = "param" in (a.op, b.op)
+            # A few rows times learned constants, in fp32, are no work for a matrix product.
+            plain = bool(free_a & free_b) or not free_a or not free_b or (learned and min(rows) < 16)
+            whole = math.prod(1 << (op.sizes[name] - 1).bit_length() for name in free_a | free_b)
+            if plain and whole * a.sizes[axis] > LARGE:
+                most = max(1, LARGE // 4 // whole)
+            elif learned:
+                most = 32
+        parts = [self._product(index, axis, run, at, plain) for run in runs(a.sizes[axis], most)]
+        return self.joined(parts, "{0} + {1}")
 
-    def _product(self, index: int, axis: str, run: range, at: dict[str, Affine]) -> Value:
-        """A contraction over one run of an axis."""
+    def _product(self, index: int, axis: str, run: range, at: dict[str, Affine], plain: bool) -> Value:
+        """A contraction over one run of an axis; a `plain` one is no matrix product."""
         dim, along = self.along_run(self.fresh_dim(axis, len(run), at).name, run)
         a, b = (self.broadcast(x, (dim,)) for x in self.inputs(index, {**at, axis: along}))
         free_a, free_b = (tuple(d for d in x.dims if d != dim) for x in (a, b))
-        if set(free_a) & set(free_b) or not free_a or not free_b or dim.pad < 16:
+        if plain or set(free_a) & set(free_b) or not free_a or not free_b or dim.pad < 16:
             dims = union((a, b))
             product = self.assign(f"{expand(a, dims)} * {expand(b, dims)}", dims)
             return self.reduce(product, dim, "sum", f"contraction over {dim.name}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from vortexlab.dsl.bounds import page_bound
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.parameters import parameter
 from vortexlab.dsl.scalars import scalar_value
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.compiled import Compiled, is_plain
@@ -127,6 +128,23 @@ class TritonExecutor:
             self._tables[key] = tables
         return self._tables[key]
 
+    def _learned(self, kernels: Kernels, device: torch.device) -> dict[str, Tensor]:
+        """The learned constants of this layer, [kv_heads or 1, axes...].
+
+        Raises `VortexError` when one is missing or does not fit.
+        """
+        key = (id(kernels), device)
+        if key not in self._tables:
+            found: dict[str, Tensor] = {}
+            for index, op in enumerate(kernels.graph.ops):
+                if op.op == "param":
+                    name = str(op.attrs["name"])
+                    heads = self.static.kv_heads if self.program.params[name].per_kv_head else 1
+                    stacked = torch.stack([parameter(self.program, name, self.static, kv) for kv in range(heads)])
+                    found[f"w{index}"] = stacked.to(device, torch.float32 if op.kind == "float" else torch.int32)
+            self._tables[key] = found
+        return self._tables[key]
+
     def most(self, cache: PagedKV) -> int:
         """Entries that the longest list of this program can have in this cache."""
         if cache.capacity not in self._bounds:
@@ -193,7 +211,7 @@ class TritonExecutor:
             "table": cache.table, "table_row": cache.table.stride(0), "lengths": cache.lengths,
             "pages_per_row": per_row, "BLOCK": cache.block, "NEWEST": newest,
             "wanted": cache.lengths if wanted is None else wanted, "FILTER": wanted is not None,
-        } | self._summaries(state, write=True)  # fmt: skip
+        } | self._summaries(state, write=True) | self._learned(kernels, cache.k.device)  # fmt: skip
         kernel = kernels.kernels["summarize"]
         _, options = launch.shape(kernel, 1)
         self._launch(module, kernel, (programs, cache.kv_heads), have, **options, **launch.chained(cache.k.device))
@@ -231,7 +249,8 @@ class TritonExecutor:
             "layer": self.static.layer, "pages": lists.pages, "counts": lists.counts, "most": lists.pages.shape[3],
             "entries": lists.entries, "tokens": lists.live,
         }  # fmt: skip
-        have |= self._summaries(state) | self._exact(kernels, cache) | listing_arguments(lists.listings)
+        have |= self._summaries(state) | self._exact(kernels, cache) | self._learned(kernels, device)
+        have |= listing_arguments(lists.listings)
         for number, step in enumerate(kernels.plan.maps):
             kernel = kernels.kernels[f"map{number}"]
             constants, options = launch.shape(kernel, capacity)

@@ -99,7 +99,8 @@ def _kept(program: Program, phases: Sequence[Kernels], dtype: str, targets: Sequ
         prefill_kernels,
     )  # fmt: skip
     own = [Path(str(module.__file__)).read_text() for module in modules]
-    texts = [kernels.text for kernels in phases]
+    own.append(Path(__file__).with_name("aot.py").read_text())
+    texts = [(kernels.text, [asdict(kernel) for kernel in kernels.kernels.values()]) for kernels in phases]
     key = source_key(json.dumps([texts, program.block, dtype, list(targets), own]))
     return cache_dir() / "reports" / f"{key}.json"
 

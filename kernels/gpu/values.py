@@ -126,6 +126,8 @@ class KernelText:
             return self._share(op, dict(at))
         if op.op == "attention":
             return self._attended(index, op, dict(at))
+        if op.op == "param":
+            return self._learned(index, op, dict(at))
         return None
 
     def _exact(self, index: int, op: Op) -> Value:
@@ -172,6 +174,15 @@ class KernelText:
         dims = self.emitter.dims_of(coords(**at))
         name = self.param(f"a{index}")
         return self._fetch(f"{name} + {self.buffer_offset(op, at, dims)}", dims, "fp32", "attention")
+
+    def _learned(self, index: int, op: Op, at: dict[str, Affine]) -> Value:
+        """A learned constant: [KV head, ...], or one for all KV heads."""
+        e, dims = self.emitter, self.emitter.dims_of(coords(**at))
+        steps = [(at[axis], stride) for axis, stride in zip(op.axes, self.strides(op), strict=True)]
+        own = self.graph.program.params[str(op.attrs["name"])].per_kv_head
+        place = (f"kv_head * {self.rest(op)} + " if own else "") + e.offset(steps, dims)
+        value = self._fetch(f"{self.param(f'w{index}')} + {place}", dims, "fp32", "learned")
+        return Value(value.text, dims, op.kind) if op.kind == "int" else value
 
     def _token(self, name: str, at: dict[str, Affine]) -> Value:
         e = self.emitter
