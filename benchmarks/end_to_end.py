@@ -121,6 +121,8 @@ def line(row: dict[str, Any]) -> str:
         text += f" attention {row['attention_ms']:7.3f} ms"
     if "rest_us_a_layer" in row:
         text += f" products {row['product_ms']:6.3f} ms rest {row['rest_us_a_layer']:5.1f} us a layer"
+        if "unexplained_us_a_layer" in row:
+            text += f" (unexplained {row['unexplained_us_a_layer']:+.1f})"
     if "ideal_ms" in row:
         text += f" ideal {row['ideal_ms']:7.3f} ms ({row['of_ideal']:.2f} of it)"
     return text + (f" speed-up {row['speedup']:.2f}" if "speedup" in row else "")

@@ -175,6 +175,18 @@ class DecodeRunner:
         """
         return self._step() if self._replay is None else self._replay()
 
+    @torch.no_grad()
+    def rest(self, products: Sequence[Tensor], attention: Sequence[Tensor]) -> Tensor:
+        """A step of which nothing is computed but what lies between `products` and `attention`, whose results it takes
+        from these, in the order of the step. The token that it appends, for which there must be room, is not kept."""
+        reader, self.reader = self.reader, lambda layer, q: attention[layer]
+        self.products.known = iter(products)
+        try:
+            return self._step()
+        finally:
+            self.caches.lengths.sub_(1)
+            self.reader, self.products.known = reader, None
+
     def room(self) -> int:
         """Steps until the first row is full. Reads the lengths back from the device."""
         return self.caches.capacity - int(self.caches.lengths.max())

@@ -1,8 +1,9 @@
 """What a whole decode step takes and where the time goes, beside what its bytes alone would take.
 
-A step is timed as replays of its CUDA graph. Attention alone and matrix products alone are timed as graphs of their
-own, with the queries and operands of a real step; what is left of the step is *the rest*: norms, RoPE, appends,
-activations, routing, the embedding, the greedy choice, and the gaps between kernels.
+A step is timed as replays of its CUDA graph. Attention alone, matrix products alone and *the rest* alone (norms, RoPE,
+appends, activations, routing, the embedding, the greedy choice) are timed as graphs of their own, with the queries,
+operands and results of a real step. The parts need not add up to the step: the experts that tokens choose differ from
+step to step, and a part by itself may find more in L2 or overlap less.
 """
 
 from __future__ import annotations
@@ -38,22 +39,29 @@ class StepTimes:
     quartiles: tuple[float, float]
     attention_ms: float
     product_ms: float
+    rest_ms: float
     layers: int
     context: float
     steps: int
 
     @property
     def rest_us_a_layer(self) -> float:
-        """Microseconds a layer that neither attention nor a matrix product takes."""
-        return 1e3 * (self.step_ms - self.attention_ms - self.product_ms) / self.layers
+        """Microseconds a layer of what is neither attention nor a matrix product."""
+        return 1e3 * self.rest_ms / self.layers
+
+    @property
+    def unexplained_us_a_layer(self) -> float:
+        """Microseconds a layer by which the step is longer than its parts together; below 0 where it is shorter."""
+        return 1e3 * (self.step_ms - self.attention_ms - self.product_ms - self.rest_ms) / self.layers
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "rest_us_a_layer": self.rest_us_a_layer}
+        derived = {name: getattr(self, name) for name in ("rest_us_a_layer", "unexplained_us_a_layer")}
+        return {**self.__dict__, **derived}
 
 
 def room_needed(steps: int) -> int:
     """Tokens that `time_step` appends to every row before and while it times `steps` steps."""
-    return 1 + WARM_UP + steps
+    return 2 + WARM_UP + steps  # the last one is appended again and again, and not kept
 
 
 @torch.no_grad()
@@ -77,11 +85,21 @@ def time_step(runner: DecodeRunner, steps: int) -> StepTimes:
     attention = attention_ms(runner.reader, noted, device)
 
     def multiply() -> list[Tensor]:
-        return [product(*given) for product, given in products]
+        return [product(*given) for product, given, _ in products]
 
     product_ms = _graph_ms(multiply, device)
+    rest = _rest_ms(runner, [found for _, _, found in products], noted)
     context = float(before + after + 1) / 2
-    return StepTimes(median(spans), (low, high), attention, product_ms, len(noted), context, steps)
+    return StepTimes(median(spans), (low, high), attention, product_ms, rest, len(noted), context, steps)
+
+
+def _rest_ms(runner: DecodeRunner, products: Sequence[Tensor], queries: Sequence[Tensor]) -> float:
+    """Median milliseconds of what lies between products and attention."""
+    attention = [runner.reader(layer, q).clone() for layer, q in enumerate(queries)]
+    tokens = runner.tokens.clone()
+    found = _graph_ms(lambda: [runner.rest(products, attention)], tokens.device)
+    runner.tokens.copy_(tokens)
+    return found
 
 
 def attention_ms(read: Read, queries: Sequence[Tensor], device: torch.device) -> float:

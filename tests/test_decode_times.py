@@ -47,21 +47,22 @@ def test_timing_leaves_the_course_of_decoding_as_it_is() -> None:
     torch.testing.assert_close(timed.step(), plain.step())
     assert times.layers == 2 and times.steps == 6
     assert times.context == pytest.approx(94.5)  # the six timed steps read 92 to 97 tokens
-    assert min(times.step_ms, times.attention_ms, times.product_ms) > 0
-    rest = times.step_ms - times.attention_ms - times.product_ms
-    assert times.rest_us_a_layer == pytest.approx(1e3 * rest / 2)
+    assert min(times.step_ms, times.attention_ms, times.product_ms, times.rest_ms) > 0
+    assert times.rest_us_a_layer == pytest.approx(1e3 * times.rest_ms / 2)
+    parts = times.attention_ms + times.product_ms + times.rest_ms
+    assert times.unexplained_us_a_layer == pytest.approx(1e3 * (times.step_ms - parts) / 2)
 
 
 def test_products_and_queries_are_noted_only_while_timing() -> None:
     runner = made_runner()
     time_step(runner, 2)
-    assert runner.products.seen is None and runner.queries is None
+    assert runner.products.seen is None and runner.queries is None and runner.products.known is None
 
 
 def test_a_cache_without_room_is_refused() -> None:
     runner = made_runner()
     runner.caches.lengths.fill_(128 - room_needed(5) + 1)
-    with pytest.raises(VortexError, match="timing 5 steps needs room for 9 tokens; there is 8"):
+    with pytest.raises(VortexError, match="timing 5 steps needs room for 10 tokens; there is 9"):
         time_step(runner, 5)
 
 
