@@ -19,7 +19,7 @@ from vortexlab.evaluator.phases import DECODE, PREFILL
 from vortexlab.kernels.devices import get_device
 
 #: Raised whenever the way of measuring changes, so that old verdicts are not taken for new ones.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
 CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
 SPLITS = ("search", "validation", "sealed")
@@ -54,6 +54,10 @@ class EvaluationConfig:
       0 for 65,536 on the CPU and 1,048,576 on a GPU (measured or predicted for), where dense attention is no contest
       of overheads.
     * `compile_for`: GPU targets of the compile gate, for example ``("sm_90",)``; empty leaves the gate out.
+    * `margin`: how much less of the score than dense attention (mean over tasks, 0..1) still counts as no worse. It is
+      declared here, before anything is measured, and every verdict states the decision on it (`sequential`).
+    * `stop_below`: accuracy is asked in three parts, and no more is asked of a program that certainly keeps less than
+      this share of dense accuracy (error 2.5 %, however often one looks); 0 asks everything of everybody.
     * `screen_contexts` per task; `audit_share` of the programs that the screen rejects run on in full.
     * `threads`: CPU threads of the worker, 0 for all. `seconds` of wall clock for one gate, `memory_mb` of memory.
     """
@@ -75,6 +79,8 @@ class EvaluationConfig:
     geometry: str = "qwen3-8b"
     batch_tokens: int = 0
     compile_for: tuple[str, ...] = ("sm_90",)
+    margin: float = 0.02
+    stop_below: float = 0.5
     screen_contexts: int = 2
     audit_share: float = 0.05
     threads: int = 0
@@ -99,6 +105,10 @@ class EvaluationConfig:
             raise VortexError(f"lengths must differ, found {self.lengths}")
         if not 0 <= self.audit_share <= 1:
             raise VortexError(f"audit_share must lie in 0..1, found {self.audit_share}")
+        if not 0 < self.margin < 1:
+            raise VortexError(f"margin must lie between 0 and 1, found {self.margin}")
+        if not 0 <= self.stop_below < 1:
+            raise VortexError(f"stop_below must lie in 0..1, below 1, found {self.stop_below}")
         if min(self.threads, self.seed, self.batch_tokens) < 0:
             raise VortexError("threads, seed and batch_tokens must not be negative")
 

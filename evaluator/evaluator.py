@@ -16,7 +16,7 @@ from vortexlab import dsl
 from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.dsl.parameters import Parameters
-from vortexlab.evaluator import costs, replies, statistics
+from vortexlab.evaluator import costs, replies, sequential, statistics
 from vortexlab.evaluator.config import (
     DTYPE_NAMES,
     EvaluationConfig,
@@ -33,7 +33,7 @@ from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
 from vortexlab.evaluator.traits import depends_on_data
-from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Verdict
+from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
 from vortexlab.kernels.devices import get_device
 from vortexlab.kernels.precision import cache_name
 
@@ -44,6 +44,8 @@ SCREEN_FLOOR = 0.2
 DENSE_FLOOR = 0.5
 #: Above this share of pages decided by ties, the other order is answered too and the worse result counts.
 TIE_SHARE = 0.01
+#: Parts in which accuracy is asked, with a look at the answers after each.
+LOOKS = 3
 _OPEN_SECONDS = 3600.0
 _MEASURED = ("dense_ms", "sparse_ms", "summary_ms", "select_ms", "attend_ms")
 
@@ -375,9 +377,25 @@ class Evaluator:
         return "", details
 
     def _accuracy(self, trial: _Trial, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
-        if rows:
-            self._answers(trial, rows)
+        """Every other question, in parts: of a program that certainly keeps too little no more is asked."""
+        config, order = self.config, self._order()
+        looks = self.suite.looks(rows, order, LOOKS if config.stop_below > 0 else 1)
+        for number, look in enumerate(looks, 1):
+            self._answers(trial, look)
+            p = sequential.keeps_less(self._in_order(trial), config.stop_below)
+            if p <= sequential.LEVEL and number < len(looks):
+                trial.conditions["stopped"] = {
+                    "keeps_less_than": config.stop_below, "p": p, "of": len(self.suite.forks),
+                }  # fmt: skip
+                break
         return "", {"answers": len(trial.sparse), "order": trial.order}
+
+    def _order(self) -> list[int]:
+        return self.suite.drawn(self._tasks(), self.config.split_seed())
+
+    def _in_order(self, trial: _Trial) -> list[Outcome]:
+        outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks())
+        return self.suite.in_order(outcomes, self._order())
 
     def _speed(self, trial: _Trial, seed: int) -> tuple[str, dict[str, Any]]:
         if self.config.speed == "predicted":
@@ -470,6 +488,7 @@ class Evaluator:
             answers=found.answers if found else 0,
             contexts=found.contexts if found else 0,
             outcomes=outcomes,
+            non_inferiority=self._decision(trial) if outcomes else {},
             stages={
                 "predicted": predicted,
                 "measured_ms": {n: {k: t[k] for k in _MEASURED} for n, t in timings.items()},
@@ -480,6 +499,9 @@ class Evaluator:
             seconds=seconds,
             alarms=tuple(trial.alarms) + (found.alarms if found else ()),
         )
+
+    def _decision(self, trial: _Trial) -> dict[str, Any]:
+        return sequential.non_inferiority(self._in_order(trial), self.config.margin).to_json()
 
     def _predicted(self, trial: _Trial) -> dict[str, dict[str, Any]]:
         """Predicted costs by device and length: for the device that is predicted for, and for the one measured on."""

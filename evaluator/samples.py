@@ -9,6 +9,7 @@ from typing import Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.evaluator.sequential import drawn_order
 from vortexlab.evaluator.tasks import TASKS, Sample, make_samples
 from vortexlab.evaluator.verdict import Outcome
 
@@ -64,6 +65,37 @@ class Suite:
         chosen = chosen or [row for row, (i, _) in enumerate(self.forks) if i in few]
         return chosen, sorted(set(range(len(self.forks))) - set(chosen))
 
+    def drawn(self, tasks: Sequence[str], seed: int) -> list[int]:
+        """Samples of `tasks` in the order in which their contexts count for sequential decisions (`drawn_order`)."""
+        members = [i for i, sample in enumerate(self.samples) if sample.task in tasks]
+        return [members[n] for n in drawn_order([self._cell(i) for i in members], seed)]
+
+    def _cell(self, sample: int) -> tuple[str, int]:
+        return self.samples[sample].task, self.samples[sample].length
+
+    def in_order(self, outcomes: Sequence[Outcome], order: Sequence[int]) -> list[Outcome]:
+        """Of the contexts in `order` those up to the first that was not asked all of its questions."""
+        by_name = {item.context: item for item in outcomes}
+        found = []
+        for i in order:
+            item = by_name.get(self._name(i))
+            if item is None or item.answers < len(self.samples[i].turns):
+                break
+            found.append(item)
+        return found
+
+    def _name(self, sample: int) -> str:
+        found = self.samples[sample]
+        return f"{found.task}/{found.length}/{found.index}"
+
+    def looks(self, rows: Sequence[int], order: Sequence[int], parts: int) -> list[list[int]]:
+        """`rows` of `forks` in `parts`: those of the first contexts in `order`, of the next ones, and all others."""
+        place = {sample: n * parts // len(order) for n, sample in enumerate(order)}
+        found: list[list[int]] = [[] for _ in range(parts)]
+        for row in rows:
+            found[place.get(self.forks[row][0], parts - 1)].append(row)
+        return [part for part in found if part]
+
     def _is_short(self, sample: int, turn: int) -> bool:
         return len(self.samples[sample].turns[turn].question) <= SCREEN_QUESTION
 
@@ -88,7 +120,7 @@ class Suite:
         return tuple(
             Outcome(
                 sample.task,
-                f"{sample.task}/{sample.length}/{sample.index}",
+                self._name(i),
                 sample.length,
                 len(rows[i]),
                 sum(dense[row] for row in rows[i]),

@@ -161,6 +161,7 @@ class Verdict(_Form):
     answers: int
     contexts: int
     outcomes: list[tuple[str, str, int, int, int, int]]
+    non_inferiority: dict[str, Any]
     stages: dict[str, Any]
     predicted_speedup: float | None
     speed_samples: dict[str, list[float]]
