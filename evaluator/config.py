@@ -53,6 +53,8 @@ class EvaluationConfig:
     * `geometry` names the attention geometry of the speed gate; `batch_tokens` = batch x context there,
       0 for 65,536 on the CPU and 1,048,576 on a GPU (measured or predicted for), where dense attention is no contest
       of overheads.
+    * `max_state`: bytes of state (summaries and what is carried on) per token of context, over all layers of
+      `geometry`, that a program may keep; 0 for any number.
     * `compile_for`: GPU targets of the compile gate, for example ``("sm_90",)``; empty leaves the gate out.
     * `margin`: how much less of the score than dense attention (mean over tasks, 0..1) still counts as no worse. It is
       declared here, before anything is measured, and every verdict states the decision on it (`sequential`).
@@ -78,6 +80,7 @@ class EvaluationConfig:
     predicted_device: str = "h200"
     geometry: str = "qwen3-8b"
     batch_tokens: int = 0
+    max_state: float = 0.0
     compile_for: tuple[str, ...] = ("sm_90",)
     margin: float = 0.02
     stop_below: float = 0.5
@@ -109,8 +112,8 @@ class EvaluationConfig:
             raise VortexError(f"margin must lie between 0 and 1, found {self.margin}")
         if not 0 <= self.stop_below < 1:
             raise VortexError(f"stop_below must lie in 0..1, below 1, found {self.stop_below}")
-        if min(self.threads, self.seed, self.batch_tokens) < 0:
-            raise VortexError("threads, seed and batch_tokens must not be negative")
+        if min(self.threads, self.seed, self.batch_tokens, self.max_state) < 0:
+            raise VortexError("threads, seed, batch_tokens and max_state must not be negative")
 
     @property
     def resolved_dtype(self) -> str:

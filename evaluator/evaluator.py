@@ -204,9 +204,9 @@ class Evaluator:
         except VortexError as error:
             return self._unparsed(source, knobs, error, time.monotonic() - began)
         trial = _Trial(bound)
-        trial.gates.append(GateResult("parse", True, time.monotonic() - began))
         self.open()
         with self._stopping(trial):
+            self._gate(trial, "parse", lambda: (self._too_much_state(bound), {}))
             self._run(trial, fidelity)
         chosen = {name: bound_value for name, bound_value in _knob_values(unbound, knobs).items()}
         return self._verdict(trial, chosen, time.monotonic() - began)
@@ -230,6 +230,18 @@ class Evaluator:
         trial = _Trial(EVERYTHING, sparse=dict(self._dense), density=1.0, reads=1)
         verdict = self._verdict(trial, {}, 0.0)
         return Verdict.from_json({**verdict.to_json(), "program": "dense", "speedup": Estimate(1, 1, 1).to_json()})
+
+    def _state(self, program: Program) -> dict[str, Any]:
+        """For the device that speed is about; a GPU that it is measured on counts as the one predicted for."""
+        cpu = self.config.speed == "measured" and self.config.device == "cpu"
+        device = "cpu" if cpu else self.config.predicted_device
+        return costs.state(program, self.geometry, self.config.lengths, device)
+
+    def _too_much_state(self, program: Program) -> str:
+        kept, most = self._state(program)["state"], self.config.max_state
+        if not most or kept <= most:
+            return ""
+        return f"keeps {kept:,.0f} bytes of state per token of context; at most {most:,.0f} are allowed (max_state)"
 
     def _parse(
         self, source: str, knobs: Mapping[str, Attr] | None, parameters: Parameters | None
@@ -331,7 +343,12 @@ class Evaluator:
         trial.facts["density"] = found.density
         if found.ties > TIE_SHARE:
             trial.order = "both"
-        details = found.model_dump()
+        if len(found.picked) != len(self.suite.watched()):
+            self._sandbox.stop()
+            self._opened = False
+            raise WorkerLost("garbage", "the worker told of other recorded steps than asked")
+        details = found.model_dump(exclude={"picked"})
+        details["needle_hits"] = self.suite.needle_hits(found.picked, trial.program.page_size)
         if not found.finite:
             return "the attention output on recorded steps is not finite", details
         if found.density >= 1 and found.selection_error > found.dense_limit:
@@ -489,6 +506,7 @@ class Evaluator:
             contexts=found.contexts if found else 0,
             outcomes=outcomes,
             non_inferiority=self._decision(trial) if outcomes else {},
+            state=self._state(program),
             stages={
                 "predicted": predicted,
                 "measured_ms": {n: {k: t[k] for k in _MEASURED} for n, t in timings.items()},

@@ -9,12 +9,13 @@ from typing import Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.evaluator.contexts import SHORT_QUESTION
 from vortexlab.evaluator.sequential import drawn_order
 from vortexlab.evaluator.tasks import TASKS, Sample, make_samples
 from vortexlab.evaluator.verdict import Outcome
 
-#: Longest question that the screen asks, in tokens.
-SCREEN_QUESTION = 32
+#: Built-in tasks whose answer stands in the context, pair of tokens for pair of tokens.
+_FOUND = ("needle", "needles", "keys", "multivalue", "multiquery", "chain")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,30 @@ class Suite:
                 seen.add(key)
                 chosen.append(row)
         return chosen
+
+    def needle_pages(self, row: int, page: int) -> list[int]:
+        """The pages of a fork's context that hold what is asked; empty where the task has no such place."""
+        i, turn = self.forks[row]
+        sample = self.samples[i]
+        if sample.task not in _FOUND:
+            return []
+        answer, context = sample.turns[turn].answer, sample.context
+        pairs = {tuple(answer[n : n + 2]) for n in range(0, len(answer), 2)}
+        return sorted({
+            place // page for n, pair in enumerate(zip(context, context[1:], strict=False)) if pair in pairs
+            for place in (n, n + 1)
+        })  # fmt: skip
+
+    def needle_hits(self, picked: Sequence[Sequence[float]], page: int) -> float | None:
+        """How often the pages with the needle were read: `picked` has, for every watched fork, the share of (layer, KV
+        head) that read each page. None without a needle."""
+        shares = [
+            row[number]
+            for fork, row in zip(self.watched(), picked, strict=True)
+            for number in self.needle_pages(fork, page)
+            if number < len(row)
+        ]
+        return sum(shares) / len(shares) if shares else None
 
     def split(self, first: int) -> tuple[list[int], list[int]]:
         """Rows of `forks`: a few for the screen, and the others.
@@ -89,15 +114,19 @@ class Suite:
         return f"{found.task}/{found.length}/{found.index}"
 
     def looks(self, rows: Sequence[int], order: Sequence[int], parts: int) -> list[list[int]]:
-        """`rows` of `forks` in `parts`: those of the first contexts in `order`, of the next ones, and all others."""
+        """`rows` of `forks` in `parts`: those of the first contexts in `order`, of the next ones, and all others.
+
+        Long questions cost as many steps as they have tokens, whatever their number, so all of them come first.
+        """
         place = {sample: n * parts // len(order) for n, sample in enumerate(order)}
+        place |= {i: 0 for i in range(len(self.samples)) if not self._is_short(i, 0)}
         found: list[list[int]] = [[] for _ in range(parts)]
         for row in rows:
             found[place.get(self.forks[row][0], parts - 1)].append(row)
         return [part for part in found if part]
 
     def _is_short(self, sample: int, turn: int) -> bool:
-        return len(self.samples[sample].turns[turn].question) <= SCREEN_QUESTION
+        return len(self.samples[sample].turns[turn].question) <= SHORT_QUESTION
 
     @cached_property
     def timed_at(self) -> dict[str, int]:

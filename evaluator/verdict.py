@@ -97,6 +97,7 @@ class Verdict:
       sign_p (exact two-sided sign test over flipped answers).
     * `non_inferiority`: the decision on the margin that was declared (`sequential.Decision` as JSON); empty without
       answers.
+    * `state`: bytes that a request keeps per token of context, and the batch that fits (`costs.state`).
     * `stages`: cost by stage (bytes read and written, predicted and, where measured, measured microseconds).
     * `speed_samples`: the paired ratios that `speedup` was computed from, one list per length.
     * `conditions`: device, geometry, lengths, batch, dtype (of the model and of dense attention), kv_dtype (of the
@@ -119,6 +120,7 @@ class Verdict:
     contexts: int = 0
     outcomes: tuple[Outcome, ...] = ()
     non_inferiority: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Any] = field(default_factory=dict)
     predicted_speedup: float | None = None
     speed_samples: Mapping[str, list[float]] = field(default_factory=dict)

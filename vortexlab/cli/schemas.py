@@ -162,6 +162,7 @@ class Verdict(_Form):
     contexts: int
     outcomes: list[tuple[str, str, int, int, int, int]]
     non_inferiority: dict[str, Any]
+    state: dict[str, Any]
     stages: dict[str, Any]
     predicted_speedup: float | None
     speed_samples: dict[str, list[float]]
