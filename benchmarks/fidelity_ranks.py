@@ -25,7 +25,7 @@ from vortexlab.dsl import parse
 from vortexlab.dsl.ir import Attr
 from vortexlab.evaluator.config import EvaluationConfig, device_name, model_digest, versions
 from vortexlab.evaluator.evaluator import Evaluator
-from vortexlab.evaluator.statistics import non_dominated
+from vortexlab.evaluator.statistics import non_dominated, rank_correlation
 from vortexlab.search_spaces.library import LIBRARY, source
 
 #: Measure -> whether more of it is better, and what it is.
@@ -70,22 +70,6 @@ def measured(evaluator: Evaluator, name: str, values: Mapping[str, Attr]) -> dic
     }  # fmt: skip
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    below = (values[:, None] > values[None, :]).sum(1)
-    equal = (values[:, None] == values[None, :]).sum(1)
-    mean: np.ndarray = below + (equal - 1) / 2
-    return mean
-
-
-def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """0 where one of the two is constant."""
-    a, b = ranks(first), ranks(second)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
-
-
 def correlations(rows: Sequence[Mapping[str, Any]], *, seed: int = 0, draws: int = 2000) -> list[dict[str, Any]]:
     """A row for every measure, the best predictor first."""
     accuracy = np.array([row["accuracy"]["value"] for row in rows])
@@ -96,10 +80,10 @@ def correlations(rows: Sequence[Mapping[str, Any]], *, seed: int = 0, draws: int
         values = np.array([row[name] for row in rows], float) * (1 if more_is_better else -1)
         rng = np.random.default_rng(seed)
         picks = rng.integers(0, len(rows), (draws, len(rows)))
-        low, high = np.quantile([spearman(values[pick], accuracy[pick]) for pick in picks], [0.025, 0.975])
+        low, high = np.quantile([rank_correlation(values[pick], accuracy[pick]) for pick in picks], [0.025, 0.975])
         killed = np.argsort(values, kind="stable")[: int(KILLED * len(rows))]
         found.append({
-            "measure": name, "about": about, "spearman": spearman(values, accuracy), "low": float(low),
+            "measure": name, "about": about, "spearman": rank_correlation(values, accuracy), "low": float(low),
             "high": float(high), "programs": len(rows), "killed": len(killed),
             "frontier": int(front.sum()), "frontier_lost": int(front[killed].sum()),
             "best_killed": float(accuracy[killed].max()) if len(killed) else None,

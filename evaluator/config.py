@@ -60,7 +60,9 @@ class EvaluationConfig:
       declared here, before anything is measured, and every verdict states the decision on it (`sequential`).
     * `stop_below`: accuracy is asked in three parts, and no more is asked of a program that certainly keeps less than
       this share of dense accuracy (error 2.5 %, however often one looks); 0 asks everything of everybody.
-    * `screen_contexts` per task; `audit_share` of the programs that the screen rejects run on in full.
+    * `screen_contexts` per task. Of the programs that passed the screen so far the better `promoted` share, by Pareto
+      layer of predicted speed-up and accuracy there, goes on (1: all); `audit_share` of those that are rejected at the
+      screen, drawn by their hash, run on in full.
     * `threads`: CPU threads of the worker, 0 for all. `seconds` of wall clock for one gate, `memory_mb` of memory.
     """
 
@@ -85,6 +87,7 @@ class EvaluationConfig:
     margin: float = 0.02
     stop_below: float = 0.5
     screen_contexts: int = 2
+    promoted: float = 0.75
     audit_share: float = 0.05
     threads: int = 0
     seconds: float = 180.0
@@ -108,6 +111,8 @@ class EvaluationConfig:
             raise VortexError(f"lengths must differ, found {self.lengths}")
         if not 0 <= self.audit_share <= 1:
             raise VortexError(f"audit_share must lie in 0..1, found {self.audit_share}")
+        if not 0 < self.promoted <= 1:
+            raise VortexError(f"promoted must lie in 0..1, above 0, found {self.promoted}")
         if not 0 < self.margin < 1:
             raise VortexError(f"margin must lie between 0 and 1, found {self.margin}")
         if not 0 <= self.stop_below < 1:

@@ -7,7 +7,7 @@ answers are checked, scored and turned into statements with intervals.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from vortexlab.evaluator.config import (
 )
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
+from vortexlab.evaluator.ladder import Ladder
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
@@ -94,11 +95,11 @@ class Evaluator:
             from vortexlab.kernels.gpu import tuning
 
             tuning.lend(device_name("cuda"), self._sandbox.scratch)
+        self._ladder = Ladder(config.promoted)
         self._opened = False
         self._dense: dict[int, bool] = {}
         self._model: replies.ModelGeometry | None = None
         self._hello: replies.Hello | None = None
-        self._finalists: dict[str, Evaluator] = {}
 
     def __enter__(self) -> Evaluator:
         return self
@@ -108,10 +109,12 @@ class Evaluator:
 
     def close(self) -> None:
         """Ends the worker and removes its scratch folder."""
-        for other in self._finalists.values():
-            other.close()
         self._sandbox.close()
         self._opened = False
+
+    def recall(self, verdicts: Iterable[Verdict]) -> None:
+        """Takes up what was measured before, so that the ladder after the screen goes on where it stood."""
+        self._ladder.recall(verdicts)
 
     # --- the worker --------------------------------------------------------------------------------------------
 
@@ -211,19 +214,6 @@ class Evaluator:
         chosen = {name: bound_value for name, bound_value in _knob_values(unbound, knobs).items()}
         return self._verdict(trial, chosen, time.monotonic() - began)
 
-    def finalist(
-        self,
-        source: str,
-        knobs: Mapping[str, Attr] | None = None,
-        *,
-        split: str = "validation",
-        parameters: Parameters | None = None,
-    ) -> Verdict:
-        """The program measured again on contexts that no search has seen: the validation or the sealed split."""
-        if split not in self._finalists:
-            self._finalists[split] = Evaluator(self.config.with_split(split))
-        return self._finalists[split].evaluate(source, knobs, parameters=parameters)
-
     def dense_row(self) -> Verdict:
         """Dense attention itself as a row of the table: speed-up and accuracy kept are 1 by definition."""
         self.open()
@@ -233,9 +223,12 @@ class Evaluator:
 
     def _state(self, program: Program) -> dict[str, Any]:
         """For the device that speed is about; a GPU that it is measured on counts as the one predicted for."""
+        return costs.state(program, self.geometry, self.config.lengths, self._speed_device)
+
+    @property
+    def _speed_device(self) -> str:
         cpu = self.config.speed == "measured" and self.config.device == "cpu"
-        device = "cpu" if cpu else self.config.predicted_device
-        return costs.state(program, self.geometry, self.config.lengths, device)
+        return "cpu" if cpu else self.config.predicted_device
 
     def _too_much_state(self, program: Program) -> str:
         kept, most = self._state(program)["state"], self.config.max_state
@@ -387,11 +380,15 @@ class Evaluator:
         self._answers(trial, rows)
         outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks())
         upper = statistics.kept_upper(outcomes, seed=self.config.seed) if outcomes else 1.0
-        details = {"answers": len(rows), "kept_upper": min(upper, 1e9)}
+        found = statistics.accuracy(outcomes, seed=self.config.seed).kept if outcomes else None
+        kept = found.value if found else 0.0
+        details: dict[str, Any] = {"answers": len(rows), "kept_upper": min(upper, 1e9), "kept": kept}
         if upper < SCREEN_FLOOR:
             reason = f"keeps less than {SCREEN_FLOOR:g} of dense accuracy: at most {upper:.2f} on {len(rows)} answers"
             return reason, details
-        return "", details
+        speed = costs.speedup(self._predicted(trial)[self._speed_device])
+        details["point"] = [speed, kept]
+        return self._ladder.judge(speed, kept), details
 
     def _accuracy(self, trial: _Trial, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
         """Every other question, in parts: of a program that certainly keeps too little no more is asked."""

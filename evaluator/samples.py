@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,7 +59,7 @@ class Suite:
         answer, context = sample.turns[turn].answer, sample.context
         pairs = {tuple(answer[n : n + 2]) for n in range(0, len(answer), 2)}
         return sorted({
-            place // page for n, pair in enumerate(zip(context, context[1:], strict=False)) if pair in pairs
+            place // page for n, pair in enumerate(itertools.pairwise(context)) if pair in pairs
             for place in (n, n + 1)
         })  # fmt: skip
 

@@ -162,7 +162,8 @@ class Worker:
         """On the recorded forks but those with long questions, which cost as many steps as they have tokens."""
         assert self._recording is not None
         turns = [self.store.contexts[fork.context].turns[fork.turn] for fork in self._recording.forks]
-        rows = [row for row, turn in enumerate(turns) if len(turn.question) <= SHORT_QUESTION] or list(range(len(turns)))
+        rows = [row for row, turn in enumerate(turns) if len(turn.question) <= SHORT_QUESTION]
+        rows = rows or list(range(len(turns)))
         forks, answers = [self._recording.forks[row] for row in rows], [self._answers[row] for row in rows]
         if self._logs is None:
             everything = Session(EVERYTHING, self.model, self.store, executor_for(self.device))
