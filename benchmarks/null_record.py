@@ -50,6 +50,7 @@ def measured(evaluator: Evaluator, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--programs", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first one")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a context")
     parser.add_argument("--contexts", type=int, default=24, help="of every task")
     parser.add_argument("--threads", type=int, default=1)
@@ -68,7 +69,7 @@ def main() -> None:
     with Evaluator(config) as evaluator:
         everything = evaluator.dense_row().outcomes
         records.sums["contexts"] = [[item.task, item.context, item.answers, item.dense] for item in everything]
-        for seed in range(options.programs):
+        for seed in range(options.first, options.first + options.programs):
             records.measure({"program": seed}, lambda seed=seed: measured(evaluator, seed))
     for line in records.errors():
         print(line)

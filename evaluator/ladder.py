@@ -2,7 +2,8 @@
 
 As in asynchronous successive halving (Li et al., "A system for massively parallel hyperparameter tuning", MLSys 2020,
 arXiv 1810.05934) a program is judged as soon as it arrives, against those that reached the screen before it; nobody
-waits for a bracket to fill, and somewhat more than the share go on in the beginning. With two objectives its place is that of its Pareto layer.
+waits for a bracket to fill, and somewhat more than the share go on in the beginning. With two objectives a program's
+place is that of its Pareto layer.
 """
 
 from __future__ import annotations

@@ -64,9 +64,7 @@ def trial(slot: int, speed: float, kept: float, *, gate: str | None = None, full
     gates = tuple(GateResult(name, name != gate, 0.1, details={"kept": kept} if name == "screen" else {})
                   for name in names)  # fmt: skip
     both = {"speedup": Estimate(speed, speed, speed), "accuracy": Estimate(kept, kept, kept)} if full else {}
-    verdict = Verdict(
-        str(slot), str(slot), "s", {}, "rejected" if gate else "accepted", gate=gate, gates=gates, **both
-    )  # type: ignore[arg-type]
+    verdict = Verdict(str(slot), str(slot), "s", {}, "rejected" if gate else "accepted", gate=gate, gates=gates, **both)  # type: ignore[arg-type]
     return Trial(slot, Arm("grammar", "x"), Proposal("", str(slot), "grammar", "x"), str(slot), "s", verdict)
 
 
