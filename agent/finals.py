@@ -8,8 +8,10 @@ asked for, and then every row bears its number.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from vortexlab.agent.campaign import Evaluation
@@ -18,10 +20,12 @@ from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History, Opening, Trial
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.evaluator.tasks import TASKS
 from vortexlab.evaluator.verdict import Verdict
 
 CONTEXTS, MOST = 24, 8
 SPLIT = "sealed"
+_ROOM = 256  # tokens for question and answer
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,12 @@ def final_config(config: EvaluationConfig, contexts: int = CONTEXTS, lengths: Se
     """The conditions of the finals of a campaign under `config`: sealed seeds, half and one and a half times its
     lengths (those of the user's own data stay), and every question asked of everybody. The margin is the campaign's.
 
-    Raises `VortexError` for a length that the campaign asked.
+    Lengths that the tasks or the model do not allow are left out. Raises `VortexError` when none is left, and for given
+    ones that the campaign asked or that are not allowed.
     """
+    names = [name for name in config.tasks or (() if config.data else TASKS) if name in TASKS]
+    shortest = max((TASKS[name].shortest for name in names), default=0)
+    longest = _positions(config.model) - _ROOM
     own = set(config.lengths)
     if lengths:
         if same := sorted(own & set(lengths)):
@@ -61,9 +69,24 @@ def final_config(config: EvaluationConfig, contexts: int = CONTEXTS, lengths: Se
     elif config.data:
         chosen = config.lengths
     else:
-        chosen = tuple(sorted({n * part // 2 for n in own for part in (1, 3)} - own))
+        other = sorted({n * part // 2 for n in own for part in (1, 3)} - own)
+        chosen = tuple(n for n in other if shortest <= n <= longest)
+    bad = [n for n in chosen if not shortest <= n <= longest]
+    if bad or not chosen:
+        raise VortexError(
+            f"finals need contexts of {shortest} to {longest} tokens, which tasks and model allow, and of other lengths "
+            f"than the campaign's; {f'{bad[0]} is not: ' if bad else ''}give others with --lengths"
+        )
     return replace(
         config, split=SPLIT, lengths=chosen, contexts=contexts, stop_below=0.0, promoted=1.0, audit_share=1.0
+    )
+
+
+def _positions(model: str) -> int:
+    """Tokens that the model folder promises to take."""
+    found = json.loads((Path(model) / "config.json").read_text())
+    return int(
+        found.get("max_position_embeddings") or found.get("text_config", {}).get("max_position_embeddings", 1 << 30)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def test_finals_are_about_other_lengths_and_sealed_seeds_and_the_declared_margin
     assert found.lengths == (1024, 3072, 6144) and found.split == "sealed" and found.margin == 0.03
     assert found.contexts == 24 and found.stop_below == 0.0
     assert final_config(config, 8, (512,)).lengths == (512,)
+    assert final_config(replace(config, lengths=(16384,))).lengths == (8192,)  # the model takes no 24,576 tokens
+    assert final_config(replace(config, lengths=(600,), tasks=("frequent",))).lengths == (900,)  # 300 are too few
+    for lengths in ((100,), (30000,)):
+        with pytest.raises(VortexError, match=f"{lengths[0]} is not: give others"):
+            final_config(config, lengths=lengths)
     with pytest.raises(VortexError, match="leave 4096 out"):
         final_config(config, lengths=(4096, 512))
     small = EvaluationConfig(lengths=(1024,), tasks=("needles",), contexts=3)
