@@ -74,8 +74,8 @@ def final_config(config: EvaluationConfig, contexts: int = CONTEXTS, lengths: Se
     bad = [n for n in chosen if not shortest <= n <= longest]
     if bad or not chosen:
         raise VortexError(
-            f"finals need contexts of {shortest} to {longest} tokens, which tasks and model allow, and of other lengths "
-            f"than the campaign's; {f'{bad[0]} is not: ' if bad else ''}give others with --lengths"
+            f"finals need contexts of {shortest} to {longest} tokens, which tasks and model allow, and not of the "
+            f"campaign's lengths; {f'{bad[0]} is not: ' if bad else ''}give others with --lengths"
         )
     return replace(
         config, split=SPLIT, lengths=chosen, contexts=contexts, stop_below=0.0, promoted=1.0, audit_share=1.0
@@ -85,9 +85,7 @@ def final_config(config: EvaluationConfig, contexts: int = CONTEXTS, lengths: Se
 def _positions(model: str) -> int:
     """Tokens that the model folder promises to take."""
     found = json.loads((Path(model) / "config.json").read_text())
-    return int(
-        found.get("max_position_embeddings") or found.get("text_config", {}).get("max_position_embeddings", 1 << 30)
-    )
+    return int({**found.get("text_config", {}), **found}.get("max_position_embeddings", 1 << 30))
 
 
 def finalists(run: Run, ids: Iterable[str] = ()) -> list[Trial]:

@@ -3,8 +3,8 @@
     python benchmarks/gate_times.py --json benchmarks/results/gate-times.json
 
 Speed is predicted, as in a search on the way to a GPU, so what is timed is everything up to and with accuracy: at 4,096
-tokens, with twelve contexts a task (312 paired answers), on all cores. Opening the worker (reading the contexts) is paid
-once and told apart. Nothing is stopped early unless `--stop` is given. The load of the machine stands in the file.
+tokens, with twelve contexts a task (312 paired answers). Opening the worker (reading contexts) is paid once and told apart.
+Nothing is stopped early unless `--stop` is given. The load of the machine stands in the file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def main() -> None:
     if not options.stop:
         config = EvaluationConfig(**{**config.to_json(), "stop_below": 0.0})
     conditions = {
-        "device": device_name("cpu"), "threads": options.threads, "versions": versions(), "lengths": list(config.lengths),
+        "device": device_name("cpu"), "threads": options.threads, "versions": versions(),
+        "lengths": list(config.lengths),
         "contexts_per_task": options.contexts, "model_digest": model_digest(config.model), "seed": config.seed,
         "dtype": config.resolved_dtype, "stop_below": config.stop_below,
     }  # fmt: skip
