@@ -10,7 +10,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +42,8 @@ class Evaluation(Protocol):
     def environment(self) -> str: ...
 
     def evaluate(self, source: str, knobs: dict[str, Attr] | None = None, *, fidelity: str = FULL) -> Verdict: ...
+
+    def recall(self, verdicts: Iterable[Verdict]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -167,6 +169,7 @@ class _Session:
         self._began = time.monotonic()
         self._before = self._current().seconds
         self._known = known_structures(self.history)
+        evaluator.recall(trial.verdict for trial in self.history.trials if trial.verdict is not None)
         self._mirror = Mirror(config.folder, config.name) if config.mirror else None
         self._recorded = _recorded_verdicts(config)
         self._lost = 0
@@ -233,6 +236,7 @@ class _Session:
         data: dict[str, Any] = {"fidelity": FULL, "environment": environment}
         if key in self._recorded:
             verdict = self._recorded[key]
+            self.evaluator.recall([verdict])
             data["from_run"] = self.config.replay
         else:
             verdict = self.evaluator.evaluate(trial.proposal.source, dict(trial.knobs), fidelity=FULL)

@@ -2,6 +2,10 @@
 
 `on_frontier` is by point estimate. `frontier_probability` says how much of that survives the noise: the share of
 bootstrap draws, all programs on the same resampled contexts, in which the program lies on the frontier.
+
+The best of many measurements is too good on the average. `shrunk` is the accuracy kept with that taken back, by all
+programs of the campaign together, and `rank` is computed from it; `separated` programs are above every other one that
+may be as fast (`evaluator.ranking` says how sure that is).
 """
 
 from __future__ import annotations
@@ -14,15 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from vortexlab.agent.pareto import frontier
+from vortexlab.agent.pareto import frontier, layers
 from vortexlab.agent.trials import History, Trial, known_structures
 from vortexlab.dsl.ir import Attr
+from vortexlab.evaluator.ranking import separated, shrunk_accuracy
 from vortexlab.evaluator.statistics import frontier_probability, interval, joint_draws
 from vortexlab.evaluator.verdict import Estimate, Verdict
 
 _COLUMNS = (
     "id", "name", "on_frontier", "frontier_probability", "speedup", "speedup_low", "speedup_high", "accuracy",
-    "accuracy_low", "accuracy_high", "density", "kv_dtype", "device", "speed", "new", "beats_seed", "answers",
+    "accuracy_low", "accuracy_high", "shrunk", "shrunk_low", "shrunk_high", "rank", "separated", "non_inferior",
+    "density", "state_bytes", "kv_dtype", "device", "speed", "new", "beats_seed", "answers",
     "contexts", "proposer", "operator", "label", "knobs", "structure",
 )  # fmt: skip
 
@@ -56,6 +62,11 @@ class Entry:
 
     `device` is where speed was measured, or the device it is predicted for; `speed` says which of the two. `kv_dtype`
     is the precision of the program's KV cache; that of dense attention is in the conditions.
+
+    `rank`: non-dominated rank by speed-up and `shrunk`, 1 the best. `non_inferior`: the decision on the margin that was
+    declared before the campaign (empty: not made). `state_bytes`: summaries and what is carried on, in bytes per token
+    of context over all layers of the geometry; `batch_fits`: by length, how many requests fit a memory that holds
+    nothing else (None where the memory is not known).
     """
 
     id: str
@@ -64,7 +75,13 @@ class Entry:
     frontier_probability: float
     speedup: Estimate
     accuracy: Estimate
+    shrunk: Estimate
+    rank: int
+    separated: bool
+    non_inferior: str
     density: float | None
+    state_bytes: float | None
+    batch_fits: Mapping[str, int | None]
     kv_dtype: str
     device: str
     speed: str
@@ -82,6 +99,7 @@ class Entry:
     def to_json(self) -> dict[str, Any]:
         plain = {**self.__dict__, "knobs": dict(self.knobs), "conditions": dict(self.conditions)}
         plain["speedup"], plain["accuracy"] = self.speedup.to_json(), self.accuracy.to_json()
+        plain["shrunk"], plain["batch_fits"] = self.shrunk.to_json(), dict(self.batch_fits)
         plain["beats_seed"] = self.beats_seed.to_json() if self.beats_seed else None
         return plain
 
@@ -141,9 +159,13 @@ def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
     known = known_structures(history)
     probability = frontier_probability(verdicts, seed=seed)
     compared = _comparisons(trials, verdicts, known, seed)
+    moved = [found or v.accuracy for found, v in zip(shrunk_accuracy(verdicts, seed=seed), verdicts, strict=True)]
+    ranks = layers([(v.speedup.value, m.value) for v, m in zip(verdicts, moved, strict=True) if v.speedup and m])
+    apart = separated(verdicts, seed=seed)
     entries = []
-    for trial, verdict, share in zip(trials, verdicts, probability, strict=True):
-        assert verdict.speedup is not None and verdict.accuracy is not None
+    for n, (trial, verdict, share) in enumerate(zip(trials, verdicts, probability, strict=True)):
+        better = moved[n]
+        assert verdict.speedup is not None and verdict.accuracy is not None and better is not None
         speed = str(verdict.conditions.get("speed", ""))
         entries.append(
             Entry(
@@ -153,7 +175,13 @@ def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
                 frontier_probability=share,
                 speedup=verdict.speedup,
                 accuracy=verdict.accuracy,
+                shrunk=better,
+                rank=ranks[n],
+                separated=apart[n],
+                non_inferior=str(verdict.non_inferiority.get("decision", "")),
                 density=verdict.density,
+                state_bytes=verdict.state.get("state"),
+                batch_fits=verdict.state.get("batch", {}),
                 kv_dtype=str(verdict.conditions.get("kv_dtype", "")),
                 device=str(verdict.conditions.get("predicted_device") or verdict.conditions.get("device", "")),
                 speed=speed,
@@ -176,12 +204,12 @@ def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
 def flat(entry: Entry) -> dict[str, Any]:
     """One row of a table: intervals in columns of their own."""
     row = {**entry.__dict__}
-    for name in ("speedup", "accuracy"):
+    for name in ("speedup", "accuracy", "shrunk"):
         estimate: Estimate = row[name]
         row[name], row[f"{name}_low"], row[f"{name}_high"] = estimate.value, estimate.low, estimate.high
     row["beats_seed"] = entry.beats_seed.seed if entry.beats_seed and entry.beats_seed.beaten else ""
     row["knobs"] = " ".join(f"{key}={value}" for key, value in sorted(entry.knobs.items()))
-    del row["conditions"]
+    del row["conditions"], row["batch_fits"]
     return row
 
 

@@ -19,6 +19,21 @@ def frontier(points: Sequence[Point]) -> list[int]:
     return front
 
 
+def layers(points: Sequence[Point]) -> list[int]:
+    """Non-dominated rank of each point: 1 on the frontier, 2 on that of what is left without it, and so on.
+
+    Of equal points all have the rank of the best of them.
+    """
+    distinct = sorted(set(points))
+    rank: dict[Point, int] = {}
+    for number in range(1, len(distinct) + 1):
+        rest = [point for point in distinct if point not in rank]
+        if not rest:
+            break
+        rank.update({rest[i]: number for i in frontier(rest)})
+    return [rank[point] for point in points]
+
+
 def hypervolume(points: Sequence[Point]) -> float:
     """Area dominated by the points above the reference (0, 0): speed-up 0, nothing kept."""
     area, covered = 0.0, 0.0

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vortexlab.agent.audit import Audit, audits
 from vortexlab.agent.bandit import records
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.leaderboard import Leaderboard, leaderboard
@@ -95,6 +96,10 @@ class Run:
 
     def leaderboard(self) -> Leaderboard:
         return self._leaderboard
+
+    def audits(self) -> list[Audit]:
+        """What every gate rejected, and an estimate of what it lost by that."""
+        return audits(self.trials)
 
     @property
     def state(self) -> str:

@@ -13,6 +13,7 @@ Kinds of event, in the order in which they appear:
 * ``trial_started`` {slot, knobs, key}; again after a kill
 * ``verdict`` {slot, fidelity, environment, verdict, ...}, at most one for a slot and one for a key
 * ``note`` {text}, ``campaign_finished`` {reason}
+* ``finals_opened`` {ids, evaluation, opening}, before a sealed context is made; ``final`` {id, opening, verdict}
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _SCHEMA_VERSION = 1
 _PATIENCE = 3  # tries for the lock
 KINDS = (
     "campaign_started", "campaign_resumed", "exchange", "proposer_failed", "proposal", "trial_started", "verdict",
-    "note", "campaign_finished",
+    "note", "campaign_finished", "finals_opened", "final",
 )  # fmt: skip
 
 _SCHEMA = """

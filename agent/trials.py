@@ -70,6 +70,19 @@ class Trial:
         return self.verdict.status == ERROR or (last is not None and last.passed)
 
 
+@dataclass(frozen=True)
+class Opening:
+    """One look at sealed contexts: for which trials, under which conditions, and what was found (by id)."""
+
+    ids: tuple[str, ...]
+    evaluation: Mapping[str, Any]
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        return all(name in self.verdicts for name in self.ids)
+
+
 def trial_id(slot: int) -> str:
     return f"t{slot:04d}"
 
@@ -91,6 +104,7 @@ class History:
     notes: list[str] = field(default_factory=list)
     finished: str | None = None
     sessions: list[tuple[float, float]] = field(default_factory=list)
+    openings: list[Opening] = field(default_factory=list)
 
     @staticmethod
     def of(events: Iterable[Event]) -> History:
@@ -101,6 +115,12 @@ class History:
 
     def add(self, event: Event) -> None:
         data = event.data
+        if event.kind in ("finals_opened", "final"):  # after the campaign: neither a trial nor time of its work
+            if event.kind == "finals_opened":
+                self.openings.append(Opening(tuple(data["ids"]), data["evaluation"]))
+            else:
+                self.openings[-1].verdicts[data["id"]] = Verdict.from_json(data["verdict"])
+            return
         if event.kind in ("campaign_started", "campaign_resumed"):
             if event.kind == "campaign_started":
                 self.started = data

@@ -20,7 +20,7 @@ from vortexlab.evaluator.sources import local_digest, parse_sources
 from vortexlab.kernels.devices import get_device
 
 #: Raised whenever the way of measuring changes, so that old verdicts are not taken for new ones.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
 CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
 SPLITS = ("search", "validation", "sealed")
@@ -67,8 +67,16 @@ class EvaluationConfig:
     * `geometry` names the attention geometry of the speed gate; `batch_tokens` = batch x context there,
       0 for 65,536 on the CPU and 1,048,576 on a GPU (measured or predicted for), where dense attention is no contest
       of overheads.
+    * `max_state`: bytes of state (summaries and what is carried on) per token of context, over all layers of
+      `geometry`, that a program may keep; 0 for any number.
     * `compile_for`: GPU targets of the compile gate, for example ``("sm_90",)``; empty leaves the gate out.
-    * `screen_contexts` per task; `audit_share` of the programs that the screen rejects run on in full.
+    * `margin`: how much less of the score than dense attention (mean over tasks, 0..1) still counts as no worse. It is
+      declared here, before anything is measured, and every verdict states the decision on it (`sequential`).
+    * `stop_below`: accuracy is asked in three parts, and no more is asked of a program that certainly keeps less than
+      this share of dense accuracy (error 2.5 %, however often one looks); 0 asks everything of everybody.
+    * `screen_contexts` per task. Of the programs that passed the screen so far the better `promoted` share, by Pareto
+      layer of predicted speed-up and accuracy there, goes on (1: all); `audit_share` of those that are rejected at the
+      screen, drawn by their hash, run on in full.
     * `threads`: CPU threads of the worker, 0 for all. `seconds` of wall clock for one gate, `memory_mb` of memory.
     """
 
@@ -91,8 +99,12 @@ class EvaluationConfig:
     predicted_device: str = "h200"
     geometry: str = "qwen3-8b"
     batch_tokens: int = 0
+    max_state: float = 0.0
     compile_for: tuple[str, ...] = ("sm_90",)
+    margin: float = 0.02
+    stop_below: float = 0.5
     screen_contexts: int = 2
+    promoted: float = 0.75
     audit_share: float = 0.05
     threads: int = 0
     seconds: float = 180.0
@@ -117,9 +129,15 @@ class EvaluationConfig:
         for name in ("audit_share", "dense_floor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise VortexError(f"{name} must lie in 0..1, found {getattr(self, name)}")
+        if not 0 < self.promoted <= 1:
+            raise VortexError(f"promoted must lie in 0..1, above 0, found {self.promoted}")
+        if not 0 < self.margin < 1:
+            raise VortexError(f"margin must lie between 0 and 1, found {self.margin}")
+        if not 0 <= self.stop_below < 1:
+            raise VortexError(f"stop_below must lie in 0..1, below 1, found {self.stop_below}")
         parse_sources(self.sources)
-        if min(self.threads, self.seed, self.batch_tokens) < 0:
-            raise VortexError("threads, seed and batch_tokens must not be negative")
+        if min(self.threads, self.seed, self.batch_tokens, self.max_state) < 0:
+            raise VortexError("threads, seed, batch_tokens and max_state must not be negative")
 
     @property
     def resolved_dtype(self) -> str:

@@ -24,6 +24,8 @@ from vortexlab.kernels.precision import cast
 
 #: Contexts start at multiples of this, so pages that divide it are views of the pool as it lies.
 ALIGNMENT = 128
+#: Longest question, in tokens, that the screen and the fidelity gate ask.
+SHORT_QUESTION = 32
 
 
 @dataclass(frozen=True)

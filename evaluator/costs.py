@@ -8,7 +8,7 @@ from typing import Any
 
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator.geometries import Geometry
-from vortexlab.kernels.cost import predict
+from vortexlab.kernels.cost import model, predict
 from vortexlab.kernels.devices import get_device
 
 
@@ -36,6 +36,22 @@ def predictions(
         batch = max(1, batch_tokens // length)
         result[str(length)] = predict(program, static, length, batch, device, live, dtype=dtype).to_json()
     return result
+
+
+def state(program: Program, geometry: Geometry, lengths: Sequence[int], device: str) -> dict[str, Any]:
+    """What a request keeps, in bytes per token of context over all layers and KV heads of the geometry.
+
+    `kv`: keys and values in the precision of the program's cache; `state`: summaries and what is carried on; `batch`:
+    by length, how many requests fit the device's memory if it held nothing else (weights and activations take their
+    part of it), None where the device's memory is not known. Precisions are those of `predictions`.
+    """
+    target = get_device(device)
+    dtype = "fp32" if target.kind == "cpu" else "bf16"
+    found = model(program, geometry.static(), max(lengths), 1, target, dtype)
+    heads = geometry.layers * geometry.kv_heads
+    kv, kept = float(heads * found.token_bytes()), heads * found.state_bytes() / program.page_size
+    batch = {str(n): int(target.memory // ((kv + kept) * n)) if target.memory else None for n in lengths}
+    return {"kv": kv, "state": kept, "batch": batch, "device": device}
 
 
 def speedup(predicted: Mapping[str, Mapping[str, Any]]) -> float:

@@ -7,7 +7,7 @@ answers are checked, scored and turned into statements with intervals.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from vortexlab import dsl
 from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.dsl.parameters import Parameters
-from vortexlab.evaluator import costs, replies, statistics
+from vortexlab.evaluator import costs, replies, sequential, statistics
 from vortexlab.evaluator.config import (
     DTYPE_NAMES,
     EvaluationConfig,
@@ -29,12 +29,13 @@ from vortexlab.evaluator.config import (
 )
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
+from vortexlab.evaluator.ladder import Ladder
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
 from vortexlab.evaluator.traits import depends_on_data
-from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Verdict
+from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
 from vortexlab.kernels.devices import get_device
 from vortexlab.kernels.precision import cache_name
 
@@ -43,6 +44,8 @@ SCREEN, FULL = "screen", "full"
 SCREEN_FLOOR = 0.2
 #: Above this share of pages decided by ties, the other order is answered too and the worse result counts.
 TIE_SHARE = 0.01
+#: Parts in which accuracy is asked, with a look at the answers after each.
+LOOKS = 3
 _OPEN_SECONDS = 3600.0
 _MEASURED = ("dense_ms", "sparse_ms", "summary_ms", "select_ms", "attend_ms")
 
@@ -91,11 +94,11 @@ class Evaluator:
             from vortexlab.kernels.gpu import tuning
 
             tuning.lend(device_name("cuda"), self._sandbox.scratch)
+        self._ladder = Ladder(config.promoted)
         self._opened = False
         self._dense: dict[int, float] = {}
         self._model: replies.ModelGeometry | None = None
         self._hello: replies.Hello | None = None
-        self._finalists: dict[str, Evaluator] = {}
 
     def __enter__(self) -> Evaluator:
         return self
@@ -105,10 +108,12 @@ class Evaluator:
 
     def close(self) -> None:
         """Ends the worker and removes its scratch folder."""
-        for other in self._finalists.values():
-            other.close()
         self._sandbox.close()
         self._opened = False
+
+    def recall(self, verdicts: Iterable[Verdict]) -> None:
+        """Takes up what was measured before, so that the ladder after the screen goes on where it stood."""
+        self._ladder.recall(verdicts)
 
     # --- the worker --------------------------------------------------------------------------------------------
 
@@ -199,25 +204,12 @@ class Evaluator:
         except VortexError as error:
             return self._unparsed(source, knobs, error, time.monotonic() - began)
         trial = _Trial(bound)
-        trial.gates.append(GateResult("parse", True, time.monotonic() - began))
         self.open()
         with self._stopping(trial):
+            self._gate(trial, "parse", lambda: (self._too_much_state(bound), {}))
             self._run(trial, fidelity)
         chosen = {name: bound_value for name, bound_value in _knob_values(unbound, knobs).items()}
         return self._verdict(trial, chosen, time.monotonic() - began)
-
-    def finalist(
-        self,
-        source: str,
-        knobs: Mapping[str, Attr] | None = None,
-        *,
-        split: str = "validation",
-        parameters: Parameters | None = None,
-    ) -> Verdict:
-        """The program measured again on contexts that no search has seen: the validation or the sealed split."""
-        if split not in self._finalists:
-            self._finalists[split] = Evaluator(self.config.with_split(split))
-        return self._finalists[split].evaluate(source, knobs, parameters=parameters)
 
     def dense_row(self) -> Verdict:
         """Dense attention itself as a row of the table: speed-up and accuracy kept are 1 by definition."""
@@ -225,6 +217,21 @@ class Evaluator:
         trial = _Trial(EVERYTHING, sparse=dict(self._dense), density=1.0, reads=1)
         verdict = self._verdict(trial, {}, 0.0)
         return Verdict.from_json({**verdict.to_json(), "program": "dense", "speedup": Estimate(1, 1, 1).to_json()})
+
+    def _state(self, program: Program) -> dict[str, Any]:
+        """For the device that speed is about; a GPU that it is measured on counts as the one predicted for."""
+        return costs.state(program, self.geometry, self.config.lengths, self._speed_device)
+
+    @property
+    def _speed_device(self) -> str:
+        cpu = self.config.speed == "measured" and self.config.device == "cpu"
+        return "cpu" if cpu else self.config.predicted_device
+
+    def _too_much_state(self, program: Program) -> str:
+        kept, most = self._state(program)["state"], self.config.max_state
+        if not most or kept <= most:
+            return ""
+        return f"keeps {kept:,.0f} bytes of state per token of context; at most {most:,.0f} are allowed (max_state)"
 
     def _parse(
         self, source: str, knobs: Mapping[str, Attr] | None, parameters: Parameters | None
@@ -326,7 +333,12 @@ class Evaluator:
         trial.facts["density"] = found.density
         if found.ties > TIE_SHARE:
             trial.order = "both"
-        details = found.model_dump()
+        if len(found.picked) != len(self.suite.watched()):
+            self._sandbox.stop()
+            self._opened = False
+            raise WorkerLost("garbage", "the worker told of other recorded steps than asked")
+        details = found.model_dump(exclude={"picked"})
+        details["needle_hits"] = self.suite.needle_hits(found.picked, trial.program.page_size)
         if not found.finite:
             return "the attention output on recorded steps is not finite", details
         if found.density >= 1 and found.selection_error > found.dense_limit:
@@ -365,16 +377,36 @@ class Evaluator:
         self._answers(trial, rows)
         outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks())
         upper = statistics.kept_upper(outcomes, seed=self.config.seed) if outcomes else 1.0
-        details = {"answers": len(rows), "kept_upper": min(upper, 1e9)}
+        found = statistics.accuracy(outcomes, seed=self.config.seed).kept if outcomes else None
+        kept = found.value if found else 0.0
+        details: dict[str, Any] = {"answers": len(rows), "kept_upper": min(upper, 1e9), "kept": kept}
         if upper < SCREEN_FLOOR:
             reason = f"keeps less than {SCREEN_FLOOR:g} of dense accuracy: at most {upper:.2f} on {len(rows)} answers"
             return reason, details
-        return "", details
+        speed = costs.speedup(self._predicted(trial)[self._speed_device])
+        details["point"] = [speed, kept]
+        return self._ladder.judge(speed, kept), details
 
     def _accuracy(self, trial: _Trial, rows: Sequence[int]) -> tuple[str, dict[str, Any]]:
-        if rows:
-            self._answers(trial, rows)
+        """Every other question, in parts: of a program that certainly keeps too little no more is asked."""
+        config, order = self.config, self._order()
+        looks = self.suite.looks(rows, order, LOOKS if config.stop_below > 0 else 1)
+        for number, look in enumerate(looks, 1):
+            self._answers(trial, look)
+            p = sequential.keeps_less(self._in_order(trial), config.stop_below)
+            if p <= sequential.LEVEL and number < len(looks):
+                trial.conditions["stopped"] = {
+                    "keeps_less_than": config.stop_below, "p": p, "of": len(self.suite.forks),
+                }  # fmt: skip
+                break
         return "", {"answers": len(trial.sparse), "order": trial.order}
+
+    def _order(self) -> list[int]:
+        return self.suite.drawn(self._tasks(), self.config.split_seed())
+
+    def _in_order(self, trial: _Trial) -> list[Outcome]:
+        outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks())
+        return self.suite.in_order(outcomes, self._order())
 
     def _speed(self, trial: _Trial, seed: int) -> tuple[str, dict[str, Any]]:
         if self.config.speed == "predicted":
@@ -470,6 +502,8 @@ class Evaluator:
             answers=found.answers if found else 0,
             contexts=found.contexts if found else 0,
             outcomes=outcomes,
+            non_inferiority=self._decision(trial) if outcomes else {},
+            state=self._state(program),
             stages={
                 "predicted": predicted,
                 "measured_ms": {n: {k: t[k] for k in _MEASURED} for n, t in timings.items()},
@@ -480,6 +514,9 @@ class Evaluator:
             seconds=seconds,
             alarms=tuple(trial.alarms) + (found.alarms if found else ()),
         )
+
+    def _decision(self, trial: _Trial) -> dict[str, Any]:
+        return sequential.non_inferiority(self._in_order(trial), self.config.margin).to_json()
 
     def _predicted(self, trial: _Trial) -> dict[str, dict[str, Any]]:
         """Predicted costs by device and length: for the device that is predicted for, and for the one measured on."""

@@ -104,7 +104,8 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
     error to dense attention over the same cache, is `selection_error`. The mass is that on candidates which are not
     read regardless of scores, as a share of all such mass (`mass`) and of what the same number of pages could hold at
     best (`mass_of_best`).
-    `ties`: share of the chosen pages that change when of equal scores the later page comes first.
+    `ties`: share of the chosen pages that change when of equal scores the later page comes first. `picked`: for every
+    recorded step the share of (layer, KV head) that reads each page, [steps][pages].
     """
     session.prepare()
     if reversed_session is not None:
@@ -116,6 +117,7 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
     forced_type = type(session.executors[0])
     forced_program = forced_part(session.program)
     errors, rounding, selecting, kept, best, tokens, chosen, changed = [], [], [], [], [], [], 0, 0
+    picks: list[Tensor | float] = [0.0] * len(recording.forks)
     for layer, cache in enumerate(caches):
         executor, state, q = session.executors[layer], session.states[layer], recording.q[layer]
         executor.summarize(state, cache)
@@ -138,6 +140,7 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
             mass = page_mass(q[row], cache, row, page, model.scale)
             pages = mass.shape[-1]
             picked = _mask(lists, row, pages)
+            picks[row] += picked.any(1).double().mean(0) / len(caches)
             free = ~_mask(forced, row, pages)
             free[..., pages - 1] = False
             on_free = (mass * free).sum(-1)
@@ -158,6 +161,7 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
         "mass_of_best": _number(of_best.mean()) if of_best.numel() else 1.0,
         "density": _number(torch.cat(tokens).mean()),
         "ties": changed / max(1, chosen),
+        "picked": [[round(share, 4) for share in torch.as_tensor(row).tolist()] for row in picks],
         "steps": len(recording.forks),
         "dense_limit": _DENSE_ERROR[str(model.dtype).removeprefix("torch.")],
     }

@@ -89,7 +89,7 @@ class Session:
         return decode(self.executors[layer], q, self.states[layer], cache, memory)
 
 
-class _Step:
+class Step:
     """One token of every row: append to each layer's cache, update its summaries, select, attend."""
 
     def __init__(
@@ -197,7 +197,7 @@ def _feed(
         counted = tally if reader is session else None
         # Dense attention remembers nothing: what a program carries on begins with its own first step.
         carried = memories if reader is session else [None] * len(current)
-        handler = _Step(session, reader, current, carried, counted, watch)
+        handler = Step(session, reader, current, carried, counted, watch)
         if watch is not None:
             watch.step = step
         tokens = model.step(feed[:live, step], starts[:live] + step, handler).argmax(-1)

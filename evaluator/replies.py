@@ -73,6 +73,8 @@ class Fidelity(_Reply):
     mass_of_best: float
     density: float
     ties: Share
+    picked: Annotated[list[Annotated[list[Share], Field(max_length=1 << 20)]], Field(max_length=1 << 12)]
+    divergence: Annotated[float, Field(ge=0)]
     steps: int
     dense_limit: float
 

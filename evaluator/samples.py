@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,13 +10,15 @@ from typing import Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig, is_worded
+from vortexlab.evaluator.contexts import SHORT_QUESTION
+from vortexlab.evaluator.sequential import drawn_order
 from vortexlab.evaluator.tasks import TASKS, Sample, Turn, make_samples
 from vortexlab.evaluator.tasks.cache import samples_digest
 from vortexlab.evaluator.tasks.prompts import Encoder
 from vortexlab.evaluator.verdict import Outcome
 
-#: Longest question that the screen asks, in tokens.
-SCREEN_QUESTION = 32
+#: Built-in tasks whose answer stands in the context, pair of tokens for pair of tokens.
+_FOUND = ("needle", "needles", "keys", "multivalue", "multiquery", "chain")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,30 @@ class Suite:
                 chosen.append(row)
         return chosen
 
+    def needle_pages(self, row: int, page: int) -> list[int]:
+        """The pages of a fork's context that hold what is asked; empty where the task has no such place."""
+        i, turn = self.forks[row]
+        sample = self.samples[i]
+        if sample.task not in _FOUND:
+            return []
+        answer, context = sample.turns[turn].answer, sample.context
+        pairs = {tuple(answer[n : n + 2]) for n in range(0, len(answer), 2)}
+        return sorted({
+            place // page for n, pair in enumerate(itertools.pairwise(context)) if pair in pairs
+            for place in (n, n + 1)
+        })  # fmt: skip
+
+    def needle_hits(self, picked: Sequence[Sequence[float]], page: int) -> float | None:
+        """How often the pages with the needle were read: `picked` has, for every watched fork, the share of (layer, KV
+        head) that read each page. None without a needle."""
+        shares = [
+            row[number]
+            for fork, row in zip(self.watched(), picked, strict=True)
+            for number in self.needle_pages(fork, page)
+            if number < len(row)
+        ]
+        return sum(shares) / len(shares) if shares else None
+
     def split(self, first: int) -> tuple[list[int], list[int]]:
         """Rows of `forks`: a few for the screen, and the others.
 
@@ -68,8 +95,43 @@ class Suite:
         chosen = chosen or [row for row, (i, _) in enumerate(self.forks) if i in few]
         return chosen, sorted(set(range(len(self.forks))) - set(chosen))
 
+    def drawn(self, tasks: Sequence[str], seed: int) -> list[int]:
+        """Samples of `tasks` in the order in which their contexts count for sequential decisions (`drawn_order`)."""
+        members = [i for i, sample in enumerate(self.samples) if sample.task in tasks]
+        return [members[n] for n in drawn_order([self._cell(i) for i in members], seed)]
+
+    def _cell(self, sample: int) -> tuple[str, int]:
+        return self.samples[sample].task, self.samples[sample].length
+
+    def in_order(self, outcomes: Sequence[Outcome], order: Sequence[int]) -> list[Outcome]:
+        """Of the contexts in `order` those up to the first that was not asked all of its questions."""
+        by_name = {item.context: item for item in outcomes}
+        found = []
+        for i in order:
+            item = by_name.get(self._name(i))
+            if item is None or item.answers < len(self.samples[i].turns):
+                break
+            found.append(item)
+        return found
+
+    def _name(self, sample: int) -> str:
+        found = self.samples[sample]
+        return f"{found.task}/{found.length}/{found.index}"
+
+    def looks(self, rows: Sequence[int], order: Sequence[int], parts: int) -> list[list[int]]:
+        """`rows` of `forks` in `parts`: those of the first contexts in `order`, of the next ones, and all others.
+
+        Long questions cost as many steps as they have tokens, whatever their number, so all of them come first.
+        """
+        place = {sample: n * parts // len(order) for n, sample in enumerate(order)}
+        place |= {i: 0 for i in range(len(self.samples)) if not self._is_short(i, 0)}
+        found: list[list[int]] = [[] for _ in range(parts)]
+        for row in rows:
+            found[place.get(self.forks[row][0], parts - 1)].append(row)
+        return [part for part in found if part]
+
     def _is_short(self, sample: int, turn: int) -> bool:
-        return len(self.samples[sample].turns[turn].question) <= SCREEN_QUESTION
+        return len(self.samples[sample].turns[turn].question) <= SHORT_QUESTION
 
     @cached_property
     def timed_at(self) -> dict[str, int]:
@@ -106,7 +168,7 @@ class Suite:
         return tuple(
             Outcome(
                 sample.task,
-                f"{sample.task}/{sample.length}/{sample.index}",
+                self._name(i),
                 sample.length,
                 len(rows[i]),
                 sum(dense[row] for row in rows[i]),

@@ -55,6 +55,21 @@ def wilson_upper(right: float, total: int) -> float:
     return float((centre + spread) / (1 + z * z / total))
 
 
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's correlation, equal values sharing the mean of their ranks; 0 where one of the two is constant."""
+    a, b = _ranks(first), _ranks(second)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    below = (values[:, None] > values[None, :]).sum(1)
+    equal = (values[:, None] == values[None, :]).sum(1)
+    mean: np.ndarray = below + (equal - 1) / 2
+    return mean
+
+
 class _Strata:
     """Bootstrap weights over contexts, resampled within each (task, length)."""
 

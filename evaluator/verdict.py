@@ -96,6 +96,9 @@ class Verdict:
       contexts. `density`: effective density of the accuracy run (of the fidelity gate before that).
     * `per_task`: task -> dense, sparse (mean score, 0..1), n (answers), contexts, difference (Estimate as JSON),
       sign_p (exact two-sided sign test over flipped answers).
+    * `non_inferiority`: the decision on the margin that was declared (`sequential.Decision` as JSON); empty without
+      answers.
+    * `state`: bytes that a request keeps per token of context, and the batch that fits (`costs.state`).
     * `stages`: cost by stage (bytes read and written, predicted and, where measured, measured microseconds).
     * `speed_samples`: the paired ratios that `speedup` was computed from, one list per length.
     * `conditions`: device, geometry, lengths, batch, dtype (of the model and of dense attention), kv_dtype (of the
@@ -117,6 +120,8 @@ class Verdict:
     answers: int = 0
     contexts: int = 0
     outcomes: tuple[Outcome, ...] = ()
+    non_inferiority: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Any] = field(default_factory=dict)
     predicted_speedup: float | None = None
     speed_samples: Mapping[str, list[float]] = field(default_factory=dict)

@@ -19,9 +19,9 @@ import torch
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.evaluator import compiling, fidelity, frames, numerics, prefill, speed
+from vortexlab.evaluator import compiling, divergence, fidelity, frames, numerics, prefill, speed
 from vortexlab.evaluator.confine import NETWORK
-from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
+from vortexlab.evaluator.contexts import SHORT_QUESTION, Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, check_device, everything_of, executor_for
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
@@ -42,6 +42,8 @@ class Worker:
         self._model: LoadedModel | None = None
         self._store: ContextStore | None = None
         self._recording: fidelity.Recording | None = None
+        self._answers: list[list[int]] = []
+        self._logs: torch.Tensor | None = None
         self._workloads: dict[str, Workload] = {}
         self._program: Program | None = None
         self._sessions: dict[str, Session] = {}
@@ -97,7 +99,9 @@ class Worker:
             fidelity.Recording.from_watcher(chosen, watcher).save(recording)
             answers.write_text(json.dumps(found))
         self._recording = fidelity.Recording.load(recording, self.model.device)
-        return {"answers": json.loads(answers.read_text())}
+        found = json.loads(answers.read_text())
+        self._answers = [found[row] for row in sorted(watch)]
+        return {"answers": found}
 
     def program(self, program: dict[str, Any]) -> dict[str, Any]:
         """The bound program that the gates after this are about."""
@@ -151,7 +155,20 @@ class Worker:
             raise VortexError("the worker has no recorded steps yet")
         session = self._session("forward")
         session.prepare()
-        return fidelity.measure(session, self._recording, self._session("reversed"))
+        found = fidelity.measure(session, self._recording, self._session("reversed"))
+        return {**found, "divergence": self._divergence(session)}
+
+    def _divergence(self, session: Session) -> float:
+        """On the recorded forks but those with long questions, which cost as many steps as they have tokens."""
+        assert self._recording is not None
+        turns = [self.store.contexts[fork.context].turns[fork.turn] for fork in self._recording.forks]
+        rows = [row for row, turn in enumerate(turns) if len(turn.question) <= SHORT_QUESTION]
+        rows = rows or list(range(len(turns)))
+        forks, answers = [self._recording.forks[row] for row in rows], [self._answers[row] for row in rows]
+        if self._logs is None:
+            everything = Session(EVERYTHING, self.model, self.store, executor_for(self.device))
+            self._logs = divergence.answer_logs(everything, forks, answers)
+        return divergence.divergence(self._logs, divergence.answer_logs(session, forks, answers))
 
     def answers(self, forks: list[list[int]], order: str, protocol: str) -> dict[str, Any]:
         """The program's answers to some questions, the density of what it read, and its live page counts by length."""

@@ -241,6 +241,16 @@ class Model:
         fields = self.lowered.live_fields().items()
         return sum(share[name] * (BYTES[stored] * self._size(index) + scale) for name, index in fields)
 
+    def state_bytes(self) -> float:
+        """Bytes that the program keeps of one page of one KV head beside keys and values: summaries, in the precision
+        they are stored in, and what is carried on, in fp32 (sets and reused selections: a byte)."""
+        carried = [
+            1.0 if self.lowered.memories[name].type.kind == SET else 4.0 * self._size(index)
+            for name, index in self.lowered.live_memories().items()
+        ]
+        reused = sum(node.op == "reuse" for _, node in self.lowered)
+        return self._field_bytes() + sum(carried) + reused
+
     # stages
 
     def stage(

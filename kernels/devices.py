@@ -24,7 +24,8 @@ class Device:
     `matrix`: FLOPs of matrix products by cache dtype; `vector`: elementwise results. `choose`: scores ordered by exact
     selection. `launch`: seconds that every kernel costs beside its work; `attend_latency` and `choose_latency`: seconds
     more that attention and exact selection take at least. `units`: processors that a launch should fill, 1 where work
-    is not split. `least_bytes`: bytes that an element of K or V counts for at least.
+    is not split. `least_bytes`: bytes that an element of K or V counts for at least. `memory`: bytes of the device's
+    memory by its datasheet, 0 where that depends on the machine.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Device:
     ramp: float = 0.0
     ramp_bytes: float = 1.0
     least_bytes: int = 1
+    memory: float = 0.0
 
     def transfer(self, size: float, rate: float) -> float:
         """Seconds of moving `size` bytes at `rate`; small amounts do not fill the device and move at a lower one."""
@@ -76,12 +78,15 @@ _H200 = Device(
     units=132,
     ramp=3.29e-06,
     ramp_bytes=4.85e+06,
+    memory=1.41e11,
 )
 #: The vendor's figures for the same GPU: bytes and bf16 products a second.
 _H200_DATASHEET = (4.8e12, 9.89e14)
 
 
-def _datasheet(name: str, read: float, bf16: float, fp32: float, vector: float, units: int, source: str) -> Device:
+def _datasheet(
+    name: str, read: float, bf16: float, fp32: float, vector: float, units: int, memory: float, source: str
+) -> Device:
     bytes_share, products = read / _H200_DATASHEET[0], _H200.matrix["bf16"] / _H200_DATASHEET[1]
     return replace(
         _H200,
@@ -97,21 +102,22 @@ def _datasheet(name: str, read: float, bf16: float, fp32: float, vector: float, 
         choose=_H200.choose * bytes_share,
         units=units,
         ramp_bytes=_H200.ramp_bytes * bytes_share,
+        memory=memory,
     )
 
 
 _TABLE = [
     _H200,
     _datasheet(
-        "h100", 3.35e12, 9.89e14, 4.95e14, 3.3e13, 132,
-        "NVIDIA H100 SXM datasheet: 3.35 TB/s, 989 TFLOP/s dense bf16, 67 TFLOP/s fp32",
+        "h100", 3.35e12, 9.89e14, 4.95e14, 3.3e13, 132, 8.0e10,
+        "NVIDIA H100 SXM 80 GB datasheet: 3.35 TB/s, 989 TFLOP/s dense bf16, 67 TFLOP/s fp32",
     ),
     _datasheet(
-        "a100", 2.039e12, 3.12e14, 1.56e14, 9.7e12, 108,
+        "a100", 2.039e12, 3.12e14, 1.56e14, 9.7e12, 108, 8.0e10,
         "NVIDIA A100 SXM 80 GB datasheet: 2,039 GB/s, 312 TFLOP/s dense bf16, 19.5 TFLOP/s fp32",
     ),
     _datasheet(
-        "mi300x", 5.3e12, 1.307e15, 6.537e14, 8.1e13, 304,
+        "mi300x", 5.3e12, 1.307e15, 6.537e14, 8.1e13, 304, 1.92e11,
         "AMD Instinct MI300X datasheet: 5.3 TB/s, 1,307 TFLOP/s dense bf16, 163.4 TFLOP/s fp32",
     ),
     Device(

@@ -10,7 +10,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class FakeEvaluator:
     def __init__(self, environment: str = "fake", seconds: float = 0.0):
         self.environment, self.seconds = environment, seconds
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.recalled: list[str] = []
         self.closed = False
 
     def evaluate(
@@ -88,6 +89,9 @@ class FakeEvaluator:
             "outcomes": outcomes,
             "seconds": 0.1,
         })  # fmt: skip
+
+    def recall(self, verdicts: Iterable[Verdict]) -> None:
+        self.recalled.extend(verdict.source_hash for verdict in verdicts)
 
     def close(self) -> None:
         self.closed = True

@@ -145,24 +145,6 @@ def test_predicted_campaigns_repeat_to_the_last_digit() -> None:
     assert first.speedup is not None and first.speedup.value == first.predicted_speedup
 
 
-def test_finalists_are_measured_on_contexts_that_no_search_has_seen(
-    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Evaluator] = []
-
-    def evaluate(self: Evaluator, source: str, knobs: object, parameters: object = None) -> str:
-        asked.append(self)
-        return source
-
-    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
-    assert evaluator.finalist(QUEST, {}) == evaluator.finalist(QUEST, {}) == QUEST
-    evaluator.finalist(QUEST, {}, split="sealed")
-    assert [other.config.split for other in asked] == ["validation", "validation", "sealed"]
-    assert asked[0] is asked[1]
-    drawn = [{tuple(s.context) for s in item.suite.samples} for item in (evaluator, asked[0], asked[2])]
-    assert len(set.union(*drawn)) == sum(map(len, drawn))
-
-
 def _reply(**changes: object) -> dict[str, object]:
     """The answer of a worker to the numerics gate."""
     return {"ok": {"failure": "", "cases": 6, "steps": 20, "pages": 100, "open": 0, **changes}}

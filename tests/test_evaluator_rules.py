@@ -15,11 +15,11 @@ from vortexlab.evaluator.evaluator import SCREEN_FLOOR, TIE_SHARE, Evaluator
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import WorkerLost
 from vortexlab.evaluator.tasks import Sample, Turn
-from vortexlab.evaluator.verdict import GATES, Verdict
+from vortexlab.evaluator.verdict import GATES, GateResult, Verdict
 
 CONFIG = EvaluationConfig(
     tasks=("needles", "keys"), lengths=(320,), contexts=4, screen_contexts=2, compile_for=("sm_90",), audit_share=0.0,
-    threads=1,
+    stop_below=0.0, threads=1,
 )  # fmt: skip
 SUITE = make_suite(CONFIG)
 QUEST, TOP_P = search_spaces.seeds()["quest"], search_spaces.seeds()["top_p"]
@@ -32,6 +32,7 @@ FIDELITY = {
     "finite": True, "error_mean": 0.1, "error_p95": 0.2, "error_worst_head": 0.3, "cache_error": 0.0,
     "selection_error": 0.1, "mass": 0.9, "mass_of_best": 0.9,
     "density": 0.2, "ties": 0.0, "steps": 2, "dense_limit": 1e-3,
+    "picked": [[0.25] * 20 + [1.0]] * 2, "divergence": 0.1,
 }  # fmt: skip
 TIMING = {
     "ratios": [2.0, 4.0, 4.0, 4.0, 9.0], "dense_ms": 4.0, "sparse_ms": 1.0, "summary_ms": 0.1, "select_ms": 0.4,
@@ -48,7 +49,7 @@ def always(task: str, number: int, order: str) -> bool:
 class Scripted:
     """Stands for the sandbox: answers every request as `changes` say, and keeps what was asked."""
 
-    threads, running = 1, True
+    threads, running, suite = 1, True, SUITE
 
     def __init__(self, right: Right = always, right_densely: Right = always, **changes: dict[str, Any]):
         self.right, self.right_densely, self.changes = right, right_densely, changes
@@ -80,7 +81,7 @@ class Scripted:
             order = message.get("order", "forward")
             answered = [self._answer(pair, order, operation) for pair in message["forks"]]
             plain["dense"] = {"answers": answered}
-            counts = {str(len(SUITE.samples[i].context)): [3, 1000] for i, _ in message["forks"]}
+            counts = {str(len(self.suite.samples[i].context)): [3, 1000] for i, _ in message["forks"]}
             density = 0.25 if order == "forward" else 0.5
             plain["answers"] = {
                 "answers": answered, "density": density * len(answered), "reads": len(answered), "counts": counts,
@@ -89,7 +90,7 @@ class Scripted:
 
     def _answer(self, pair: list[int], order: str, operation: str) -> list[int]:
         i, turn = pair
-        sample = SUITE.samples[i]
+        sample = self.suite.samples[i]
         rule = self.right_densely if operation == "dense" else self.right
         answer = list(sample.turns[turn].answer)
         return answer if rule(sample.task, 4 * sample.index + turn, order) else [0] * len(answer)
@@ -124,6 +125,8 @@ def test_the_gates_come_in_the_order_of_their_cost() -> None:
         ("numerics", {"failure": "reads pages 3, 4"}, "rejected", "reads pages 3, 4"),
         ("compile", {"failure": "spills 9000 bytes"}, "rejected", "spills 9000 bytes"),
         ("fidelity", {"finite": False}, "rejected", "not finite"),
+        ("fidelity", {"picked": [[0.5]]}, "error", "other recorded steps"),
+        ("fidelity", {"picked": [[1.5]] * 2}, "error", "agreed form"),
         ("fidelity", {"density": 1.0, "selection_error": 2e-3}, "rejected", "every page is read, yet"),
         ("speed", {"timing": None, "failure": "a timed output is off"}, "rejected", "a timed output is off"),
         ("speed", {"timing": None}, "rejected", "no timing"),
@@ -175,6 +178,76 @@ def test_where_ties_decide_the_worse_order_counts(ties: float, orders: list[str]
     worse = len(orders) == 2
     assert verdict.accuracy.value == pytest.approx(0.5 if worse else 1.0)
     assert verdict.density == pytest.approx(0.5 if worse else 0.25)
+
+
+def test_no_more_is_asked_of_a_program_that_surely_keeps_too_little() -> None:
+    """What is asked one third at a time ends once the bet against half of dense is won."""
+    config = replace(CONFIG, contexts=24)
+    suite = make_suite(config)
+
+    def found(right: Right, stop_below: float) -> tuple[Verdict, int]:
+        box = Scripted(right)
+        box.suite = suite
+        changed = replace(config, stop_below=stop_below)
+        verdict = Evaluator(changed, suite=suite, sandbox=box).evaluate(QUEST)  # type: ignore[arg-type]
+        return verdict, box.operations().count("answers")
+
+    poor, good = (lambda task, number, order: number % 4 == 0), (lambda task, number, order: number % 4 != 0)
+    stopped, asked = found(poor, 0.5)
+    assert stopped.accepted and asked < 4 and stopped.answers < len(suite.forks) == 192
+    assert stopped.conditions["stopped"]["p"] <= 0.025 and stopped.conditions["stopped"]["of"] == 192
+    assert stopped.accuracy is not None and stopped.accuracy.value == pytest.approx(0.25, abs=0.05)
+    assert stopped.non_inferiority["decision"] == "inferior"
+    whole, asked = found(poor, 0.0)
+    assert asked == 2 and whole.answers == 192 and "stopped" not in whole.conditions
+    kept, asked = found(good, 0.5)
+    assert asked == 4 and kept.answers == 192 and "stopped" not in kept.conditions
+    assert kept.non_inferiority["margin"] == config.margin == 0.02
+
+
+def test_a_program_may_be_limited_in_what_it_keeps() -> None:
+    kept = evaluate(Scripted(), speed="predicted").state
+    # Minimum and maximum of 128 channels in bf16 a page of 16 tokens, 8 KV heads and 36 layers; keys and values.
+    assert kept["state"] == 2 * 128 * 2 / 16 * 8 * 36 and kept["kv"] == 2 * 128 * 2 * 8 * 36
+    assert kept["device"] == "h200" and kept["batch"] == {"320": int(1.41e11 // (320 * (kept["state"] + kept["kv"])))}
+    on_cpu = evaluate(Scripted()).state
+    assert on_cpu["kv"] == 2 * kept["kv"] and on_cpu["batch"] == {"320": None}
+    box = Scripted()
+    refused = evaluate(box, max_state=kept["state"] - 1, speed="predicted")
+    assert (refused.status, refused.gate) == ("rejected", "parse") and "9,216 bytes of state" in refused.reason
+    assert box.operations() == []
+    assert evaluate(Scripted(), max_state=kept["state"], speed="predicted").accepted
+
+
+def test_the_pages_with_the_needle_are_found_by_the_parent() -> None:
+    samples = make_suite(replace(CONFIG, tasks=("needles", "chain", "frequent", "late"), lengths=(640,)))
+    for row, (i, turn) in enumerate(samples.forks):
+        sample = samples.samples[i]
+        pages = samples.needle_pages(row, 16)
+        if sample.task in ("frequent", "late"):
+            assert pages == []
+            continue
+        answer = sample.turns[turn].answer
+        held = {token for page in pages for token in sample.context[16 * page : 16 * page + 16]}
+        assert pages and set(answer) <= held
+    verdict = evaluate(Scripted())
+    assert verdict.gate_result("fidelity").details["needle_hits"] == pytest.approx(0.25)  # type: ignore[union-attr]
+    assert "picked" not in verdict.gate_result("fidelity").details  # type: ignore[union-attr]
+
+
+def test_the_ladder_stops_what_lies_behind_and_an_audit_goes_on() -> None:
+    def judged(audit: float) -> Verdict:
+        evaluator = Evaluator(replace(CONFIG, audit_share=audit, promoted=0.5), suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
+        point = {"point": [50.0, 1.1]}
+        gates = (GateResult("screen", True, 0.0, details=point),)
+        evaluator.recall([Verdict("p", "0" * 64, "1" * 64, {}, "accepted", gates=gates)] * 30)
+        return evaluator.evaluate(QUEST)
+
+    stopped, audited = judged(0.0), judged(1.0)
+    assert (stopped.status, stopped.gate) == ("rejected", "screen") and "behind 30 of 31 programs" in stopped.reason
+    assert stopped.speedup is None
+    assert (audited.status, audited.gate) == ("rejected", "screen") and audited.speedup is not None
+    assert audited.conditions["audit"] is True and audited.answers == len(SUITE.forks)
 
 
 def test_a_task_that_dense_attention_seldom_solves_does_not_count() -> None:

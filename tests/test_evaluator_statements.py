@@ -56,6 +56,10 @@ def test_an_estimate_is_finite_and_a_status_is_known() -> None:
         ({"lengths": ()}, "lengths"),
         ({"lengths": (512, 512)}, "differ"),
         ({"audit_share": 2.0}, "audit_share"),
+        ({"margin": 0.0}, "margin"),
+        ({"stop_below": 1.0}, "stop_below"),
+        ({"promoted": 0.0}, "promoted"),
+        ({"max_state": -1.0}, "max_state"),
         ({"seed": -1}, "negative"),
     ],
 )

@@ -64,6 +64,8 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
             elif words[1] in ("eval", "bench", "tell"):
                 words += {"eval": SMALL.replace("--evaluations 3", "").split(),
                           "bench": ["--lengths", "256", "--batch", "2"], "tell": []}[words[1]]  # fmt: skip
+            elif words[1] == "finals":
+                words += ["--contexts", "1"]
             elif words[1] == "tune":
                 words += ["--seconds", "1", "--out", "tuned.json"]
             status = vortex([winner(word) for word in words[1:]])

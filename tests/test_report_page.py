@@ -108,7 +108,8 @@ def test_every_program_is_on_the_page(page: Page, run: Run) -> None:
     entries = run.leaderboard().entries
     rows = sum(tag == "tr" for tag, _ in page.tags)
     stopped = [trial for trial in run.trials if trial.verdict and trial.verdict.gate]
-    assert rows == 1 + len(entries) + (1 + len(stopped) if stopped else 0)
+    audits = 1 + len(run.audits())
+    assert rows == 1 + len(entries) + (1 + len(stopped) if stopped else 0) + audits
     opened = {attributes["id"] for tag, attributes in page.tags if tag == "details"}
     assert opened == {entry.id for entry in entries}
     for trial in run.trials:
@@ -148,7 +149,7 @@ def test_ten_lines_say_what_was_tried_what_won_and_what_to_do(run: Run, page: Pa
     assert f"{best.frontier_probability:.0%} of bootstrap draws" in text and "Speed is predicted for fake" in text
     assert lines[-1] == f"Export it: vortex export {run.name} {best.id} --to transformers"
     faster = [e for e in run.leaderboard().frontier if e.speedup.value > best.speedup.value]
-    assert all(entry.accuracy.value < 0.95 for entry in faster)
+    assert all(entry.shrunk.value < 0.95 for entry in faster)
     assert all(" ".join(line.split()) in page.text for line in lines)
 
 

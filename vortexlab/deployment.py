@@ -34,7 +34,7 @@ _SECONDS = 1800.0
 _CONDITIONS = (
     "device", "evaluated_on", "phase", "speed", "geometry", "lengths", "data", "batch", "batch_tokens", "dtype",
     "kv_dtype", "protocol",
-    "baseline", "split", "seed", "threads", "versions", "model_digest", "environment", "dense_scores",
+    "baseline", "tables", "split", "seed", "threads", "versions", "model_digest", "environment", "dense_scores",
     "tasks", "template",
 )  # fmt: skip
 

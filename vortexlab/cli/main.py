@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from vortexlab.cli import bench, deployment, doctor, handoff, programs, results, search, tasks, tune
+from vortexlab.cli import bench, deployment, doctor, finals, handoff, programs, results, search, tasks, tune
 from vortexlab.dsl.errors import VortexError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
@@ -36,6 +36,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     results.show,
     results.compare,
     results.report,
+    finals.finals,
     programs.check,
     programs.evaluate,
     bench.bench,

@@ -94,16 +94,23 @@ def leaderboard(
     rows = [
         (
             "*" if entry.on_frontier else "", entry.id, entry.name, interval(entry.speedup), interval(entry.accuracy),
-            number(entry.density), entry.kv_dtype or "-", number(entry.frontier_probability, 2),
+            f"{entry.shrunk.value:.3f}", f"{entry.rank}{'!' if entry.separated else ''}", number(entry.density),
+            number(entry.state_bytes, 0), entry.kv_dtype or "-", number(entry.frontier_probability, 2),
             "new" if entry.new else "seed",
             entry.beats_seed.seed if entry.beats_seed and entry.beats_seed.beaten else "",
             " ".join(filter(None, (entry.proposer, entry.operator, entry.label))), settings(entry.knobs),
         )
         for entry in board.entries[: limit or None]
     ]  # fmt: skip
-    title = f"run {board.run}: speed-up over dense [95 %], accuracy kept [95 %]; * is on the frontier"
-    names = ("", "id", "name", "speed-up", "accuracy", "density", "KV", "P(front)", "kind", "beats", "by", "knobs")
-    table(title, names, rows, right=("density", "P(front)"))
+    title = (
+        f"run {board.run}: speed-up over dense [95 %], accuracy kept [95 %] and shrunk, which the rank is from; * is "
+        "on the frontier, ! above all that may be as fast; state in bytes a token"
+    )
+    names = (
+        "", "id", "name", "speed-up", "accuracy", "shrunk", "rank", "density", "state", "KV", "P(front)", "kind",
+        "beats", "by", "knobs",
+    )  # fmt: skip
+    table(title, names, rows, right=("shrunk", "rank", "density", "state", "P(front)"))
     for text in sorted({_conditions(entry.conditions, entry.speed, entry.device) for entry in board.entries}):
         print(printable(text))
     print()
@@ -149,7 +156,9 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
         "status": f"{verdict['status']}{stopped}",
         "speed-up": interval(verdict["speedup"]),
         "accuracy kept": interval(verdict["accuracy"]),
+        "no worse than dense": _decision(verdict["non_inferiority"]),
         "density": number(verdict["density"], 4),
+        "kept in memory": _state(verdict["state"]),
         "KV cache": kv_cache(verdict["conditions"]),
         "frontier": f"{'yes' if found['on_frontier'] else 'no'}, probability {found['frontier_probability']:.2f}",
         "beats a seed": f"{beats['id']} {beats['name']} by {interval(beats['difference'])}" if beats else "-",
@@ -166,6 +175,20 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
     print_gates(verdict)
     print()
     print(printable(found["source"].strip()))
+
+
+def _decision(found: Any) -> str:
+    if not found:
+        return "-"
+    return f"{found['decision']} (margin {found['margin']:g}, p {found['p']:.2g}, {found['contexts']} contexts)"
+
+
+def _state(found: Any) -> str:
+    if not found:
+        return "-"
+    fits = ", ".join(f"{length}: {batch}" for length, batch in found["batch"].items() if batch is not None)
+    batch = f"; batch that fits {found['device']}, weights aside: {fits}" if fits else ""
+    return f"{found['state']:,.0f} bytes of state and {found['kv']:,.0f} of keys and values a token{batch}"
 
 
 def compare(

@@ -44,7 +44,9 @@ class Comparison(_Form):
 
 class Entry(_Form):
     """An accepted program. `device` is where speed was measured or predicted for, `speed` which of the two; `kv_dtype`
-    the precision of the program's KV cache (that of dense attention is `dtype` of the conditions)."""
+    the precision of the program's KV cache (that of dense attention is `dtype` of the conditions). `shrunk` is the
+    accuracy kept with the winner's curse taken back, `rank` the non-dominated rank by it; `separated` programs are
+    above every other one that may be as fast."""
 
     id: TrialId
     name: str
@@ -52,7 +54,13 @@ class Entry(_Form):
     frontier_probability: Share
     speedup: Estimate
     accuracy: Estimate
+    shrunk: Estimate
+    rank: Annotated[int, Field(ge=1)]
+    separated: bool
+    non_inferior: str
     density: float | None
+    state_bytes: float | None
+    batch_fits: dict[str, int | None]
     kv_dtype: str
     device: str
     speed: str
@@ -161,6 +169,8 @@ class Verdict(_Form):
     answers: int
     contexts: int
     outcomes: list[tuple[str, str, int, int, Number, Number]]
+    non_inferiority: dict[str, Any]
+    state: dict[str, Any]
     stages: dict[str, Any]
     predicted_speedup: float | None
     speed_samples: dict[str, list[float]]
@@ -241,6 +251,28 @@ class Report(_Form):
     run: str
     file: str
     bytes: int
+
+
+class Final(_Form):
+    """A finalist: accuracy kept in the search, and the verdict on sealed contexts (null: not yet measured). From the
+    second `opening` on these had been seen."""
+
+    id: TrialId
+    name: str
+    opening: Annotated[int, Field(ge=1)]
+    searched: Estimate | None
+    verdict: Verdict | None
+
+
+class Finals(_Form):
+    """`vortex finals --json`."""
+
+    run: str
+    rows: list[Final]
+    split: str
+    lengths: list[int]
+    contexts: int
+    margin: float
 
 
 class Finding(_Form):
@@ -642,6 +674,7 @@ OUTPUTS: dict[str, type[_Form]] = {
     "show": Member,
     "compare": Compare,
     "report": Report,
+    "finals": Finals,
     "check": Check,
     "eval": Evaluated,
     "bench": Bench,

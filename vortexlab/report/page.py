@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from vortexlab.agent.trials import Trial
 
 _HEADINGS = (
-    "id", "name", "speed-up [95 %]", "accuracy kept [95 %]", "density", "KV cache", "P(frontier)", "kind",
+    "id", "name", "speed-up [95 %]", "accuracy kept [95 %]", "shrunk [95 %]", "rank", "density", "state, bytes a token",
+    "batch that fits", "KV cache", "P(frontier)", "kind",
     "beats seed by", "made by", "answers", "knobs",
 )  # fmt: skip
 
@@ -74,6 +75,7 @@ def render(run: Run) -> str:
         "CONDITIONS": _text(conditions_line(board)),
         "HEADINGS": "".join(f"<th>{_text(name)}</th>" for name in _HEADINGS),
         "ROWS": "\n".join(_row(entry) for entry in board.entries),
+        "AUDITS": _audits(run),
         "REJECTED": _rejected(run),
         "TEXTS": "\n".join(_program(run, trial) for trial in _shown(run)),
         "FOOT": _text(f"Written by vortexlab {__version__} from the record of {len(run.trials)} programs."),
@@ -115,7 +117,11 @@ def _row(entry: Entry) -> str:
         _text(entry.name + (f" ({entry.label})" if entry.label else "")),
         _text(interval(entry.speedup, 2)),
         _text(interval(entry.accuracy)),
+        _text(interval(entry.shrunk)),
+        _text(f"{entry.rank}{', separated' if entry.separated else ''}"),
         _text(number(entry.density)),
+        _text(number(entry.state_bytes, 0)),
+        _text(settings({length: fits for length, fits in entry.batch_fits.items() if fits is not None})),
         _text(entry.kv_dtype or "-"),
         _text(number(entry.frontier_probability, 2)),
         "new" if entry.new else "published",
@@ -126,6 +132,29 @@ def _row(entry: Entry) -> str:
     front = ' class="front"' if entry.on_frontier else ""
     joined = "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr{front}>{joined}<td class="wrap">{_text(settings(entry.knobs))}</td></tr>'
+
+
+def _audits(run: Run) -> str:
+    """What each gate rejected, and what it lost by that."""
+    rows = [
+        (
+            row.gate, row.reached, row.rejected, row.audited, row.found,
+            "not known" if row.lost is None else f"{row.lost:.1f}, at most {row.lost_high:.1f}",
+            number(row.agreement, 2),
+        )
+        for row in run.audits()
+    ]  # fmt: skip
+    headings = (
+        "gate", "reached", "rejected", "of these measured in full", "of these on the frontier",
+        "frontier members lost (95 % bound)", "rank correlation with full accuracy",
+    )  # fmt: skip
+    return _table(headings, rows) if rows else "<p>None.</p>"
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    heading = "".join(f"<th>{_text(name)}</th>" for name in headings)
+    body = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{heading}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _rejected(run: Run) -> str:

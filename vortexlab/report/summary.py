@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from vortexlab.agent.leaderboard import Entry, Leaderboard
     from vortexlab.agent.run import Run
 
-#: Accuracy kept that a program should have to be recommended for speed.
+#: Accuracy kept, shrunk, that a program should have to be recommended for speed.
 WORTHY = 0.95
 
 
 def recommended(board: Leaderboard) -> Entry | None:
     """The fastest frontier member that keeps `WORTHY` of dense accuracy, or the most accurate one; None of none."""
     front = board.frontier
-    worthy = [entry for entry in front if entry.accuracy.value >= WORTHY]
+    worthy = [entry for entry in front if entry.shrunk.value >= WORTHY]
     if worthy:
         return max(worthy, key=lambda entry: entry.speedup.value)
-    return max(front, key=lambda entry: entry.accuracy.value, default=None)
+    return max(front, key=lambda entry: entry.shrunk.value, default=None)
 
 
 def summary_lines(run: Run) -> list[str]:
@@ -39,10 +39,11 @@ def summary_lines(run: Run) -> list[str]:
     ]
     best = recommended(board)
     if best is not None:
-        bar = f"fastest that keeps {WORTHY:g}" if best.accuracy.value >= WORTHY else "most accurate"
+        bar = f"fastest that keeps {WORTHY:g}" if best.shrunk.value >= WORTHY else "most accurate"
         lines.append(
             f"Best ({bar}): {best.id} {best.name}{_kind(best)}: speed-up {interval(best.speedup, 2)}, accuracy kept "
-            f"{interval(best.accuracy)}; on the frontier in {best.frontier_probability:.0%} of bootstrap draws."
+            f"{interval(best.accuracy)}, shrunk {best.shrunk.value:.3f}; on the "
+            f"frontier in {best.frontier_probability:.0%} of bootstrap draws."
         )
     winners = [entry for entry in board.frontier if entry.new and entry.beats_seed and entry.beats_seed.beaten]
     if winners:

@@ -1,0 +1,90 @@
+"""What the gates lost: a known share of what the screen rejects is measured in full all the same.
+
+From these programs follows, without bias, how many members of the frontier were thrown away (Horvitz and Thompson 1952:
+each audited program stands for 1 / share of them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vortexlab.agent.pareto import frontier
+from vortexlab.agent.trials import Trial
+from vortexlab.evaluator.statistics import rank_correlation, wilson_upper
+from vortexlab.evaluator.verdict import GATES, REJECTED
+
+#: Gates that reject what is wrong rather than what looks bad: there is nothing to lose by them.
+CORRECTNESS = ("parse", "numerics", "compile", "fidelity", "speed")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One gate. `reached` and `rejected` programs; of those rejected `audited` were measured in full and `found` of
+    these would be on the frontier. `lost` estimates how many of all the rejected would be, `lost_high` bounds it (95 %,
+    Wilson); both are None where nothing was audited, and 0 for gates that check correctness alone.
+
+    `agreement` is Spearman's correlation of accuracy kept on the screen and in full, over all programs that have both
+    (None for other gates and below three programs).
+    """
+
+    gate: str
+    reached: int
+    rejected: int
+    audited: int
+    found: int
+    lost: float | None
+    lost_high: float | None
+    agreement: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+def audits(trials: Sequence[Trial]) -> list[Audit]:
+    """One row for every gate that a program reached, in order."""
+    rows = []
+    for gate in GATES:
+        reached = [t for t in trials if t.verdict is not None and t.verdict.gate_result(gate) is not None]
+        if not reached:
+            continue
+        rejected = [t for t in reached if t.verdict and t.verdict.status == REJECTED and t.verdict.gate == gate]
+        audited = [t for t in rejected if t.verdict and t.verdict.speedup and t.verdict.accuracy]
+        found = sum(_would_lead(trial, trials) for trial in audited)
+        lost: float | None = None
+        high: float | None = None
+        if gate in CORRECTNESS or not rejected:
+            lost = high = 0.0
+        elif audited:
+            lost = len(rejected) * found / len(audited)
+            unseen = len(rejected) - len(audited)
+            high = min(float(len(rejected)), found + unseen * wilson_upper(found, len(audited)))
+        rows.append(
+            Audit(gate, len(reached), len(rejected), len(audited), found, lost, high, _agreement(reached, gate))
+        )
+    return rows
+
+
+def _would_lead(trial: Trial, trials: Sequence[Trial]) -> bool:
+    """Whether an audited program would be on the frontier beside all accepted ones."""
+    assert trial.verdict and trial.verdict.speedup and trial.verdict.accuracy
+    mine = (trial.verdict.speedup.value, trial.verdict.accuracy.value)
+    return 0 in frontier([mine, *(other.point for other in trials if other.point is not None)])
+
+
+def _agreement(reached: Sequence[Trial], gate: str) -> float | None:
+    if gate != "screen":
+        return None
+    pairs = []
+    for trial in reached:
+        assert trial.verdict is not None
+        screen = trial.verdict.gate_result("screen")
+        if screen is not None and "kept" in screen.details and trial.in_full and trial.verdict.accuracy is not None:
+            pairs.append((float(screen.details["kept"]), trial.verdict.accuracy.value))
+    if len(pairs) < 3:
+        return None
+    first, second = np.array(pairs).T
+    return rank_correlation(first, second)

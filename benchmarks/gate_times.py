@@ -1,0 +1,80 @@
+"""How many programs an hour go through the gates, and where the time goes: the published decode programs in turn.
+
+    python benchmarks/gate_times.py --json benchmarks/results/gate-times.json
+
+Speed is predicted, as in a search on the way to a GPU, so what is timed is everything up to and with accuracy: at 4,096
+tokens, with twelve contexts a task (312 paired answers). Opening the worker (reading contexts) is paid once and told apart.
+Nothing is stopped early unless `--stop` is given. The load of the machine stands in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from records import Records, Row, add_options
+
+from vortexlab.evaluator.config import EvaluationConfig, device_name, model_digest, versions
+from vortexlab.evaluator.evaluator import Evaluator
+from vortexlab.search_spaces.library import LIBRARY, source
+
+
+def measured(evaluator: Evaluator, name: str) -> Row:
+    began, load = time.monotonic(), os.getloadavg()[0]
+    verdict = evaluator.evaluate(source(name))
+    if verdict.accuracy is None:
+        raise ValueError(verdict.reason)
+    return {
+        "status": verdict.status, "answers": verdict.answers, "seconds": time.monotonic() - began, "load": load,
+        "gates": {gate.name: gate.seconds for gate in verdict.gates},
+    }  # fmt: skip
+
+
+def sums(rows: Sequence[Row]) -> dict[str, Any]:
+    """Programs an hour, and median and largest seconds of every gate."""
+    names = dict.fromkeys(name for row in rows for name in row["gates"])
+    times = {name: [row["gates"][name] for row in rows if name in row["gates"]] for name in names}
+    return {
+        "programs": len(rows),
+        "programs_per_hour": 3600 * len(rows) / sum(row["seconds"] for row in rows),
+        "gates": {name: {"median": float(np.median(t)), "most": max(t)} for name, t in times.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--programs", type=int, default=len(LIBRARY["decode"]))
+    parser.add_argument("--contexts", type=int, default=12, help="of every task")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--stop", action="store_true", help="stop where a program certainly keeps too little")
+    add_options(parser, "gate-times.json")
+    options = parser.parse_args()
+    config = EvaluationConfig(speed="predicted", contexts=options.contexts, threads=options.threads, audit_share=1.0)
+    if not options.stop:
+        config = EvaluationConfig(**{**config.to_json(), "stop_below": 0.0})
+    conditions = {
+        "device": device_name("cpu"), "threads": options.threads, "versions": versions(),
+        "lengths": list(config.lengths),
+        "contexts_per_task": options.contexts, "model_digest": model_digest(config.model), "seed": config.seed,
+        "dtype": config.resolved_dtype, "stop_below": config.stop_below,
+    }  # fmt: skip
+    records = Records(options, conditions, ("program",))
+    with Evaluator(config) as evaluator:
+        began = time.monotonic()
+        evaluator.open()
+        records.sums["open_seconds"] = time.monotonic() - began
+        for name in LIBRARY["decode"][: options.programs]:
+            records.measure({"program": name}, lambda name=name: measured(evaluator, name))
+    records.sums.update(sums([row for row in records.rows if "error" not in row]))
+    records.write()
+    print(f"{records.sums['programs_per_hour']:.0f} programs an hour; opened in {records.sums['open_seconds']:.0f} s")
+    for name, times in records.sums["gates"].items():
+        print(f"{name:9} median {times['median']:.2f} s, at most {times['most']:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
