@@ -63,6 +63,21 @@ def test_every_number_carries_its_conditions(quest: Verdict, evaluator: Evaluato
     assert quest.stages["predicted"]["h200"]["320"]["kind"] == "predicted"
 
 
+def test_fidelity_tells_what_reading_less_does(quest: Verdict, evaluator: Evaluator) -> None:
+    def found(verdict: Verdict) -> dict[str, float]:
+        gate = verdict.gate_result("fidelity")
+        assert gate is not None
+        return dict(gate.details)
+
+    dense = found(evaluator.evaluate(EVERYTHING.format(name="All")))
+    some = found(quest)
+    own = found(evaluator.evaluate(OWN_PAGE.format(name="Own"), fidelity="screen"))
+    assert dense["divergence"] < 1e-5 and dense["needle_hits"] == 1.0 and dense["error_worst_head"] < 1e-4
+    assert 0 < some["divergence"] < own["divergence"]
+    assert 1 > some["needle_hits"] > own["needle_hits"] == 0.0
+    assert some["error_mean"] <= some["error_p95"] and some["error_mean"] <= some["error_worst_head"]
+
+
 def test_accuracy_is_paired_with_dense_on_the_same_contexts(quest: Verdict, evaluator: Evaluator) -> None:
     dense = evaluator.dense_row()
     assert [(o.context, o.dense) for o in quest.outcomes] == [(o.context, o.dense) for o in dense.outcomes]
