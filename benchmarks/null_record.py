@@ -58,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     config = EvaluationConfig(
         speed="predicted", lengths=(options.length,), contexts=options.contexts, compile_for=(), audit_share=1.0,
-        threads=options.threads,
+        stop_below=0.0, promoted=1.0, threads=options.threads,
     )  # fmt: skip
     conditions = {
         "device": device_name("cpu"), "threads": options.threads, "versions": versions(), "source": SOURCE,

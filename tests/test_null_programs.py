@@ -15,7 +15,7 @@ from vortexlab.evaluator.verdict import Verdict
 
 WRITTEN = json.loads(Path(__file__).with_name("null_programs.json").read_text())
 # What the screen rejects goes on in full, and nothing stops early, so that every task is judged by all of its answers.
-FULL = EvaluationConfig(speed="predicted", audit_share=1.0, stop_below=0.0)
+FULL = EvaluationConfig(speed="predicted", audit_share=1.0, stop_below=0.0, promoted=1.0)
 SHORT = replace(FULL, lengths=(1024,), tasks=("needles", "keys"), contexts=10, compile_for=(), threads=1)
 
 
