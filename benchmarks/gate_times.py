@@ -62,10 +62,10 @@ def main() -> None:
         "contexts_per_task": options.contexts, "model_digest": model_digest(config.model), "seed": config.seed,
         "dtype": config.resolved_dtype, "stop_below": config.stop_below,
     }  # fmt: skip
-    records = Records(options, conditions, ("program",))
     with Evaluator(config) as evaluator:
         began = time.monotonic()
         evaluator.open()
+        records = Records(options, conditions, ("program",))
         records.sums["open_seconds"] = time.monotonic() - began
         for name in LIBRARY["decode"][: options.programs]:
             records.measure({"program": name}, lambda name=name: measured(evaluator, name))

@@ -65,16 +65,16 @@ def shrunk(values: np.ndarray, errors: np.ndarray, speed: np.ndarray | None = No
 
 
 def _evened(errors: np.ndarray) -> np.ndarray:
-    """The covariance with the same variances and the mean correlation for every pair.
+    """The covariance made of a part that all values share and a part of each value's own, with the mean correlation.
 
     An estimated covariance of many programs from few contexts has directions that seem to be without noise, in which
-    nothing would be shrunk (Ledoit and Wolf 2004, whose target this is).
+    nothing would be shrunk. The shared part moves no value against another, and no weight is below 0.
     """
-    spread = np.sqrt(np.clip(np.diag(errors), 1e-12, None))
-    count = len(spread)
+    variance = np.clip(np.diag(errors), 1e-12, None)
+    count, spread = len(variance), np.sqrt(variance)
     mean = float(((errors / np.outer(spread, spread)).sum() - count) / (count * (count - 1)))
     mean = min(max(mean, 0.0), 0.99)
-    even: np.ndarray = np.outer(spread, spread) * (mean + (1 - mean) * np.eye(count))
+    even: np.ndarray = mean * variance.mean() + np.diag((1 - mean) * variance)
     return even
 
 

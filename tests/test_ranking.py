@@ -69,6 +69,18 @@ def test_the_mean_follows_speed() -> None:
     assert np.abs(found - truth).mean() < 0.5 * np.abs(values - truth).mean()
 
 
+def test_what_all_share_moves_nobody_beyond_the_others() -> None:
+    """Better programs have smaller errors, and nearly all of the error is luck with the contexts."""
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        values = np.sort(rng.normal(0.93, 0.005, 60))
+        spread = 0.02 - 0.3 * (values - 0.93)
+        errors = np.outer(spread, spread) * (0.9 + 0.1 * np.eye(60))
+        found = np.array([item.value for item in shrunk(values, errors)])
+        assert values[0] <= found.min() and found.max() <= values[-1]
+        assert abs(found.mean() - values.mean()) < 0.3 * values.std()
+
+
 def test_few_values_stay_as_they_are() -> None:
     found = shrunk(np.array([0.5, 0.7]), np.eye(2) * 0.01)
     assert [item.value for item in found] == [0.5, 0.7] and found[0].low == pytest.approx(0.304, abs=1e-3)
