@@ -55,7 +55,7 @@ class EvaluationConfig:
       for speed alike), `contexts` per task and length, `turns` asked of each context.
     * `data`: files of JSON lines with a user's own questions (`evaluator.user_data`); their contexts keep their length
       and are timed at the largest of `lengths` that is not above it. With data, empty `tasks` are those of the data.
-    * `sources`: ``NAME=WHERE`` texts, documents and data sets that tasks in words take (`evaluator.tasks.sources`).
+    * `sources`: ``NAME=WHERE`` texts, documents and data sets that tasks in words take (`evaluator.sources`).
       `template`: whether such tasks are put into the model's chat template, where it has one.
     * `dense_floor`: a task on which dense attention scores less is not judged.
     * `split` names which seeds are drawn from `seed`: search, validation or sealed.

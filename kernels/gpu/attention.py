@@ -206,10 +206,10 @@ def attend(
     listed = Listed.of(cache, lists, page)
     heads, rows = query_heads // cache.kv_heads // listed.count, batch * cache.kv_heads * listed.count
     if shape is None:
-        shape = usual = AttentionShape.of(heads, channels, q.element_size())
+        usual = AttentionShape.of(heads, channels, q.element_size())
         if splits is None:
-            tuned = tuning.choose("attend", usual, q, cache, heads=heads, **listed.case)
-            shape, splits = tuned
+            usual, splits = tuning.choose("attend", usual, q, cache, heads=heads, **listed.case)
+        shape = usual
     if splits is None:
         splits = split_count(rows, -(-listed.longest // shape.tile), launch.processors(q.device))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

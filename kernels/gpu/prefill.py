@@ -182,8 +182,8 @@ def attend_prefill(
     if shape is None:
         usual = PrefillShape.of(size, heads, channels, q.element_size(), launch.shared_bytes(q.device))
         case = {"lists": 0, "atom": cache.block} if lists is None else {"lists": count, "atom": page, "block": size}
-        tuned = tuning.choose("attend_prefill", usual, q, cache, heads=heads, length=max(lengths), **case)
-        shape = tuned[0]
+        usual, _ = tuning.choose("attend_prefill", usual, q, cache, heads=heads, length=max(lengths), **case)
+        shape = usual
     queries = tile_queries(size, heads, shape)
     if lists is None or blocks is None:
         blocks, page = Blocks.of(lengths, queries), cache.block
