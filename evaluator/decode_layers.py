@@ -20,6 +20,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Static
 from vortexlab.kernels import experts, place
 from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.experts import Mixture
 from vortexlab.kernels.place import Norm, Norms
 
 #: (layer, query [batch, query_heads, channel]) -> [batch, query_heads, value channel]
@@ -132,13 +133,18 @@ class GroupedAttention:
         return step.products.linear(step.read(self.layer, q).flatten(1), self.out)
 
 
-def latent_query(
-    absorbed: Tensor, heads: Tensor, plain: int, cos: Tensor, sin: Tensor, lengths: Tensor, interleaved: bool
-) -> Tensor:
-    """The query against latent keys: the absorbed part ([heads, batch, latent]), then the rotary one after RoPE."""
-    position = lengths.long() - 1
-    turned = place.rotate(heads[..., plain:], cos[position][:, None], sin[position][:, None], interleaved)
-    return torch.cat((absorbed.transpose(0, 1), turned), -1)
+def by_head(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """`x` [batch, heads, in] times every head's `weight` [heads, in, out], into the first channels of `out` [batch,
+    heads, at least out], which is returned."""
+    torch.bmm(x.transpose(0, 1), weight, out=out[..., : weight.shape[2]].transpose(0, 1))
+    return out
+
+
+def linear_fp32(x: Tensor, weight: Tensor) -> Tensor:
+    """`x` times the transposed `weight` as if both were fp32."""
+    if x.device.type == "cuda" and x.dtype == weight.dtype != torch.float32:
+        return torch.mm(x, weight.t(), out_dtype=torch.float32)  # products of 16-bit numbers are exact in fp32
+    return functional.linear(x.float(), weight.float())
 
 
 class LatentAttention:
@@ -169,11 +175,12 @@ class LatentAttention:
         down = product.linear(x, self.down)
         low = fused("place_latent", x.device)(down, cache, step.cos, step.sin, self.norms, self.interleaved)
         heads = product.linear(low, self.up).unflatten(1, (self.heads, -1))
-        absorbed = product(torch.bmm, heads[..., : self.plain].transpose(0, 1), self.key_up)
-        q = step.glue(latent_query, absorbed, heads, self.plain, step.cos, step.sin, cache.lengths, self.interleaved)
+        q = heads.new_empty(*heads.shape[:2], self.static.head_dim)
+        q = product(by_head, heads[..., : self.plain], self.key_up, q)
+        q = fused("turn_latent", x.device)(q, heads, cache.lengths, step.cos, step.sin, self.interleaved)
         read = step.read(self.layer, q)
-        values = product(torch.bmm, read.transpose(0, 1), self.value_up)
-        return product.linear(values.transpose(0, 1).flatten(1), self.out)
+        values = product(by_head, read, self.value_up, read.new_empty(*read.shape[:2], self.value))
+        return product.linear(values.flatten(1), self.out)
 
 
 class GatedMLP:
@@ -194,8 +201,7 @@ class Experts:
         self.bias = None if bias is None else bias.data.float()
         if self.bias is not None and int(getattr(config, "n_group", 1)) != 1:
             raise VortexError("the decode runner routes to experts of one group; the model has several")
-        # GLM computes its router in fp32.
-        self.router = module.gate.weight.data if self.bias is None else module.gate.weight.data.float()
+        self.router = module.gate.weight.data
         self.gate_up, self.down = module.experts.gate_up_proj.data, module.experts.down_proj.data
         module.experts = None
         self.routing = experts.Routing(
@@ -204,14 +210,15 @@ class Experts:
         )  # fmt: skip
         self.shared = GatedMLP(module.shared_experts) if hasattr(module, "shared_experts") else None
 
-    def __call__(self, x: Tensor, step: StepContext) -> Tensor:
+    def __call__(self, x: Tensor, step: StepContext) -> Mixture:
         product = step.products
-        logits = product.linear(x.to(self.router.dtype), self.router)
+        # GLM computes its router in fp32.
+        logits = product(functional.linear if self.bias is None else linear_fp32, x, self.router)
         routed = fused("route", x.device)(logits, self.bias, self.routing)
         middle = product(fused("gated_product", x.device), x, self.gate_up, routed.tokens, routed.ends)
         rows = product(fused("grouped_product", x.device), middle, self.down, routed.ends)
         shared = None if self.shared is None else self.shared(x, step)
-        return step.glue(experts.combined, rows, routed.to, routed.weights, shared)
+        return Mixture(rows, routed.to, routed.weights, shared)
 
 
 @dataclass

@@ -68,18 +68,27 @@ def room_needed(steps: int) -> int:
 def time_step(runner: DecodeRunner, steps: int) -> StepTimes:
     """Times `steps` steps that go on from where the caches stand; a runner whose step is captured cannot be timed.
 
-    Raises `VortexError` when the caches have no room for them.
+    Every step reads random tokens: what a model with random weights decodes greedily falls into a few tokens, which
+    choose few experts. (On a GPU their copy, of some microseconds, counts.) The course of decoding goes on with them.
+    Raises `VortexError` when the caches have no room for the steps.
     """
     if runner.room() < room_needed(steps):
         raise VortexError(f"timing {steps} steps needs room for {room_needed(steps)} tokens; there is {runner.room()}")
     device = runner.model.device
     noted: list[Tensor] = []
+    tokens = iter(random_tokens(runner, steps + 1))
+    runner.tokens.copy_(next(tokens))
     runner.products.seen, runner.queries = [], noted
     runner.step()
     products, runner.products.seen, runner.queries = runner.products.seen, None, None
     runner.capture()
     before = runner.caches.lengths.float().mean()
-    spans = spans_ms(runner.step, device, steps)
+
+    def step() -> None:
+        runner.tokens.copy_(next(tokens))
+        runner.step()
+
+    spans = spans_ms(step, device, steps)
     after = runner.caches.lengths.float().mean()
     low, _, high = quantiles(spans, n=4)
     attention = attention_ms(runner.reader, noted, device)
@@ -91,6 +100,13 @@ def time_step(runner: DecodeRunner, steps: int) -> StepTimes:
     rest = _rest_ms(runner, [found for _, _, found in products], noted)
     context = float(before + after + 1) / 2
     return StepTimes(median(spans), (low, high), attention, product_ms, rest, len(noted), context, steps)
+
+
+def random_tokens(runner: DecodeRunner, steps: int) -> Tensor:
+    """What the timed steps read, after the one that notes products: int64 [steps, batch]."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(len(runner.model.embedding), (steps, runner.caches.batch), generator=generator)
+    return tokens.to(runner.model.device)
 
 
 def _rest_ms(runner: DecodeRunner, products: Sequence[Tensor], queries: Sequence[Tensor]) -> float:

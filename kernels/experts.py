@@ -81,10 +81,21 @@ def grouping(experts: Tensor, total: int) -> tuple[Tensor, Tensor]:
     return ahead.sum(1).int(), (flat[None] <= number[:, None]).sum(1).int()
 
 
-def combined(rows: Tensor, to: Tensor, weights: Tensor, shared: Tensor | None) -> Tensor:
-    """The weighted sum over each token's experts, with that of the shared ones: [tokens, hidden]."""
-    found = (rows[to.long()] * weights[..., None]).sum(1).to(rows.dtype)
-    return found if shared is None else found + shared
+@dataclass(frozen=True)
+class Mixture:
+    """What a mixture of experts adds to the residual stream, not summed yet: `rows` [rows, hidden] of the chosen
+    experts, `to` and `weights` [tokens, count] of `Routed`, and the shared experts' [tokens, hidden] where there are
+    any."""
+
+    rows: Tensor
+    to: Tensor
+    weights: Tensor
+    shared: Tensor | None
+
+    def summed(self) -> Tensor:
+        """The weighted sum over each token's experts, with that of the shared ones: [tokens, hidden]."""
+        found = (self.rows[self.to.long()] * self.weights[..., None]).sum(1).to(self.rows.dtype)
+        return found if self.shared is None else found + self.shared
 
 
 def gated_product(x: Tensor, weight: Tensor, tokens: Tensor, ends: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Serving steps know their lengths on the device only, so nothing here reads a tensor back to the host. The caller has
 advanced the lengths already and made sure that the table has room. `vortexlab.kernels.gpu.place` does `add_norm`,
-`place_heads` and `place_latent` in one kernel each; this is what they must equal.
+`place_heads`, `place_latent` and `turn_latent` in one kernel each; this is what they must equal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.experts import Mixture
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
-def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_norm(x: Tensor | Mixture, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """`x` added to the residual stream, both [rows, channel]: the norm of the sum, and the sum."""
-    total = residual + x
+    total = residual + (x.summed() if isinstance(x, Mixture) else x)
     return rms_norm(total, weight, eps), total
 
 
@@ -92,3 +93,14 @@ def place_latent(down: Tensor, cache: PagedKV, cos: Tensor, sin: Tensor, norms: 
     key = torch.cat((rms_norm(latent, norms.k.weight, norms.k.eps), turned), 1)
     _store(cache, key[:, None], None)
     return rms_norm(q, norms.q.weight, norms.q.eps)
+
+
+def turn_latent(
+    q: Tensor, heads: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor, interleaved: bool
+) -> Tensor:
+    """MLA: fills the last channels of `q` [batch, query_heads, latent + rotary] with those of `heads` [batch,
+    query_heads, plain + rotary] after RoPE at the newest token; returns `q`, whose latent part is there already."""
+    position, rotary = lengths.long() - 1, cos.shape[1]
+    c, s = cos[position][:, None], sin[position][:, None]
+    q[..., q.shape[2] - rotary :] = rotate(heads[..., heads.shape[2] - rotary :], c, s, interleaved)
+    return q

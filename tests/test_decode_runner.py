@@ -177,7 +177,7 @@ def test_choices_are_grouped_by_expert(seed: int) -> None:
     gate, up, down = (torch.randn(12, 4, 8, generator=generator) for _ in range(3))
     middle = experts.gated_product(x, torch.cat((gate, up), 1), routed.tokens, routed.ends)
     rows = experts.grouped_product(middle, down.transpose(1, 2).contiguous(), routed.ends)
-    found = experts.combined(rows, routed.to, routed.weights, None)
+    found = experts.Mixture(rows, routed.to, routed.weights, None).summed()
     each = [sum(w * (down[e].T @ (torch.nn.functional.silu(gate[e] @ row) * (up[e] @ row)))
                 for e, w in zip(es, ws, strict=True))
             for row, es, ws in zip(x, chosen, routed.weights, strict=True)]  # fmt: skip
@@ -213,7 +213,7 @@ def test_a_filled_cache_is_random_and_full_to_its_length() -> None:
 
 def test_kernels_that_place_new_tokens_equal_torch() -> None:
     found = interpreted("place")
-    assert found["cases"] == 13 and found["worst"] < 1e-5 and found["untouched"]
+    assert found["cases"] == 18 and found["worst"] < 1e-5 and found["untouched"]
 
 
 def test_steps_on_the_triton_executor_equal_those_on_torch() -> None:

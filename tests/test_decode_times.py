@@ -19,6 +19,7 @@ from vortexlab.evaluator.decode_times import (
     attention_bytes,
     ideal_ms,
     predicted_step,
+    random_tokens,
     room_needed,
     selected_pages,
     time_step,
@@ -38,10 +39,11 @@ def made_runner(capacity: int = 128) -> DecodeRunner:
     return DecodeRunner(model, caches, ProgramReader(program, model.statics(), caches))
 
 
-def test_timing_leaves_the_course_of_decoding_as_it_is() -> None:
+def test_timing_takes_the_steps_of_its_random_tokens_and_no_others() -> None:
     timed, plain = made_runner(), made_runner()
     times = time_step(timed, 6)
-    for _ in range(7):
+    for tokens in random_tokens(plain, 7):
+        plain.tokens.copy_(tokens)
         plain.step()
     assert torch.equal(timed.caches.lengths, plain.caches.lengths)
     torch.testing.assert_close(timed.step(), plain.step())

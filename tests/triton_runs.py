@@ -351,6 +351,7 @@ def placed_heads() -> dict[str, Any]:
 
     from vortexlab.kernels import place
     from vortexlab.kernels.cache import PagedKV
+    from vortexlab.kernels.experts import Mixture
     from vortexlab.kernels.gpu import place as kernels
 
     generator = torch.Generator()
@@ -368,6 +369,15 @@ def placed_heads() -> dict[str, Any]:
         # In bf16 the sums are equal; a norm may round to the other side.
         found["untouched"] &= dtype == torch.float32 or (float(errors[1]) == 0 and float(errors[0]) < 8)
         found["worst"] = max(found["worst"], *(map(float, errors) if dtype == torch.float32 else (0.0,)))
+    for tokens, count, channels, has_shared in ((3, 2, 40, True), (4, 3, 64, False), (1, 1, 100, True)):
+        generator.manual_seed(channels)
+        to = torch.randperm(tokens * count, generator=generator).int().view(tokens, count)
+        shared = random(tokens, channels) if has_shared else None
+        x = Mixture(random(tokens * count, channels), to, random(tokens, count), shared)
+        residual, weight = random(tokens, channels), random(channels)
+        mine, stock = (room.add_norm(x, residual, weight, 1e-6) for room in (kernels, place))
+        found["cases"] += 1
+        found["worst"] = max(found["worst"], *(float((a - b).abs().max()) for a, b in zip(mine, stock, strict=True)))
     for channels, block in ((16, 4), (24, 16), (64, 8), (20, 2)):
         for norm in (True, False):
             generator.manual_seed(channels + norm)
@@ -400,6 +410,13 @@ def placed_heads() -> dict[str, Any]:
         found["cases"] += 1
         found["worst"] = max(found["worst"], *(float((a - b).abs().max()) for a, b in zip(*results, strict=True)))
         found["untouched"] &= int((results[1][1] != before.k).any(-1).sum()) == 3
+        q, heads = random(3, 5, latent + rotary), random(3, 5, 7 + rotary)
+        mine, stock = (
+            room.turn_latent(q.clone(), heads, before.lengths + 1, cos, sin, interleaved) for room in (kernels, place)
+        )
+        found["cases"] += 1
+        found["worst"] = max(found["worst"], float((mine - stock).abs().max()))
+        found["untouched"] &= torch.equal(mine[..., :latent], q[..., :latent]) and not torch.equal(mine, q)
     return found
 
 

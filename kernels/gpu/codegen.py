@@ -235,7 +235,7 @@ def _map(graph: Graph, plan: Schedule, number: int, dtypes: Dtypes) -> KernelTex
     before = {i for earlier in plan.maps[:number] for i in earlier.stores + earlier.partials}
     kernel = KernelText(f"map{number}", graph, before, dtypes)
     w, e = kernel.writer, kernel.emitter
-    kernel.request_head("tl.program_id(1).to(tl.int64)", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)")
+    kernel.request_head("tl.program_id(0).to(tl.int64)", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)")
     kernel.param("capacity")
     page_at = ((PAGE_DIM, 1),)
     sums: list[tuple[int, Value]] = []
@@ -267,13 +267,13 @@ def _map(graph: Graph, plan: Schedule, number: int, dtypes: Dtypes) -> KernelTex
         place = e.offset(strides, total.dims)
         mask = e.mask(total.dims)
         finish.append(
-            f"tl.store({name} + (row * tl.num_programs(0) + tl.program_id(0)) * {rest} + {place}, {total.text}"
+            f"tl.store({name} + (row * tl.num_programs(1) + tl.program_id(1)) * {rest} + {place}, {total.text}"
             + (f", mask={mask})" if mask else ")")
         )
     lines = w.close()
     # Triton overlaps the loads of a loop without products only where it is told to.
     loop, stages = ("range", "") if e.has_products else ("tl.range", f", num_stages={PLAIN_STAGES}")
-    w.line(f"for start in {loop}(tl.program_id(0) * TILE, own, tl.num_programs(0) * TILE{stages}):")
+    w.line(f"for start in {loop}(tl.program_id(1) * TILE, own, tl.num_programs(1) * TILE{stages}):")
     for line in lines:
         w.line("    " + line)
     for line in finish:

@@ -254,14 +254,14 @@ class TritonExecutor:
         for number, step in enumerate(kernels.plan.maps):
             kernel = kernels.kernels[f"map{number}"]
             constants, options = launch.shape(kernel, capacity)
-            parts = max(1, min(-(-capacity // constants["TILE"]), -(-8 * launch.processors(device) // rows)))
+            parts = launch.map_programs(kernel, -(-capacity // constants["TILE"]), rows, launch.processors(device))
             for index in step.stores:
                 heads = graph.ops[index].sizes.get("head", 1)
                 have[f"b{index}"] = torch.empty(rows * heads * capacity, dtype=torch.float32, device=device)
             rest = {index: _rest(kernels, index) for index in step.partials}
             for index, size in rest.items():
                 have[f"p{index}"] = torch.empty(rows * parts * size, dtype=torch.float32, device=device)
-            self._launch(module, kernel, (parts, rows), have | constants, **options, **chained)
+            self._launch(module, kernel, (rows, parts), have | constants, **options, **chained)
             for index, size in rest.items():
                 have[f"r{index}"] = torch.empty(rows * size, dtype=torch.float32, device=device)
                 how = str(graph.ops[index].attrs["how"])

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vortexlab.kernels import experts
 from vortexlab.kernels.experts import TINY, Routed, Routing
-from vortexlab.kernels.gpu.device import matrix_operand, round_bf16
+from vortexlab.kernels.gpu import launch
+from vortexlab.kernels.gpu.device import matrix_operand, round_bf16, start_after_previous
 
 #: Scores that one program holds: tokens times experts, both rounded up to powers of two.
 MOST_SCORES = 1 << 13
@@ -25,9 +26,10 @@ MOST_SCORES = 1 << 13
 def route_kernel(
     logits, logits_row, bias, to, weights, whose, ends, tokens, factor, tiny,
     TOTAL: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, SIGMOID: tl.constexpr,
-    NORMALISED: tl.constexpr,
+    NORMALISED: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
     """All tokens in one program, a row of scores for each."""
+    start_after_previous(CHAINED)
     row = tl.arange(0, ROWS)
     expert = tl.arange(0, WIDTH)
     known = expert < TOTAL
@@ -79,7 +81,7 @@ def route(logits: Tensor, bias: Tensor | None, how: Routing) -> Routed:
         logits, logits.stride(0), logits if bias is None else bias, found.to, found.weights, found.tokens, found.ends,
         tokens, how.factor, TINY,
         TOTAL=how.total, COUNT=how.count, ROWS=rows, WIDTH=width, SIGMOID=how.sigmoid, NORMALISED=how.normalised,
-        num_warps=max(4, min(16, rows * width // 512)),
+        num_warps=max(4, min(16, rows * width // 512)), **launch.chained(logits.device),
     )  # fmt: skip
     return found
 
@@ -87,12 +89,13 @@ def route(logits: Tensor, bias: Tensor | None, how: Routing) -> Routed:
 @triton.jit
 def expert_kernel(
     x, x_row, tokens, weight, ends, out, wide, long,
-    ROWS: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, GATED: tl.constexpr,
+    ROWS: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, GATED: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
     """TILE of the `long` output channels of one expert's rows, from `wide` input channels.
 
     GATED: row r reads row `tokens[r]` of `x`, and the weight holds the channels of the gate, then those of up.
     """
+    start_after_previous(CHAINED)
     expert = tl.program_id(1)
     begin = tl.load(ends + expert - 1, mask=expert > 0, other=0)
     end = tl.load(ends + expert)
@@ -131,7 +134,7 @@ def _launch(x: Tensor, weight: Tensor, tokens: Tensor, ends: Tensor, out: Tensor
     tile = 32 if gated else 64
     expert_kernel[(-(-out.shape[1] // tile), len(ends))](
         x, x.stride(0), tokens, weight, ends, out, x.shape[1], out.shape[1],
-        ROWS=rows, TILE=tile, STEP=128, GATED=gated, num_warps=4, num_stages=4,
+        ROWS=rows, TILE=tile, STEP=128, GATED=gated, num_warps=4, num_stages=4, **launch.chained(x.device),
     )  # fmt: skip
     return out
 

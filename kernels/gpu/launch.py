@@ -11,10 +11,12 @@ import triton
 from vortexlab.kernels.gpu.codegen import Kernel
 from vortexlab.kernels.gpu.device import INTERPRETED
 
-#: Elements of the largest tile that a map kernel works on at once.
-MAP_ELEMENTS = 4096
+#: Elements of the largest tile that a map kernel works on at once, with matrix products and without.
+MAP_ELEMENTS, PLAIN_MAP_ELEMENTS = 4096, 2048
 #: Loads of a map kernel that are under way at once: few, since many programs share a processor.
 MAP_STAGES = 2
+#: Programs of a map kernel for each processor at most, with matrix products and without.
+MAP_PROGRAMS, PLAIN_MAP_PROGRAMS = 64, 8
 #: Pages up to which the selection kernel keeps a row of one score in registers; half as many where it reads more, or
 #: writes more than one list.
 WHOLE_ROW = 8192
@@ -35,11 +37,10 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
     if kernel.name in ("summarize", "finish"):
         return {}, {"num_warps": warps(kernel.largest)}
     if kernel.name.startswith("map"):
-        tile = max(1, min(128, MAP_ELEMENTS // kernel.largest, triton.next_power_of_2(capacity)))
-        count = warps(kernel.largest * tile)
-        # Products run on matrix units: threads are there to address the operands.
-        return {"TILE": tile}, {"num_warps": max(1, count // 2) if kernel.has_products else count,
-                                "num_stages": MAP_STAGES}  # fmt: skip
+        elements = MAP_ELEMENTS if kernel.has_products else PLAIN_MAP_ELEMENTS
+        tile = max(1, min(128, elements // kernel.largest, triton.next_power_of_2(capacity)))
+        # Products run on matrix units: threads are there to address the operands. Other sums stay within a warp.
+        return {"TILE": tile}, {"num_warps": max(1, warps(kernel.largest * tile) // 2), "num_stages": MAP_STAGES}
     most = whole_row(kernel)
     whole = kernel.name == "choose_whole"
     striding = max(1, WHOLE_ROW // 128, most // 2 // kernel.largest)
@@ -47,6 +48,14 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
     # As many values are held of a page as scores are read, and then some.
     held = WHOLE_ROW // most * (1 if whole or most == WHOLE_ROW else 2)
     return {"TILE": tile}, {"num_warps": max(4, warps(tile * held))}
+
+
+def map_programs(kernel: Kernel, tiles: int, rows: int, processors: int) -> int:
+    """Programs of a map kernel for each of `rows` rows of `tiles` tiles: enough to fill the processors, and as few as
+    end together. A bound, since rows may be far shorter than the cache allows."""
+    most = MAP_PROGRAMS if kernel.has_products else PLAIN_MAP_PROGRAMS
+    rounds = -(-tiles // min(tiles, -(-most * processors // rows)))
+    return -(-tiles // rounds)
 
 
 def warps(elements: int) -> int:

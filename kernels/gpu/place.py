@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.experts import Mixture
 from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.device import round_bf16, start_after_previous, token_offset
 from vortexlab.kernels.place import Norms
@@ -25,15 +26,26 @@ def rounded(x, like):
 
 @triton.jit
 def add_norm_kernel(
-    x, x_row, residual, residual_row, weight, out, total, eps,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, CHAINED: tl.constexpr,
+    x, x_row, to, weights, shared, shared_row, residual, residual_row, weight, out, total, eps,
+    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr, SHARED: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
-    """One row, in one piece."""
+    """One row, in one piece. COUNT: how many rows of `x` the row is a weighted sum of, 0 where it is a row of `x`."""
     start_after_previous(CHAINED)
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, WIDTH)
     live = channel < CHANNELS
-    a = tl.load(x + row * x_row + channel, mask=live, other=0.0).to(tl.float32)
+    if COUNT == 0:
+        a = tl.load(x + row * x_row + channel, mask=live, other=0.0).to(tl.float32)
+    else:
+        a = tl.zeros([WIDTH], tl.float32)
+        for choice in tl.static_range(COUNT):
+            source = tl.load(to + row * COUNT + choice).to(tl.int64)
+            factor = tl.load(weights + row * COUNT + choice)
+            a += tl.load(x + source * x_row + channel, mask=live, other=0.0).to(tl.float32) * factor
+        a = rounded(a, total).to(tl.float32)
+    if SHARED:
+        a += tl.load(shared + row * shared_row + channel, mask=live, other=0.0).to(tl.float32)
+        a = rounded(a, total).to(tl.float32)
     b = tl.load(residual + row * residual_row + channel, mask=live, other=0.0).to(tl.float32)
     both = rounded(a + b, total)
     tl.store(total + row * CHANNELS + channel, both, mask=live)
@@ -135,13 +147,41 @@ def place_latent_kernel(
         tl.store(to + HALF + pair, (b * cosine + a * sine).to(k.dtype.element_ty), mask=paired)
 
 
-def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+@triton.jit
+def turn_latent_kernel(
+    q, q_row, q_head, heads, heads_row, heads_head, lengths, cos, sin, angles_row,
+    LATENT: tl.constexpr, PLAIN: tl.constexpr, ROTARY: tl.constexpr, WIDTH: tl.constexpr, INTERLEAVED: tl.constexpr,
+    CHAINED: tl.constexpr,
+):  # fmt: skip
+    """One head of one row. WIDTH covers half of the rotary channels."""
+    start_after_previous(CHAINED)
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    HALF: tl.constexpr = ROTARY // 2
+    pair = tl.arange(0, WIDTH)
+    live = pair < HALF
+    angle = (tl.load(lengths + row) - 1).to(tl.int64) * angles_row + pair
+    c = tl.load(cos + angle, mask=live, other=0.0).to(tl.float32)
+    s = tl.load(sin + angle, mask=live, other=0.0).to(tl.float32)
+    at = heads + row * heads_row + head * heads_head + PLAIN + (2 * pair if INTERLEAVED else pair)
+    a = tl.load(at, mask=live, other=0.0).to(tl.float32)
+    b = tl.load(at + (1 if INTERLEAVED else HALF), mask=live, other=0.0).to(tl.float32)
+    to = q + row * q_row + head * q_head + LATENT + pair
+    tl.store(to, (a * c - b * s).to(q.dtype.element_ty), mask=live)
+    tl.store(to + HALF, (b * c + a * s).to(q.dtype.element_ty), mask=live)
+
+
+def add_norm(x: Tensor | Mixture, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See `vortexlab.kernels.place.add_norm`."""
-    out, total = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in "ab")
-    width = triton.next_power_of_2(x.shape[1])
-    add_norm_kernel[(x.shape[0],)](
-        x, x.stride(0), residual, residual.stride(0), weight, out, total, eps, CHANNELS=x.shape[1], WIDTH=width,
-        num_warps=max(1, min(16, width // 512)), **launch.chained(x.device),
+    rows, channels = residual.shape
+    out, total = (torch.empty(rows, channels, dtype=residual.dtype, device=residual.device) for _ in "ab")
+    mixed = x if isinstance(x, Mixture) else Mixture(x, x, x, None)
+    shared = residual if mixed.shared is None else mixed.shared
+    width = triton.next_power_of_2(channels)
+    add_norm_kernel[(rows,)](
+        mixed.rows, mixed.rows.stride(0), mixed.to, mixed.weights, shared, shared.stride(0),
+        residual, residual.stride(0), weight, out, total, eps,
+        CHANNELS=channels, WIDTH=width, COUNT=mixed.to.shape[1] if mixed is x else 0, SHARED=mixed.shared is not None,
+        num_warps=max(1, min(16, width // 512)), **launch.chained(residual.device),
     )  # fmt: skip
     return out, total
 
@@ -178,3 +218,14 @@ def place_latent(down: Tensor, cache: PagedKV, cos: Tensor, sin: Tensor, norms: 
         **launch.chained(down.device),
     )  # fmt: skip
     return out
+
+
+def turn_latent(q: Tensor, heads: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """See `vortexlab.kernels.place.turn_latent`."""
+    rotary = cos.shape[1]
+    turn_latent_kernel[q.shape[:2]](
+        q, *q.stride()[:2], heads, *heads.stride()[:2], lengths, cos, sin, cos.stride(0),
+        LATENT=q.shape[2] - rotary, PLAIN=heads.shape[2] - rotary, ROTARY=rotary,
+        WIDTH=triton.next_power_of_2(rotary // 2), INTERLEAVED=interleaved, num_warps=1, **launch.chained(q.device),
+    )  # fmt: skip
+    return q
