@@ -2,8 +2,8 @@
 
     python benchmarks/gate_times.py --json benchmarks/results/gate-times.json
 
-Speed is predicted, as in a search on the way to a GPU, so what is timed is everything up to and with accuracy: at 4,096
-tokens, with twelve contexts a task (312 paired answers). Opening the worker, which reads the contexts, is told apart.
+On a CPU speed is predicted, as in a search on the way to a GPU, so what is timed is everything up to and with accuracy:
+at 4,096 tokens, with twelve contexts a task (312 paired answers). Opening the worker, which reads the contexts, is told apart.
 Nothing is stopped early unless `--stop` is given. The load of the machine stands in the file.
 """
 
@@ -50,14 +50,18 @@ def main() -> None:
     parser.add_argument("--programs", type=int, default=len(LIBRARY["decode"]))
     parser.add_argument("--contexts", type=int, default=12, help="of every task")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="on a GPU speed is measured too")
     parser.add_argument("--stop", action="store_true", help="stop where a program certainly keeps too little")
     add_options(parser, "gate-times.json")
     options = parser.parse_args()
-    config = EvaluationConfig(speed="predicted", contexts=options.contexts, threads=options.threads, audit_share=1.0)
+    config = EvaluationConfig(
+        speed="predicted" if options.device == "cpu" else "measured", device=options.device, contexts=options.contexts,
+        threads=options.threads, audit_share=1.0,
+    )  # fmt: skip
     if not options.stop:
         config = EvaluationConfig(**{**config.to_json(), "stop_below": 0.0})
     conditions = {
-        "device": device_name("cpu"), "threads": options.threads, "versions": versions(),
+        "device": device_name(options.device), "threads": options.threads, "versions": versions(),
         "lengths": list(config.lengths),
         "contexts_per_task": options.contexts, "model_digest": model_digest(config.model), "seed": config.seed,
         "dtype": config.resolved_dtype, "stop_below": config.stop_below,

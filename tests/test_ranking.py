@@ -86,7 +86,7 @@ def test_few_values_stay_as_they_are() -> None:
     assert [item.value for item in found] == [0.5, 0.7] and found[0].low == pytest.approx(0.304, abs=1e-3)
 
 
-def test_sign_flips_are_exact_for_answers_that_hang_together() -> None:
+def test_sign_flips_hold_their_level_for_answers_that_hang_together() -> None:
     rng = np.random.default_rng(3)
     p = [above(scores(rng, [0.0, 0.0], answers=8).leads(0, [1]), seed=n, flips=500)[0] for n in range(800)]
     assert np.mean(np.array(p) <= LEVEL) <= LEVEL + 3 * (LEVEL / 800) ** 0.5
