@@ -81,7 +81,11 @@ def ask(
     sampler = TPESampler(seed=derive(seed, "knobs", slot, attempt), n_startup_trials=_STARTUP)
     study = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
     study.add_trials([frozen(trial) for trial in trials])
-    trial = study.ask()
+    return suggested(study.ask(), program, structure, tokens=tokens)
+
+
+def suggested(trial: optuna.Trial, program: Program, structure: str, *, tokens: int) -> dict[str, Attr]:
+    """Values for the knobs of one unbound program, as a trial of a study suggests them."""
     with warnings.catch_warnings():
         # The ranges of a shared knob may differ between programs; Optuna remarks on it at every suggestion.
         warnings.simplefilter("ignore")
