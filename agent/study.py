@@ -34,7 +34,7 @@ MIRROR = "study.sqlite"
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MAXIMIZE]  # speed-up, accuracy kept
 _METRICS = ["speedup", "accuracy"]
 _STARTUP = 10  # trials drawn at random before the sampler trusts its model; the seeds fill them
-_PAGE_COUNTS = ("budget", "recent", "random_pages")
+PAGE_COUNTS = ("budget", "recent", "random_pages")
 _CONSTRAINT = "rejected"  # above 0: the gates said no
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -65,7 +65,7 @@ def distribution(knob: Knob) -> BaseDistribution:
 
 def narrowed(knob: Knob, page: int, tokens: int) -> Knob:
     """A shared knob that counts pages, kept to half of a context of `tokens`: more is all but dense."""
-    if knob.kind != "int" or knob.name not in _PAGE_COUNTS or not is_shared(knob):
+    if knob.kind != "int" or knob.name not in PAGE_COUNTS or not is_shared(knob):
         return knob
     assert knob.low is not None and knob.high is not None
     return replace(knob, high=max(int(knob.low), min(int(knob.high), tokens // (2 * page))))

@@ -133,6 +133,22 @@ def record(config: TraceConfig) -> Traces:
     return Traces(q, k, v, torch.tensor(lengths, dtype=torch.int32), needle, model.scale)
 
 
+def newest_token(folder: Path) -> Traces:
+    """One context of 512 tokens and its newest token, without transformers: some 0.2 s. Nothing is marked as needle."""
+    from vortexlab.evaluator.reference.recorded import recorded
+
+    layers = recorded(folder)
+    query, keys, _ = layers[0]
+    heads, tokens, width = keys.shape
+    stride = -(-tokens // _ALIGNMENT) * _ALIGNMENT
+    k, v = torch.zeros(len(layers), heads, stride, width), torch.zeros(len(layers), heads, stride, width)
+    for layer, (_, own_k, own_v) in enumerate(layers):
+        k[layer, :, :tokens], v[layer, :, :tokens] = own_k, own_v
+    q = torch.stack([item[0] for item in layers])[:, None, None]
+    needle = torch.zeros(len(layers), 1, query.shape[0], stride)
+    return Traces(q, k, v, torch.tensor([tokens], dtype=torch.int32), needle, width**-0.5)
+
+
 class _Reader:
     """Dense attention over a whole prompt; keeps keys, values and the last `steps` queries of every layer."""
 

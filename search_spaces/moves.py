@@ -144,20 +144,6 @@ def one_selector(genome: Genome, rng: random.Random) -> Genome | None:
     return site.replaced(genome, ast.Call(site.node.func, site.node.args, kept))
 
 
-def change_page(genome: Genome, rng: random.Random) -> Genome | None:
-    """A page size of its own becomes the shared knob, and the other way round a fixed size."""
-    options = dict(genome.options)
-    held = options.get("page")
-    if held is None:
-        return None
-    shared = "knob.choice(8, 16, 32, 64, default=16)"
-    if ast.unparse(held) != shared:
-        options["page"] = expression(shared)
-    else:
-        options["page"] = ast.Constant(rng.choice([8, 16, 32, 64]))
-    return replace(genome, options=options)
-
-
 def force_ends(genome: Genome, rng: random.Random) -> Genome | None:
     """Sinks and a window beside what is chosen by score, which then chooses among the others (StreamingLLM)."""
     if any(is_call(node, "first", "last") for node in ast.walk(genome.select)):
@@ -173,6 +159,5 @@ def force_ends(genome: Genome, rng: random.Random) -> Genome | None:
 
 
 MOVES = (
-    choose_by_score, replace_score, mean_query, whole_pages, split_selector, coarse_to_fine, one_selector, change_page,
-    force_ends,
+    choose_by_score, replace_score, mean_query, whole_pages, split_selector, coarse_to_fine, one_selector, force_ends,
 )  # fmt: skip
