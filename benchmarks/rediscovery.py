@@ -1,13 +1,14 @@
 """How many evaluations until a withheld published program is found again, by the search and by simpler methods.
 
-    python benchmarks/rediscovery.py --json benchmarks/results/rediscovery.json --resume benchmarks/results/rediscovery.json
+    FILE=benchmarks/results/rediscovery.json; python benchmarks/rediscovery.py --json $FILE --resume $FILE
 
 A case withholds a program and every seed of the library that contains its scoring expression. Found is a program of the
 same structure, or one at least as accurate (within 1 point) and as fast (within 2 %) as the withheld one with its tuned
 numbers; these are the point, of `--draws` random draws of its knobs, that adds most hypervolume to what the remaining
-seeds reach with as many draws each. Where the seeds reach every such point the case is made harder: seeds that do are withheld too. Every program is evaluated on
-recorded traces (`evaluator.traces`), predicted for an H200. The hypervolume after `--hypervolume` evaluations is that of
-campaigns with every seed. One row is one case, method and seed; `--table` prints the sums of a file.
+seeds reach with as many draws each. Where the seeds reach every such point the case is made harder: seeds that do are
+withheld too. Every program is evaluated on recorded traces (`evaluator.traces`), speed predicted for an H200. The
+hypervolume after `--hypervolume` evaluations is that of searches with every seed. One row is one case, method and seed;
+`--table` prints the sums of a file.
 """
 
 from __future__ import annotations
@@ -159,8 +160,11 @@ def target_of(own: Sequence[Point], seeds: Sequence[Point]) -> Point | None:
 
 
 def case_of(case: str, reached: Mapping[str, Sequence[Point]]) -> dict[str, Any]:
-    """The seeds that a case begins with and the point to reach. `harder`: seeds withheld beside those of the same score,
-    because with tuned knobs they reach every point of the withheld program; the one that reaches most goes first."""
+    """The seeds that a case begins with and the point to reach.
+
+    `harder`: seeds withheld beside those of the same score, because with tuned knobs they reach every point of the
+    withheld program; the one that reaches most goes first.
+    """
     own, left = reached[CASES[case]], list(remaining(case))
     harder: list[str] = []
     while (target := target_of(own, [point for name in left for point in reached[name]])) is None:
@@ -230,7 +234,7 @@ def search(
     evaluator: TraceEvaluator, method: str, seeds: Sequence[str], count: int, seed: int,
     is_found: Callable[[Verdict], bool],
 ) -> dict[str, Any]:  # fmt: skip
-    """Evaluations to the find (None: not within `count`), the hypervolume at the end, and the program that was found."""
+    """Evaluations to the find (None: not within `count`), the hypervolume at the end, and what was found."""
     watch, began, found = Watch(evaluator, is_found), time.monotonic(), None
     try:
         RUNS[method](watch, seeds, count, seed, evaluator.config.length)
@@ -248,7 +252,7 @@ def search(
 
 
 def ranks(evaluator: TraceEvaluator) -> dict[str, Any]:
-    """Spearman's correlation of needle mass with the accuracy of `fidelity-ranks.json`, at the same length and knobs."""
+    """Spearman's correlation of needle mass with the accuracy in `fidelity-ranks.json`, at its length and knobs."""
     path = Path(__file__).resolve().parent / "results" / "fidelity-ranks.json"
     data = json.loads(path.read_text())
     rows = [row for row in data["rows"] if "error" not in row]

@@ -134,7 +134,7 @@ def record(config: TraceConfig) -> Traces:
 
 
 def newest_token(folder: Path) -> Traces:
-    """One context of 512 tokens and its newest token, without transformers: some 0.2 s. Nothing is marked as needle."""
+    """One context of 512 tokens and its newest token, without transformers: some 0.2 s. It has no needle."""
     from vortexlab.evaluator.reference.recorded import recorded
 
     layers = recorded(folder)
@@ -180,8 +180,9 @@ def pages_read(traces: Traces, program: Program) -> list[Tensor]:
     """
     executors = [TorchExecutor(program, traces.static(layer)) for layer in range(traces.layers)]
     caches = [traces.cache(layer, program.page_size) for layer in range(traces.layers)]
-    memories = new_memories(program, executors, caches)  # type: ignore[arg-type]
-    states, masks = [], []
+    memories = new_memories(program, executors, caches)
+    states: list[Any] = []
+    masks: list[Tensor] = []
     for executor, cache in zip(executors, caches, strict=True):
         states.append(executor.new_state(cache))
         executor.summarize(states[-1], cache)

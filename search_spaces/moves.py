@@ -63,8 +63,10 @@ def fill_name(tree: ast.expr, name: str, value: ast.expr) -> ast.expr:
 def whole_pages(genome: Genome, rng: random.Random) -> Genome | None:
     """Summaries of whole pages where they were of parts."""
     key = main_score(genome)
-    cut = [node for tree in genome.fields.values() for node in sites(tree, ast.Call)
-           if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "split"]  # fmt: skip
+    cut = [
+        node for tree in genome.fields.values() for node in sites(tree, ast.Call)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "split"
+    ]  # fmt: skip
     if key is None or not cut:
         return None
     axes = {word.arg for call in cut for word in call.keywords}
@@ -76,11 +78,11 @@ def whole_pages(genome: Genome, rng: random.Random) -> Genome | None:
                 break
         fields[name] = tree
     score = genome.scores[key]
-    for node in sites(score, ast.Call):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and any(
-            isinstance(arg, ast.Name) and arg.id in axes for arg in node.args
+    for call in sites(score, ast.Call):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and any(
+            isinstance(arg, ast.Name) and arg.id in axes for arg in call.args
         ):
-            score = swapped(score, node, node.func.value)
+            score = swapped(score, call, call.func.value)
             break
     return replace(genome, fields=fields).with_part("scores", key, score)
 
