@@ -168,8 +168,8 @@ def _places(sample: Sample) -> list[int]:
     """The tokens of the context that hold the answer of the first question."""
     answer = sample.turns[0].answer
     pairs = {tuple(answer[n : n + 2]) for n in range(0, len(answer), 2)}
-    found = {place for n, pair in enumerate(itertools.pairwise(sample.context)) if pair in pairs for place in (n, n + 1)}
-    return sorted(found)
+    starts = [n for n, pair in enumerate(itertools.pairwise(sample.context)) if pair in pairs]
+    return sorted({place for n in starts for place in (n, n + 1)})
 
 
 @torch.inference_mode()
