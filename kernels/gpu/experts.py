@@ -1,7 +1,8 @@
 """Kernels of mixtures of experts in a decode step: routing, and products that read each chosen expert's weights once.
 
 A step has few rows for an expert, so its products are bound by reading weights: a program takes some output channels of
-one expert and streams their weights past all of its rows. What each computes is said in `vortexlab.kernels.experts`.
+one expert, finds which choices are the expert's, and streams the weights past their rows. What each computes is said in
+`vortexlab.kernels.experts`.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
@@ -18,7 +19,7 @@ from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.device import matrix_operand, round_bf16, start_after_previous
 
 #: Choices that an expert's program looks through at a time.
-CHUNK = 128
+CHUNK = 256
 
 
 @triton.jit
@@ -68,9 +69,18 @@ def route(logits: Tensor, bias: Tensor | None, how: Routing) -> Routed:
 
 
 @triton.jit
-def chosen(experts, number, choices, expert):
-    """1 for the choices of an expert among those of these numbers, else 0."""
-    return (tl.load(experts + number, mask=number < choices, other=-1) == expert).to(tl.int32)
+def choices_of(expert, experts, choices, start, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    """The numbers of ROWS of an expert's choices, from its `start`-th on, 0 past the last, and how many it has."""
+    rank = start + tl.arange(0, ROWS)
+    found = tl.zeros([ROWS], tl.int32)
+    mine = 0
+    for first in range(0, choices, CHUNK):
+        number = first + tl.arange(0, CHUNK)
+        hit = (tl.load(experts + number, mask=number < choices, other=-1) == expert).to(tl.int32)
+        place = tl.where(hit > 0, mine + tl.cumsum(hit, 0) - 1, -1)
+        found += tl.sum(tl.where(place[None, :] == rank[:, None], number[None, :], 0), 1)
+        mine += tl.sum(hit, 0)
+    return found, mine
 
 
 @triton.jit
@@ -85,36 +95,27 @@ def expert_kernel(
     """
     start_after_previous(CHAINED)
     expert = tl.program_id(1)
-    number = tl.arange(0, CHUNK)
-    mine = 0
-    for first in range(0, choices, CHUNK):
-        mine += tl.sum(chosen(experts, first + number, choices, expert), 0)
+    row, mine = choices_of(expert, experts, choices, 0, ROWS, CHUNK)
     channel = tl.program_id(0) * TILE + tl.arange(0, TILE)
     known = channel < long
     step = tl.arange(0, STEP)
     weight += expert.to(tl.int64) * long * wide * (2 if GATED else 1)
-    there = weight + channel[None, :] * wide + step[:, None]
+    first = weight + channel[None, :] * wide + step[:, None]
     for start in range(0, mine, ROWS):
-        rank = start + tl.arange(0, ROWS)
-        row = tl.zeros([ROWS], tl.int32)  # the choice of each rank
-        before = 0
-        for first in range(0, choices, CHUNK):
-            hit = chosen(experts, first + number, choices, expert)
-            place = tl.where(hit > 0, before + tl.cumsum(hit, 0) - 1, -1)
-            row += tl.sum(tl.where(place[None, :] == rank[:, None], (first + number)[None, :], 0), 1)
-            before += tl.sum(hit, 0)
-        live = rank < mine
+        if start > 0:
+            row, mine = choices_of(expert, experts, choices, start, ROWS, CHUNK)
+        live = start + tl.arange(0, ROWS) < mine
         at = x + (row // COUNT if GATED else row).to(tl.int64)[:, None] * x_row + step[None, :]
         sums = tl.zeros([ROWS, TILE], tl.float32)
         more = tl.zeros([ROWS, TILE], tl.float32)
         for here in range(0, wide, STEP):
             inside = here + step < wide
             a = matrix_operand(tl.load(at + here, mask=live[:, None] & inside[None, :], other=0.0))
-            both = inside[:, None] & known[None, :]
-            b = matrix_operand(tl.load(there + here, mask=both, other=0.0))
+            there = inside[:, None] & known[None, :]
+            b = matrix_operand(tl.load(first + here, mask=there, other=0.0))
             sums = tl.dot(a, b, sums, input_precision="ieee")
             if GATED:
-                b = matrix_operand(tl.load(there + long * wide + here, mask=both, other=0.0))
+                b = matrix_operand(tl.load(first + long * wide + here, mask=there, other=0.0))
                 more = tl.dot(a, b, more, input_precision="ieee")
         if GATED:
             sums = sums / (1.0 + tl.exp(-sums)) * more
