@@ -28,12 +28,13 @@ def write_choose(graph: Graph, plan: Schedule, dtypes: Dtypes, whole: bool) -> K
 class _Choose(KernelText):
     def __init__(self, graph: Graph, plan: Schedule, dtypes: Dtypes, whole: bool):
         super().__init__("choose_whole" if whole else "choose_tiled", graph, plan.available, dtypes)
-        self.whole = whole
+        self.whole, self.follows = whole, bool(plan.maps)
 
     def write(self) -> KernelText:
         w, lists = self.writer, self.graph.lists
         self.line("list_row = tl.program_id(0).to(tl.int64)")
-        self.request_head(f"list_row // {lists}", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)")
+        places = f"list_row // {lists}", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)"
+        self.request_head(*places, waits=not self.follows)
         listings = self.graph.listings
         roots = [i for item in listings for i in (*item.sets, item.weight) if i is not None]
         if any("head" in self.graph.ops[i].axes for i in roots):
@@ -41,6 +42,8 @@ class _Choose(KernelText):
         for name in ("pages", "counts", "entries", "tokens", "most", "table", "table_row"):
             self.param(name)
         self.line("previous = tl.load(counts + list_row)  # entries of the last step's list")
+        if self.follows:
+            self.line("start_after_previous(CHAINED)")
         if self.whole:
             self.line("start = 0")
             self.tile_head()
