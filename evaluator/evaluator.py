@@ -88,10 +88,6 @@ class Evaluator:
         self.suite = suite or make_suite(config)
         limits = Limits(config.memory_mb, config.seconds, cuda=config.device == "cuda")
         self._sandbox = sandbox or Sandbox(limits, threads=config.threads)
-        if config.device == "cuda":
-            from vortexlab.kernels.gpu import tuning
-
-            tuning.lend(device_name("cuda"), self._sandbox.scratch)
         self._opened = False
         self._dense: dict[int, bool] = {}
         self._model: replies.ModelGeometry | None = None
@@ -118,11 +114,15 @@ class Evaluator:
 
         Raises `VortexError` when that fails, since then no program can be evaluated.
         """
-        if self._opened and self._sandbox.running:
+        if self._opened and self._sandbox.running and self._sandbox.intact:
             return
         config = self.config
         try:
             self._sandbox.start()
+            if config.device == "cuda" and not self._sandbox.sealed:
+                from vortexlab.kernels.gpu import tuning
+
+                tuning.lend(device_name("cuda"), self._sandbox.scratch)
             hello = self._ask("hello", _OPEN_SECONDS, device=config.device, threads=self._sandbox.threads)
             self._hello = replies.parse(replies.Hello, hello)
             opened = self._ask(
@@ -150,6 +150,8 @@ class Evaluator:
                 f"dense attention answers less than half of every task exactly ({scores}), so nothing tells programs "
                 "apart; ask what this model answers with the expected tokens and no others (--tasks, --data)"
             )
+        if not self._sandbox.sealed:
+            self._sandbox.seal()
         self._opened = True
 
     def _expected(self, row: int) -> Sequence[int]:

@@ -48,7 +48,7 @@ def always(task: str, number: int, order: str) -> bool:
 class Scripted:
     """Stands for the sandbox: answers every request as `changes` say, and keeps what was asked."""
 
-    threads, running = 1, True
+    threads, running, sealed, intact = 1, True, True, True
 
     def __init__(self, right: Right = always, right_densely: Right = always, **changes: dict[str, Any]):
         self.right, self.right_densely, self.changes = right, right_densely, changes
