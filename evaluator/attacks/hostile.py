@@ -261,7 +261,7 @@ def _modifies(line: Line, message: Message) -> Message:
                 Path(folder, f"{name}.pth").write_text("")
                 os.unlink(Path(folder, f"{name}.pth"))
                 allowed.append(folder)
-    for planted in ("sitecustomize.py", "usercustomize.py", "json.py", "torch.py"):  # in its own folder: never looked at
+    for planted in ("sitecustomize.py", "usercustomize.py", "json.py", "torch.py"):  # in its own folder
         Path(planted).write_text("import os; os._exit(3)")
     return {"allowed": allowed}
 
