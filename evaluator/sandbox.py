@@ -216,7 +216,10 @@ class Sandbox:
                 if now >= next_watch:
                     self._watch()
                     next_watch = now + _WATCH_SECONDS
-                for key, _ in selector.select(max(0.0, min(_WATCH_SECONDS, deadline - now))):
+                events = selector.select(max(0.0, min(_WATCH_SECONDS, deadline - now)))
+                if not events and process.poll() is not None:
+                    self._ended()  # though a child of its may hold its descriptors open
+                for key, _ in events:
                     if key.fileobj is process.stdin:
                         try:
                             pending = pending[os.write(process.stdin.fileno(), pending[: 1 << 20]) :]
@@ -241,7 +244,8 @@ class Sandbox:
                             expected = frames.HEADER.size + frames.body_length(header, frames.REPLY_LIMIT)
                         if expected is not None and len(received) >= expected:
                             self._check_single(len(received), expected)
-                            self._watch_members()
+                            if not self._network:
+                                self._watch_members()
                             return frames.decode(bytes(received[frames.HEADER.size : expected]))
 
     def _ended(self) -> None:
@@ -320,14 +324,11 @@ class Sandbox:
             if not entry.name.isdigit():
                 continue
             with suppress(OSError, IndexError, ValueError):
-                fields = _stat(entry.name)
-                if fields[0] in "ZX":
-                    continue
-                inside = int(fields[3]) == session
+                inside = os.getsid(int(entry.name)) == session
                 if not inside and thorough:
                     inside = bool(self._network) and _network_of(entry.name) == self._network
-                    inside = inside or mark in Path(f"/proc/{entry.name}/environ").read_bytes().split(b"\0")
-                if inside:
+                    inside = inside or mark in _environment_of(entry.name).split(b"\0")
+                if inside and _stat(entry.name)[0] not in "ZX":
                     found.append(int(entry.name))
         return found
 
@@ -445,7 +446,13 @@ def _bubblewrap(scratch: str, cuda: bool) -> list[str]:
 
 def _stat(pid: int | str) -> list[str]:
     """The fields of a process's state, beginning with the third."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()
+
+
+def _environment_of(pid: int | str) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb", 0) as file:
+        return file.read()
 
 
 def _network_of(pid: int | str) -> str:

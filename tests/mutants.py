@@ -37,8 +37,11 @@ TESTS = {
     "fidelity": ["tests/test_evaluator_gates.py", "tests/test_evaluator_precision.py"],
     "speed": ["tests/test_evaluator_speed.py", "tests/test_attacks_speed.py"],
     "timing": ["tests/test_evaluator_speed.py", "tests/test_evaluator_worker.py"],
-    "evaluator": ["tests/test_evaluator_rules.py", "--deselect",
-                  "tests/test_evaluator_rules.py::test_a_package_says_under_which_conditions_its_numbers_hold"],
+    "evaluator": [
+        "tests/test_evaluator_rules.py",
+        "--deselect",
+        "tests/test_evaluator_rules.py::test_a_package_says_under_which_conditions_its_numbers_hold",
+    ],
     "worker": ["tests/test_evaluator_worker.py", "tests/test_evaluator_evaluate.py"],
     "sandbox": ["tests/test_faults.py", "tests/test_attacks_process.py"],
 }
@@ -133,13 +136,13 @@ def run(mutant: Mutant, seconds: float) -> str:
     place.unlink()
     place.write_text(text_of(mutant))
     try:
-        return tried(mutant.room, seconds)
+        return suite_says(mutant.room, seconds)
     finally:
         place.unlink()
         place.symlink_to(ROOT / "evaluator" / f"{mutant.room}.py")
 
 
-def tried(room: str, seconds: float) -> str:
+def suite_says(room: str, seconds: float) -> str:
     """What the tests of a room say of the farm as it is."""
     child = os.fork()
     if child == 0:
@@ -193,7 +196,7 @@ def main() -> int:
     shutil.rmtree(FARM, ignore_errors=True)
     shutil.copytree(LINKED, FARM, symlinks=True)
     for room in rooms:
-        if tried(room, 4 * words.seconds) != "survived":
+        if suite_says(room, 4 * words.seconds) != "survived":
             sys.exit(f"the tests of {room} fail without a mutant: {' '.join(TESTS[room])}")
     ends, counts, survivors = time.monotonic() + 60 * words.minutes, {"caught": 0, "survived": 0, "time": 0}, []
     queue = []
@@ -216,7 +219,9 @@ def main() -> int:
             survivors.append(mutant)
             print(f"SURVIVED {mutant.room}.py:{mutant.line} {mutant.what}: {mutant.source}", flush=True)
     tried = sum(counts.values())
-    print(f"{tried} tried, {counts['caught'] + counts['time']} caught ({counts['time']} by time), {len(survivors)} survived")
+    print(
+        f"{tried} tried, {counts['caught'] + counts['time']} caught ({counts['time']} by time), {len(survivors)} survived"
+    )
     return 1 if survivors else 0
 
 
