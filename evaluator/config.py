@@ -19,7 +19,7 @@ from vortexlab.evaluator.phases import DECODE, PREFILL
 from vortexlab.kernels.devices import get_device
 
 #: Raised whenever the way of measuring changes, so that old verdicts are not taken for new ones.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
 CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
 SPLITS = ("search", "validation", "sealed")

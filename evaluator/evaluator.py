@@ -32,6 +32,7 @@ from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.speed import DRIFT
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Verdict
 from vortexlab.kernels.devices import get_device
@@ -400,6 +401,9 @@ class Evaluator:
             if found.failure or found.timing is None:
                 return found.failure or "the worker gave no timing", {}
             timings[str(length)] = found.timing.model_dump()
+            if self.config.device == "cuda" and found.timing.drift > DRIFT:
+                moved = 100 * found.timing.drift
+                trial.alarms.append(f"clocks changed: at {length} tokens dense attention moved by {moved:.0f} %")
         trial.facts["timings"] = timings
         return "", {length: {k: v for k, v in timing.items() if k != "ratios"} for length, timing in timings.items()}
 
@@ -453,6 +457,7 @@ class Evaluator:
             by_length = predicted[self.config.predicted_device]
             conditions["batch"] = {length: item["batch"] for length, item in by_length.items()}
         if timings:
+            conditions["inputs"] = {length: timing["inputs"] for length, timing in timings.items()}
             conditions["baseline"] = {length: timing["baseline"] for length, timing in timings.items()}
             conditions["batch"] = {length: timing["batch"] for length, timing in timings.items()}
         density = trial.density / trial.reads if trial.reads else trial.facts.get("density")

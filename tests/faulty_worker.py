@@ -13,7 +13,8 @@ import struct
 import sys
 import time
 
-ANSWERS = json.loads(open(sys.argv[1]).read())
+with open(sys.argv[1]) as file:
+    ANSWERS = json.load(file)
 OUT = int(sys.argv[2])
 
 

@@ -36,6 +36,7 @@ FIDELITY = {
 TIMING = {
     "ratios": [2.0, 4.0, 4.0, 4.0, 9.0], "dense_ms": 4.0, "sparse_ms": 1.0, "summary_ms": 0.1, "select_ms": 0.4,
     "attend_ms": 0.5, "baseline": "sdpa", "baselines_ms": {"sdpa": 4.0}, "density": 0.2, "batch": 4, "worst_error": 0.0,
+    "drift": 0.0, "inputs": "recorded", "by_inputs": {"synthetic": 4.5, "recorded": 4.0},
 }  # fmt: skip
 
 Right = Callable[[str, int, str], bool]  # (task, question, order) -> whether it is answered right

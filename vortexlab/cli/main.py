@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from vortexlab.cli import bench, deployment, doctor, handoff, programs, results, search, tune
+from vortexlab.cli import attack, bench, deployment, doctor, handoff, programs, results, search, tune
 from vortexlab.dsl.errors import VortexError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
@@ -44,6 +44,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     handoff.ask,
     handoff.tell,
     tune.tune,
+    attack.attack,
     doctor.doctor,
 )
 for function in COMMANDS:

@@ -581,6 +581,29 @@ class Tune(_Form):
     entries: int
 
 
+class AttackRow(_Form):
+    """One attack: what it `tries`, in how many `ways`, the verdict `expected` and the one `found`; `wall` stops it."""
+
+    id: Annotated[str, Field(pattern="^[AS][0-9]+$")]
+    kind: str
+    tries: str
+    expected: str
+    found: str
+    ways: int
+    stopped: bool
+    wall: str
+    seconds: float
+
+
+class Attack(_Form):
+    """`vortex attack --json`. `walls` of the kernel that stand on this machine; `accepted`: attacks not stopped."""
+
+    walls: list[str]
+    bubblewrap: bool
+    rows: list[AttackRow]
+    accepted: int
+
+
 class Item(_Form):
     area: str
     name: str
@@ -611,6 +634,7 @@ OUTPUTS: dict[str, type[_Form]] = {
     "ask": Ask,
     "tell": Member,
     "tune": Tune,
+    "attack": Attack,
     "doctor": Doctor,
 }
 
