@@ -487,7 +487,7 @@ def _folder_bytes(folder: Path) -> int:
 
 def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
     """Files below a folder, with what changes when they do."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for where, _, files in os.walk(folder):
         for name in files:
             with suppress(OSError):

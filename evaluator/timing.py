@@ -105,7 +105,7 @@ class RecordedWorkload(Workload):
             for pool, side in zip(pools, contexts[row % len(contexts)], strict=True):
                 pool[:, row] = cast(_stretched(side[:, :length], heads, channel).to(pool.device), pool.dtype)
         asked = _stretched(queries.transpose(0, 1), heads * plain.geometry.group, channel).transpose(0, 1)
-        return RecordedWorkload(plain.geometry, length, *pools, plain.dtype, asked.to(plain.k.device))
+        return RecordedWorkload(plain.geometry, length, pools[0], pools[1], plain.dtype, asked.to(plain.k.device))
 
     def fresh(self, generator: torch.Generator) -> Tensor:
         """A token of the context again as the newest one, and a recorded query, changed by a hundredth of its size."""

@@ -45,7 +45,7 @@ TESTS = {
     "worker": ["tests/test_evaluator_worker.py", "tests/test_evaluator_evaluate.py"],
     "sandbox": ["tests/test_faults.py", "tests/test_attacks_process.py"],
 }
-#: Mutants that change nothing which could be noticed: room and source line (or its beginning) -> why.
+#: Mutants that change nothing which could be noticed: room and source line -> why.
 EQUIVALENT: dict[tuple[str, str], str] = {}
 
 _OPPOSITE: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -101,7 +101,7 @@ def _replace(tree: ast.AST, target: ast.AST, other: ast.AST) -> None:
 
 
 def _nodes(tree: ast.AST) -> list[ast.AST]:
-    """All that may be changed, in a fixed order. `assert` is not looked into: it tells the type checker what is known."""
+    """All that may be changed, in a fixed order. `assert` is left alone: it tells the type checker what is known."""
     found, todo = [], [tree]
     while todo:
         node = todo.pop()
@@ -191,16 +191,16 @@ def main() -> int:
     if words.list:
         print("\n".join(f"{room:<12}{len(found):>5}" for room, found in chosen.items()))
         return 0
-    import numpy, pydantic, pytest, safetensors, torch, transformers  # noqa: E401, F401  loaded once for all children
+    import numpy  # noqa: F401  loaded once for all children
 
     shutil.rmtree(FARM, ignore_errors=True)
     shutil.copytree(LINKED, FARM, symlinks=True)
-    for room in rooms:
-        if suite_says(room, 4 * words.seconds) != "survived":
-            sys.exit(f"the tests of {room} fail without a mutant: {' '.join(TESTS[room])}")
+    for name in rooms:
+        if suite_says(name, 4 * words.seconds) != "survived":
+            sys.exit(f"the tests of {name} fail without a mutant: {' '.join(TESTS[name])}")
     ends, counts, survivors = time.monotonic() + 60 * words.minutes, {"caught": 0, "survived": 0, "time": 0}, []
     queue = []
-    for room, found in chosen.items():
+    for found in chosen.values():
         random.Random(words.seed).shuffle(found)
         queue += list(enumerate(found[: words.sample or None]))
     done = {tuple(json.loads(line)["key"]) for line in words.results.read_text().splitlines()} if (
@@ -215,13 +215,13 @@ def main() -> int:
         with words.results.open("a") as file:
             file.write(json.dumps({"key": key, "result": result}) + "\n")
         counts[result] += 1
-        if result == "survived" and not any(k[0] == mutant.room and mutant.source.startswith(k[1]) for k in EQUIVALENT):
+        if result == "survived" and not any(
+            room == mutant.room and mutant.source.startswith(line) for room, line in EQUIVALENT
+        ):
             survivors.append(mutant)
             print(f"SURVIVED {mutant.room}.py:{mutant.line} {mutant.what}: {mutant.source}", flush=True)
-    tried = sum(counts.values())
-    print(
-        f"{tried} tried, {counts['caught'] + counts['time']} caught ({counts['time']} by time), {len(survivors)} survived"
-    )
+    tried, caught = sum(counts.values()), counts["caught"] + counts["time"]
+    print(f"{tried} tried, {caught} caught ({counts['time']} by time), {len(survivors)} survived")
     return 1 if survivors else 0
 
 

@@ -148,7 +148,7 @@ def _threads(line: Line, message: Message) -> None:
 
 
 def _descriptors(line: Line, message: Message) -> Message:
-    held = []
+    held: list[int] = []
     with suppress(OSError):
         while len(held) < int(message["most"]):
             held.append(os.open("/dev/null", os.O_RDONLY))
@@ -232,14 +232,20 @@ def _secrets(line: Line, message: Message) -> Message:
 
 def _writes_outside(line: Line, message: Message) -> Message:
     folder, allowed = Path(str(message["outside"])), []
-    for name, act in (
+
+    def through_a_link() -> None:
+        os.symlink(folder / "old", "link")
+        Path("link").write_text("changed")
+
+    ways: tuple[tuple[str, Callable[[], object]], ...] = (
         ("new file", lambda: (folder / "new").write_text("x")),
         ("old file", lambda: (folder / "old").write_text("changed")),
         ("hard link", lambda: os.link(folder / "old", "linked")),
-        ("through a symbolic link", lambda: (os.symlink(folder / "old", "link"), Path("link").write_text("changed"))),
+        ("through a symbolic link", through_a_link),
         ("removal", lambda: (folder / "old").unlink()),
         ("folder", lambda: (folder / "made").mkdir()),
-    ):
+    )
+    for name, act in ways:
         with suppress(OSError):
             act()
             allowed.append(name)

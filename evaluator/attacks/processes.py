@@ -166,8 +166,8 @@ class Range:
         answer = self.ask("well")  # a new worker, which finds nothing of the old one
         if self.box.starts != began + 1 or answer["allowed"] or answer["folder"] != str(self.box.scratch):
             return "accepted: the next worker is not as before"
-        if left := sorted(os.listdir(self.box.scratch)):
-            return f"accepted: {left[0]} was left in the folder"
+        if planted := sorted(os.listdir(self.box.scratch)):
+            return f"accepted: {planted[0]} was left in the folder"
         return ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,7 @@ def attack(
         raise VortexError(f"attack {unknown[0]!r} is none of {', '.join(known)}")
     with processes.Range() as place:
         stand = str(place.ask("well")["walls"]).split()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for result in corpus.run([item for item in attacks if item.id in wanted]):
         item = result.attack
         if not as_json:
