@@ -33,9 +33,9 @@ TESTS = {
     "replies": ["tests/test_evaluator_replies.py"],
     "verdict": ["tests/test_evaluator_statements.py"],
     "statistics": ["tests/test_evaluator_statements.py"],
-    "numerics": ["tests/test_evaluator_gates.py", "tests/test_attacks_speed.py"],
+    "numerics": ["tests/test_evaluator_gates.py", "tests/test_attacks_corpus.py"],
     "fidelity": ["tests/test_evaluator_gates.py", "tests/test_evaluator_precision.py"],
-    "speed": ["tests/test_evaluator_speed.py", "tests/test_attacks_speed.py"],
+    "speed": ["tests/test_evaluator_speed.py", "tests/test_attacks_corpus.py"],
     "timing": ["tests/test_evaluator_speed.py", "tests/test_evaluator_worker.py"],
     "evaluator": [
         "tests/test_evaluator_rules.py",

@@ -197,7 +197,7 @@ def test_a_lost_worker_costs_one_evaluation(
     if name == "Loop":
         monkeypatch.setattr(attacked._sandbox, "limits", Limits(memory_mb=3072, seconds=8.0))
     verdict = attacked.evaluate(source)
-    assert (verdict.status, verdict.gate) == (status, gate)
+    assert (verdict.status, verdict.gate) == (status, gate), verdict.reason
     assert verdict.reason and "\n" not in verdict.reason
     assert verdict.gates[-1].details.get("lost") == kind
     assert verdict.speedup is None
