@@ -34,6 +34,7 @@ from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.speed import DRIFT
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
 from vortexlab.kernels.devices import get_device
@@ -90,10 +91,6 @@ class Evaluator:
         self.suite = suite or make_suite(config)
         limits = Limits(config.memory_mb, config.seconds, cuda=config.device == "cuda")
         self._sandbox = sandbox or Sandbox(limits, threads=config.threads)
-        if config.device == "cuda":
-            from vortexlab.kernels.gpu import tuning
-
-            tuning.lend(device_name("cuda"), self._sandbox.scratch)
         self._ladder = Ladder(config.promoted)
         self._opened = False
         self._dense: dict[int, float] = {}
@@ -122,11 +119,15 @@ class Evaluator:
 
         Raises `VortexError` when that fails, since then no program can be evaluated.
         """
-        if self._opened and self._sandbox.running:
+        if self._opened and self._sandbox.running and self._sandbox.intact:
             return
         config = self.config
         try:
             self._sandbox.start()
+            if config.device == "cuda" and not self._sandbox.sealed:
+                from vortexlab.kernels.gpu import tuning
+
+                tuning.lend(device_name("cuda"), self._sandbox.scratch)
             hello = self._ask("hello", _OPEN_SECONDS, device=config.device, threads=self._sandbox.threads)
             self._hello = replies.parse(replies.Hello, hello)
             opened = self._ask(
@@ -154,6 +155,8 @@ class Evaluator:
                 f"dense attention scores below {self.config.dense_floor:g} on every task ({scores}), so nothing tells "
                 "programs apart; ask what this model can answer (--tasks, --data), or lower --dense-floor"
             )
+        if not self._sandbox.sealed:
+            self._sandbox.seal()
         self._opened = True
 
     def _ask(self, operation: str, seconds: float | None = None, **arguments: Any) -> dict[str, Any]:
@@ -427,6 +430,9 @@ class Evaluator:
             if found.failure or found.timing is None:
                 return found.failure or "the worker gave no timing", {}
             timings[str(length)] = found.timing.model_dump()
+            if self.config.device == "cuda" and found.timing.drift > DRIFT:
+                moved = 100 * found.timing.drift
+                trial.alarms.append(f"clocks changed: at {length} tokens dense attention moved by {moved:.0f} %")
         trial.facts["timings"] = timings
         return "", {length: {k: v for k, v in timing.items() if k != "ratios"} for length, timing in timings.items()}
 
@@ -483,6 +489,7 @@ class Evaluator:
             by_length = predicted[self.config.predicted_device]
             conditions["batch"] = {length: item["batch"] for length, item in by_length.items()}
         if timings:
+            conditions["inputs"] = {length: timing["inputs"] for length, timing in timings.items()}
             conditions["baseline"] = {length: timing["baseline"] for length, timing in timings.items()}
             conditions["batch"] = {length: timing["batch"] for length, timing in timings.items()}
         density = trial.density / trial.reads if trial.reads else trial.facts.get("density")

@@ -7,6 +7,7 @@ controller after every process of the worker has been killed, and costs one eval
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import resource
@@ -24,18 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator import frames
+from vortexlab.evaluator import confine, frames
 
 _MARK = "VORTEX_WORKER"
 _KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ", "CUDA_HOME", "CUDA_PATH")
 _KEPT_PREFIXES = ("CUDA_VISIBLE_", "NVIDIA_", "TRITON_PTXAS")
 _SCRATCH = "vortex-scratch-"
-_WATCH_SECONDS = 0.1
+_WATCH_SECONDS, _DISK_SECONDS = 0.1, 1.0
+_MOST_ENTRIES = 100_000
 _TAIL_BYTES = 4096
 
 
 class WorkerLost(Exception):
-    """The worker is gone. `kind`: crash, time, memory, processes or garbage; the text is one line."""
+    """The worker is gone. `kind`: crash, time, memory, processes, disk or garbage; the text is one line."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -44,22 +46,30 @@ class WorkerLost(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """`memory_mb` over all processes of the worker; `seconds` of wall clock for one request; `processes` at once."""
+    """`memory_mb` over all processes of the worker; `seconds` of wall clock for one request; `processes` at once, and
+    `threads` of all of them. `disk_mb`: by how much the scratch folder may grow once it is sealed, or by as much again
+    as it holds then, if that is more."""
 
     memory_mb: int = 12288
     seconds: float = 180.0
     processes: int = 64
+    threads: int = 2048
     files: int = 4096
+    disk_mb: int = 8192
     cuda: bool = False
 
 
 class Sandbox:
     """One worker process in a session of its own, with a scratch folder that outlives it.
 
-    `start` may be called again after a loss; the scratch folder is kept until `close`.
+    `start` may be called again after a loss; the scratch folder is kept until `close`. What it holds when `seal` is
+    called is what a new worker finds again, unless it was changed since; anything else in it goes with a worker.
     """
 
     module = "vortexlab.evaluator.worker"
+    #: Walls that the worker's first code puts up, and whether bubblewrap does more where it is installed.
+    walls: tuple[str, ...] = confine.ALL
+    bubblewrap = True
 
     def __init__(self, limits: Limits, *, threads: int = 0, scratch_root: str | None = None):
         self.limits = limits
@@ -68,7 +78,10 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self._replies = -1
         self._tail = b""
-        self._cpu_used = 0.0
+        self._sealed: dict[str, tuple[int, ...]] | None = None
+        self._room = 0
+        self._network = ""
+        self._next_disk = 0.0
         try:
             self.scratch, self._held = _scratch_folder(scratch_root or tempfile.gettempdir())
         except OSError as error:
@@ -78,8 +91,12 @@ class Sandbox:
     def running(self) -> bool:
         return self._process is not None
 
+    def handed(self, replies: int) -> tuple[int, ...]:
+        """The descriptors that the worker is given, in the order of its arguments: where it answers, and no other."""
+        return (replies,)
+
     def command(self) -> list[str]:
-        """The worker's command line, without the number of its reply descriptor."""
+        """The worker's command line, without the numbers of its descriptors."""
         memory = self.limits.memory_mb << 20
         confinement = {
             "files": self.limits.files,
@@ -87,8 +104,11 @@ class Sandbox:
             # A GPU driver reserves far more address space than memory; there only the watch below counts.
             "data_bytes": 0 if self.limits.cuda else 2 * memory,
             "processes": 4096,
+            "walls": list(self.walls),
+            "cuda": self.limits.cuda,
         }
-        return [sys.executable, "-m", "vortexlab.evaluator.confine", json.dumps(confinement), self.module]
+        around = _bubblewrap(str(self.scratch), self.limits.cuda) if self.bubblewrap and has_bubblewrap() else []
+        return [*around, sys.executable, "-m", "vortexlab.evaluator.confine", json.dumps(confinement), self.module]
 
     def environment(self) -> dict[str, str]:
         """What the worker sees: no keys, no proxies, no home; caches in the scratch folder."""
@@ -118,24 +138,27 @@ class Sandbox:
 
     def start(self) -> None:
         self.stop()
+        self._clear()
         read_end, write_end = os.pipe()
+        handed = self.handed(write_end)
         try:
             self._process = subprocess.Popen(
-                [*self.command(), str(write_end)],
+                [*self.command(), *map(str, handed)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 env=self.environment(),
                 cwd=self.scratch,
-                pass_fds=(write_end,),
+                pass_fds=handed,
                 start_new_session=True,
             )
         except OSError as error:
             os.close(read_end)
             raise VortexError(f"the evaluation worker does not start: {error}") from error
         finally:
-            os.close(write_end)
-        self._replies, self._tail, self._cpu_used = read_end, b"", 0.0
+            for descriptor in handed:
+                os.close(descriptor)
+        self._replies, self._tail, self._network = read_end, b"", ""
         self.starts += 1
         assert self._process.stdin is not None and self._process.stderr is not None
         for descriptor in (read_end, self._process.stdin.fileno(), self._process.stderr.fileno()):
@@ -151,8 +174,7 @@ class Sandbox:
             payload = frames.encode({**message, "nonce": nonce}, frames.REQUEST_LIMIT)
             self._raise_cpu_limit(allowed)
             reply = self._exchange(payload, time.monotonic() + allowed, allowed)
-            if reply.pop("nonce", None) != nonce:
-                raise WorkerLost("garbage", "the worker answered another question than the one asked")
+            self._check_nonce(reply, nonce)
             return reply
         except frames.FrameError as error:
             self.stop()
@@ -160,6 +182,22 @@ class Sandbox:
         except BaseException:
             self.stop()
             raise
+
+    def _check_nonce(self, reply: dict[str, Any], nonce: str) -> None:
+        if reply.pop("nonce", None) != nonce:
+            raise WorkerLost("garbage", "the worker answered another question than the one asked")
+
+    def _check_time(self, now: float, deadline: float, allowed: float) -> None:
+        if now >= deadline:
+            raise WorkerLost("time", f"no answer within {allowed:g} s; the worker was ended")
+
+    def _check_single(self, received: int, expected: int) -> None:
+        if received > expected:
+            raise WorkerLost("garbage", "the worker answered more than once")
+
+    def _heard(self, chunk: bytes) -> None:
+        """Keeps the end of what the worker says on stderr."""
+        self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
 
     def _exchange(self, payload: bytes, deadline: float, allowed: float) -> dict[str, Any]:
         process = self._process
@@ -174,12 +212,14 @@ class Sandbox:
                 selector.register(process.stderr, selectors.EVENT_READ)
             while True:
                 now = time.monotonic()
-                if now >= deadline:
-                    raise WorkerLost("time", f"no answer within {allowed:g} s; the worker was ended")
+                self._check_time(now, deadline, allowed)
                 if now >= next_watch:
                     self._watch()
                     next_watch = now + _WATCH_SECONDS
-                for key, _ in selector.select(min(_WATCH_SECONDS, deadline - now)):
+                events = selector.select(max(0.0, min(_WATCH_SECONDS, deadline - now)))
+                if not events and process.poll() is not None:
+                    self._ended()  # though a child of its may hold its descriptors open
+                for key, _ in events:
                     if key.fileobj is process.stdin:
                         try:
                             pending = pending[os.write(process.stdin.fileno(), pending[: 1 << 20]) :]
@@ -191,60 +231,92 @@ class Sandbox:
                             selector.unregister(process.stdin)
                     elif key.fileobj is process.stderr:
                         chunk = os.read(process.stderr.fileno(), 1 << 16)
-                        self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
+                        self._heard(chunk)
                         if not chunk:
                             selector.unregister(process.stderr)
                     else:
                         chunk = os.read(self._replies, 1 << 20)
                         if not chunk:
-                            raise self._ended()
+                            self._ended()
                         received += chunk
                         if expected is None and len(received) >= frames.HEADER.size:
                             header = bytes(received[: frames.HEADER.size])
                             expected = frames.HEADER.size + frames.body_length(header, frames.REPLY_LIMIT)
                         if expected is not None and len(received) >= expected:
-                            if len(received) > expected:
-                                raise WorkerLost("garbage", "the worker answered more than once")
-                            return frames.decode(bytes(received[frames.HEADER.size :]))
+                            self._check_single(len(received), expected)
+                            if not self._network:
+                                self._watch_members()
+                            return frames.decode(bytes(received[frames.HEADER.size : expected]))
 
-    def _ended(self) -> WorkerLost:
+    def _ended(self) -> None:
+        """Raises `WorkerLost` for a worker that closed its answers, which most do by ending."""
         assert self._process is not None
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=2)
         code = self._process.returncode
+        if code is not None and code > 128 and self._process.args[0] != sys.executable:  # type: ignore[index]
+            code = 128 - code  # as bubblewrap says it
         said = [line for line in self._tail.decode(errors="replace").splitlines() if line.strip()]
         last = "".join(c if c.isprintable() else "?" for c in said[-1])[:200] if said else "nothing on stderr"
         if code is None:
-            return WorkerLost("garbage", "the worker closed its answers and went on running")
+            raise WorkerLost("garbage", "the worker closed its answers and went on running")
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-            return WorkerLost("crash", f"the worker was killed by {name}; last words: {last}")
+            raise WorkerLost("crash", f"the worker was killed by {name}; last words: {last}")
         kind = "memory" if "MemoryError" in last or "can't allocate memory" in last else "crash"
-        return WorkerLost(kind, f"the worker ended with status {code}; last words: {last}")
+        raise WorkerLost(kind, f"the worker ended with status {code}; last words: {last}")
 
     def _watch(self) -> None:
-        """Raises `WorkerLost` when the worker's processes are too many or hold too much memory."""
+        """Raises `WorkerLost` when the worker holds more than it may."""
+        members = self._watch_members()
+        self._watch_processes(members)
+        self._watch_memory(members)
+        if (now := time.monotonic()) >= self._next_disk:
+            self._next_disk = now + _DISK_SECONDS
+            self._watch_disk()
+
+    def _watch_members(self) -> list[int]:
+        """The processes of the worker; learns from its first one which network they share."""
+        assert self._process is not None
         members = self._members(thorough=False)
-        if len(members) > self.limits.processes:
-            allowed = self.limits.processes
-            raise WorkerLost("processes", f"the worker started {len(members)} processes; {allowed} allowed")
+        for pid in members:
+            if (found := _network_of(pid)) not in ("", _network_of(os.getpid())):
+                self._network = found
+        return members
+
+    def _watch_processes(self, members: list[int]) -> None:
+        threads = sum(map(_threads, members))
+        for count, allowed, what in (
+            (len(members), self.limits.processes, "processes"), (threads, self.limits.threads, "threads")
+        ):  # fmt: skip
+            if count > allowed:
+                raise WorkerLost("processes", f"the worker started {count} {what}; {allowed} allowed")
+
+    def _watch_memory(self, members: list[int]) -> None:
         resident = sum(map(_private_bytes, members)) >> 20
         if resident > self.limits.memory_mb:
             raise WorkerLost("memory", f"the worker holds {resident} MB; {self.limits.memory_mb} allowed")
 
+    def _watch_disk(self) -> None:
+        if self._sealed is None:
+            return
+        held = _folder_bytes(self.scratch)
+        if held > self._room:
+            raise WorkerLost("disk", f"the worker filled its folder beyond {self._room >> 20} MB")
+
     def _raise_cpu_limit(self, seconds: float) -> None:
         """Grants the next request its share of CPU seconds: a stop for a worker that outlives its controller."""
-        assert self._process is not None
-        pid = self._process.pid
-        with suppress(OSError, ValueError, IndexError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-            allowed = int(used + seconds * (self.threads + 1)) + 10
-            _, hard = resource.prlimit(pid, resource.RLIMIT_CPU)
-            resource.prlimit(pid, resource.RLIMIT_CPU, (allowed, hard))
+        for pid in self._members(thorough=False):
+            with suppress(OSError, ValueError, IndexError):
+                fields = _stat(pid)
+                used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                allowed = int(used + seconds * (self.threads + 1)) + 10
+                _, hard = resource.prlimit(pid, resource.RLIMIT_CPU)
+                resource.prlimit(pid, resource.RLIMIT_CPU, (allowed, hard))
 
     def _members(self, thorough: bool) -> list[int]:
-        """Processes of the worker's session; when `thorough` also those that left it but carry its mark."""
+        """Processes of the worker's session; when `thorough` also those that left it but carry its mark or live in its
+        network, which nobody can leave."""
         if self._process is None:
             return []
         session, mark, found = self._process.pid, f"{_MARK}={self.scratch}".encode(), []
@@ -252,15 +324,49 @@ class Sandbox:
             if not entry.name.isdigit():
                 continue
             with suppress(OSError, IndexError, ValueError):
-                fields = Path(f"/proc/{entry.name}/stat").read_text().rsplit(")", 1)[1].split()
-                if fields[0] in "ZX":
-                    continue
-                inside = int(fields[3]) == session
+                inside = os.getsid(int(entry.name)) == session
                 if not inside and thorough:
-                    inside = mark in Path(f"/proc/{entry.name}/environ").read_bytes().split(b"\0")
-                if inside:
+                    inside = bool(self._network) and _network_of(entry.name) == self._network
+                    inside = inside or mark in _environment_of(entry.name).split(b"\0")
+                if inside and _stat(entry.name)[0] not in "ZX":
                     found.append(int(entry.name))
         return found
+
+    # --- the scratch folder ------------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """Takes what the scratch folder holds for good: workers to come find it again, as long as nobody changes it."""
+        self._sealed = _stamps(self.scratch)
+        held = _folder_bytes(self.scratch)
+        self._room = held + max(self.limits.disk_mb << 20, held)
+
+    @property
+    def intact(self) -> bool:
+        """Whether all that was sealed is as it was. Times of change cannot be set back by whoever changes a file."""
+        if self._sealed is None:
+            return True
+        now = _stamps(self.scratch)
+        return all(now.get(name) == stamp for name, stamp in self._sealed.items())
+
+    @property
+    def sealed(self) -> bool:
+        return self._sealed is not None
+
+    def _clear(self) -> None:
+        """Removes what a worker left beside what is sealed, and everything where that was changed."""
+        if self._sealed is None:
+            return
+        keep = set(self._sealed) if self.intact else set()
+        for folder, folders, files in os.walk(self.scratch, topdown=False):
+            for name in files + folders:
+                path = os.path.join(folder, name)
+                with suppress(OSError):
+                    if os.path.isdir(path) and not os.path.islink(path):
+                        os.rmdir(path)  # stays where something in it does
+                    elif os.path.relpath(path, self.scratch) not in keep:
+                        os.unlink(path)
+        if not keep:
+            self._sealed = None
 
     def stop(self) -> None:
         """Kills the worker and everything it started; returns when none of it is left."""
@@ -316,6 +422,79 @@ def _scratch_folder(root: str) -> tuple[Path, int]:
         os.close(held)
         return made, -1
     return named, held
+
+
+@functools.cache
+def has_bubblewrap() -> bool:
+    """Whether bubblewrap is installed and may do here what the sandbox wants of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run([*_bubblewrap(folder, False), "true"], capture_output=True, timeout=20, check=False)
+        except (OSError, subprocess.SubprocessError):
+            return False
+    return done.returncode == 0
+
+
+def _bubblewrap(scratch: str, cuda: bool) -> list[str]:
+    """A command that runs another among processes of its own, where nothing but `scratch` can be written."""
+    devices = ["--dev-bind", "/dev", "/dev"] if cuda else ["--dev", "/dev"]
+    return [
+        "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--ro-bind", "/", "/", "--proc", "/proc",
+        *devices, "--tmpfs", "/dev/shm", "--bind", scratch, scratch, "--chdir", scratch, "--",
+    ]  # fmt: skip
+
+
+def _stat(pid: int | str) -> list[str]:
+    """The fields of a process's state, beginning with the third."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()
+
+
+def _environment_of(pid: int | str) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb", 0) as file:
+        return file.read()
+
+
+def _network_of(pid: int | str) -> str:
+    """The network namespace of a process; empty when it is gone or may not be looked at."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return ""
+
+
+def _threads(pid: int) -> int:
+    with suppress(OSError, ValueError, IndexError):
+        return int(_stat(pid)[17])
+    return 0
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Bytes on disk below a folder; beyond `_MOST_ENTRIES` entries it counts as endless."""
+    total, seen, todo = 0, 0, [str(folder)]
+    while todo:
+        with suppress(OSError):
+            for entry in os.scandir(todo.pop()):
+                seen += 1
+                with suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+        if seen > _MOST_ENTRIES:
+            return 1 << 62
+    return total
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Files below a folder, with what changes when they do."""
+    found: dict[str, tuple[int, ...]] = {}
+    for where, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):
+                facts = os.lstat(os.path.join(where, name))
+                inside = os.path.relpath(os.path.join(where, name), folder)
+                found[inside] = (facts.st_ino, facts.st_size, facts.st_ctime_ns)
+    return found
 
 
 def _private_bytes(pid: int) -> int:

@@ -37,6 +37,7 @@ FIDELITY = {
 TIMING = {
     "ratios": [2.0, 4.0, 4.0, 4.0, 9.0], "dense_ms": 4.0, "sparse_ms": 1.0, "summary_ms": 0.1, "select_ms": 0.4,
     "attend_ms": 0.5, "baseline": "sdpa", "baselines_ms": {"sdpa": 4.0}, "density": 0.2, "batch": 4, "worst_error": 0.0,
+    "drift": 0.0, "inputs": "recorded", "by_inputs": {"synthetic": 4.5, "recorded": 4.0},
 }  # fmt: skip
 
 Right = Callable[[str, int, str], bool]  # (task, question, order) -> whether it is answered right
@@ -49,12 +50,19 @@ def always(task: str, number: int, order: str) -> bool:
 class Scripted:
     """Stands for the sandbox: answers every request as `changes` say, and keeps what was asked."""
 
-    threads, running, suite = 1, True, SUITE
+    threads, running, intact, suite = 1, True, True, SUITE
 
     def __init__(self, right: Right = always, right_densely: Right = always, **changes: dict[str, Any]):
         self.right, self.right_densely, self.changes = right, right_densely, changes
         self.asked: list[dict[str, Any]] = []
-        self.stops = 0
+        self.stops = self.seals = 0
+
+    @property
+    def sealed(self) -> bool:
+        return self.seals > 0
+
+    def seal(self) -> None:
+        self.seals += 1
 
     def start(self) -> None: ...
 
@@ -73,6 +81,7 @@ class Scripted:
             "open": {"model": MODEL},
             "program": {},
             "numerics": NUMERICS,
+            "read": {},
             "compile": {"failure": "", "kernels": [], "cached": False},
             "fidelity": FIDELITY,
             "speed": {"timing": TIMING},
@@ -151,6 +160,38 @@ def test_each_gate_says_no_and_nothing_comes_after_it(
     assert [item.passed for item in verdict.gates] == [True] * (len(verdict.gates) - 1) + [False]
     assert verdict.speedup is None
     assert (box.stops > 0) is (status == "error"), "a worker that cannot be believed is ended"
+
+
+def test_the_folder_is_sealed_once_and_a_worker_whose_folder_was_changed_is_opened_again() -> None:
+    box = Scripted()
+    evaluator = Evaluator(CONFIG, suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    assert evaluator.evaluate(QUEST).accepted and evaluator.evaluate(QUEST).accepted
+    assert box.seals == 1 and [message["op"] for message in box.asked].count("open") == 1
+    box.intact = False
+    assert evaluator.evaluate(QUEST).accepted
+    assert [message["op"] for message in box.asked].count("open") == 2
+
+
+def test_in_the_prefill_phase_the_program_reads_before_it_answers() -> None:
+    box = Scripted(read={})
+    source = search_spaces.load("quest").source
+    Evaluator(replace(CONFIG, phase="prefill"), suite=SUITE, sandbox=box).evaluate(source)  # type: ignore[arg-type]
+    operations = box.operations()
+    assert operations.index("read") == operations.index("answers") - 1 and operations.count("read") == 1
+    box = Scripted()
+    evaluate(box)
+    assert "read" not in box.operations()
+
+
+@pytest.mark.parametrize(("device", "drift", "alarms"), [("cuda", 0.2, 1), ("cuda", 0.05, 0), ("cpu", 0.2, 0)])
+def test_a_clock_that_changed_on_a_gpu_is_an_alarm(device: str, drift: float, alarms: int) -> None:
+    box = Scripted(speed={"timing": {**TIMING, "drift": drift}})
+    evaluator = Evaluator(CONFIG, suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    evaluator.open()
+    evaluator.config = replace(CONFIG, device=device)
+    evaluator._conditions = dict  # type: ignore[method-assign]  # no GPU is asked for its name here
+    found = evaluator.evaluate(QUEST).alarms
+    assert len(found) == alarms and all("clocks changed" in alarm and "20 %" in alarm for alarm in found)
 
 
 def test_reading_everything_may_err_by_rounding_and_no_more() -> None:
@@ -296,12 +337,15 @@ def test_measured_speed_is_that_of_the_paired_ratios_and_predicted_speed_is_the_
     assert measured.speedup is not None and measured.speedup.value == pytest.approx(4.0)
     assert measured.speedup.low < 4.0 <= measured.speedup.high
     assert measured.conditions["speed"] == "measured" and "predicted" not in measured.conditions["device"]
+    assert measured.conditions["tables"] == [] and "data" not in measured.conditions
+    assert measured.conditions["inputs"] == {"320": "recorded"}
     assert measured.stages["measured_ms"]["320"]["dense_ms"] == 4.0
     box = Scripted()
     predicted = evaluate(box, speed="predicted")
     assert predicted.speedup is not None and "speed" not in box.operations()
     assert predicted.speedup.value == predicted.predicted_speedup and not predicted.speed_samples
-    assert predicted.conditions["device"] == "h200 (predicted)"
+    assert predicted.conditions["device"] == "h200 (predicted)" and "tables" not in predicted.conditions
+    assert set(predicted.stages["predicted"]) == {"h200", "cpu"}
     assert predicted.conditions["batch"] == {"320": (1 << 20) // 320}  # the GPU's, wherever the campaign runs
     asked = evaluate(Scripted(), speed="predicted", batch_tokens=32 * 320, geometry="qwen3-1.7b")
     stage = asked.stages["predicted"]["h200"]["320"]

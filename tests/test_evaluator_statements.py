@@ -39,6 +39,14 @@ def test_a_verdict_survives_json() -> None:
         Verdict.from_json({**verdict.to_json(), "version": 99})
 
 
+def test_a_verdict_knows_whether_it_is_accepted_and_finds_its_gates() -> None:
+    verdict = _verdict(2.0, [4, 3])
+    assert verdict.accepted and verdict.gate_result("speed") is None
+    assert verdict.gate_result("parse") is verdict.gates[0]
+    assert not Verdict("p", "0" * 64, "1" * 64, {}, "rejected").accepted
+    assert not Verdict("p", "0" * 64, "1" * 64, {}, "error").accepted
+
+
 def test_an_estimate_is_finite_and_a_status_is_known() -> None:
     with pytest.raises(ValueError, match="finite"):
         Estimate(1.0, 0.5, math.inf)

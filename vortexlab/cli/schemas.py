@@ -652,6 +652,29 @@ class Tasks(_Form):
     digests: dict[str, Hash]
 
 
+class AttackRow(_Form):
+    """One attack: what it `tries`, in how many `ways`, the verdict `expected` and the one `found`; `wall` stops it."""
+
+    id: Annotated[str, Field(pattern="^[AS][0-9]+$")]
+    kind: str
+    tries: str
+    expected: str
+    found: str
+    ways: int
+    stopped: bool
+    wall: str
+    seconds: float
+
+
+class Attack(_Form):
+    """`vortex attack --json`. `walls` of the kernel that stand on this machine; `accepted`: attacks not stopped."""
+
+    walls: list[str]
+    bubblewrap: bool
+    rows: list[AttackRow]
+    accepted: int
+
+
 class Item(_Form):
     area: str
     name: str
@@ -684,6 +707,7 @@ OUTPUTS: dict[str, type[_Form]] = {
     "tell": Member,
     "tune": Tune,
     "tasks": Tasks,
+    "attack": Attack,
     "doctor": Doctor,
 }
 
