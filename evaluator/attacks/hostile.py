@@ -183,9 +183,18 @@ def _files_elsewhere(line: Line, message: Message) -> Message:
 
 
 def _orphan(line: Line, message: Message) -> Message:
-    """A grandchild in a session of its own, without a parent and without a word in its environment."""
-    code = "import os,sys,time\nos.fork() and os._exit(0)\nos.setsid()\nos.fork() and os._exit(0)\ntime.sleep(600)"
-    subprocess.run([sys.executable, "-S", "-c", code, str(message["token"])], env={}, check=False)
+    """A grandchild in a session of its own, without a parent and without a word in its environment.
+
+    Waits until it has got there: before, it would be found as a member of the worker's session.
+    """
+    code = (
+        "import os,time\nos.fork() and os._exit(0)\nos.setsid()\nos.fork() and os._exit(0)\n"
+        "os.write(1, b'x')\ntime.sleep(600)"
+    )
+    words = [sys.executable, "-S", "-c", code, str(message["token"])]
+    with subprocess.Popen(words, env={}, stdout=subprocess.PIPE, bufsize=0) as child:
+        assert child.stdout is not None
+        child.stdout.read(1)
     return {"allowed": []}
 
 

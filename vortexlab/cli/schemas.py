@@ -416,7 +416,8 @@ class Evaluated(_Form):
 
 
 class BenchRow(_Form):
-    """One context length; times are medians in milliseconds, `predicted` is the cost model's answer."""
+    """One context length; times are medians in milliseconds, `predicted` is the cost model's answer. `drift`: how far
+    dense attention moved within the run, as a share; `by_inputs` has a ratio where more than one `inputs` was timed."""
 
     context: int
     batch: int
@@ -432,6 +433,9 @@ class BenchRow(_Form):
     baselines_ms: dict[str, float]
     density: float
     worst_error: float
+    drift: float
+    inputs: Literal["synthetic", "recorded"]
+    by_inputs: dict[str, float]
     recorded_counts: int
     predicted: dict[str, Any]
 
