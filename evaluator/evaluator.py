@@ -33,7 +33,7 @@ from vortexlab.evaluator.ladder import Ladder
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
-from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.sandbox import LEFT_OUT, Limits, Sandbox, WorkerLost
 from vortexlab.evaluator.speed import DRIFT
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
@@ -128,8 +128,7 @@ class Evaluator:
                 from vortexlab.kernels.gpu import tuning
 
                 tuning.lend(device_name("cuda"), self._sandbox.scratch)
-            hello = self._ask("hello", _OPEN_SECONDS, device=config.device, threads=self._sandbox.threads)
-            self._hello = replies.parse(replies.Hello, hello)
+            self._hello = self._greet()
             opened = self._ask(
                 "open",
                 _OPEN_SECONDS,
@@ -158,6 +157,20 @@ class Evaluator:
         if not self._sandbox.sealed:
             self._sandbox.seal()
         self._opened = True
+
+    def _greet(self) -> replies.Hello:
+        """What a new worker says first. Where a GPU does not work in it, names the wall that keeps it from working."""
+        words = {"device": self.config.device, "threads": self._sandbox.threads}
+        try:
+            return replies.parse(replies.Hello, self._ask("hello", _OPEN_SECONDS, **words))
+        except (Failed, WorkerLost) as error:
+            wall = "" if self.config.device == "cpu" else self._sandbox.blame({"op": "hello", **words})
+            if not wall:
+                raise
+            raise VortexError(
+                f"the GPU does not work behind the sandbox's wall {wall!r} ({error}); it does with {LEFT_OUT}={wall} "
+                "in the environment, which leaves that wall out"
+            ) from error
 
     def _ask(self, operation: str, seconds: float | None = None, **arguments: Any) -> dict[str, Any]:
         return self._sandbox.request({"op": operation, **arguments}, seconds=seconds)
@@ -471,6 +484,7 @@ class Evaluator:
             conditions["dense_scores"] = scores = self._scores()
             conditions["left_out"] = sorted(set(scores) - set(self._tasks()))
             conditions["network"] = self._hello.network if self._hello else ""
+            conditions["walls"] = self._hello.walls if self._hello else []
         return conditions
 
     def _verdict(self, trial: _Trial, knobs: Mapping[str, Any], seconds: float) -> Verdict:

@@ -21,6 +21,7 @@ class _Reply(BaseModel):
 class Hello(_Reply):
     gpu: Text
     network: Text
+    walls: list[Text]
     threads: Annotated[int, Field(ge=1)]
 
 

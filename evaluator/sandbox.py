@@ -6,7 +6,6 @@ controller after every process of the worker has been killed, and costs one eval
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import os
@@ -21,18 +20,19 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator import confine, frames
+from vortexlab.evaluator import confine, frames, procfs, scratch
 
 _MARK = "VORTEX_WORKER"
-_KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ", "CUDA_HOME", "CUDA_PATH")
-_KEPT_PREFIXES = ("CUDA_VISIBLE_", "NVIDIA_", "TRITON_PTXAS")
-_SCRATCH = "vortex-scratch-"
+_KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ", "CUDA_HOME", "CUDA_PATH", "CC")
+_KEPT_PREFIXES = ("CUDA_VISIBLE_", "NVIDIA_", "TRITON_PTXAS", "TRITON_LIBCUDA")
+#: Names walls that are not put up, with commas between them: for a machine whose GPU driver needs what one refuses.
+LEFT_OUT = "VORTEX_NO_WALLS"
 _WATCH_SECONDS, _DISK_SECONDS = 0.1, 1.0
-_MOST_ENTRIES = 100_000
+#: Looking at the disk takes this share of the time at most.
+_DISK_SHARE = 0.05
 _TAIL_BYTES = 4096
 
 
@@ -47,8 +47,8 @@ class WorkerLost(Exception):
 @dataclass(frozen=True)
 class Limits:
     """`memory_mb` over all processes of the worker; `seconds` of wall clock for one request; `processes` at once, and
-    `threads` of all of them. `disk_mb`: by how much the scratch folder may grow once it is sealed, or by as much again
-    as it holds then, if that is more."""
+    `threads` of all of them. `disk_mb`: by how much the scratch folder may grow once it is sealed, besides as much
+    again as it holds then: a program may read every context by itself."""
 
     memory_mb: int = 12288
     seconds: float = 180.0
@@ -83,7 +83,7 @@ class Sandbox:
         self._network = ""
         self._next_disk = 0.0
         try:
-            self.scratch, self._held = _scratch_folder(scratch_root or tempfile.gettempdir())
+            self.scratch, self._held = scratch.new_folder(scratch_root or tempfile.gettempdir())
         except OSError as error:
             raise VortexError(f"no scratch folder for the worker: {error}; set TMPDIR to a writable folder") from error
 
@@ -104,10 +104,11 @@ class Sandbox:
             # A GPU driver reserves far more address space than memory; there only the watch below counts.
             "data_bytes": 0 if self.limits.cuda else 2 * memory,
             "processes": 4096,
-            "walls": list(self.walls),
+            "walls": [name for name in self.walls if name not in left_out()],
             "cuda": self.limits.cuda,
         }
-        around = _bubblewrap(str(self.scratch), self.limits.cuda) if self.bubblewrap and has_bubblewrap() else []
+        cuda = self.limits.cuda
+        around = _bubblewrap(str(self.scratch), cuda) if self.bubblewrap and has_bubblewrap(cuda) else []
         return [*around, sys.executable, "-m", "vortexlab.evaluator.confine", json.dumps(confinement), self.module]
 
     def environment(self) -> dict[str, str]:
@@ -139,11 +140,12 @@ class Sandbox:
     def start(self) -> None:
         self.stop()
         self._clear()
+        command = self.command()
         read_end, write_end = os.pipe()
         handed = self.handed(write_end)
         try:
             self._process = subprocess.Popen(
-                [*self.command(), *map(str, handed)],
+                [*command, *map(str, handed)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -182,6 +184,32 @@ class Sandbox:
         except BaseException:
             self.stop()
             raise
+
+    def blame(self, message: dict[str, Any], seconds: float = 300.0) -> str:
+        """The wall without which a new worker answers `message` where it fails behind all of them, or the names of all
+        when no single one is to blame; empty when it fails without any. For what a worker asks of a machine's driver.
+        """
+        everyone = self.walls
+        try:
+            if not self._works(message, (), seconds):
+                return ""
+            for wall in everyone:
+                if self._works(message, tuple(name for name in everyone if name != wall), seconds):
+                    return wall
+            return ",".join(everyone)
+        finally:
+            self.walls = everyone
+
+    def _works(self, message: dict[str, Any], walls: tuple[str, ...], seconds: float) -> bool:
+        """Whether a new worker behind these walls answers; it is ended."""
+        self.walls = walls
+        try:
+            self.start()
+            return "ok" in self.request(message, seconds=seconds)
+        except WorkerLost:
+            return False
+        finally:
+            self.stop()
 
     def _check_nonce(self, reply: dict[str, Any], nonce: str) -> None:
         if reply.pop("nonce", None) != nonce:
@@ -253,6 +281,11 @@ class Sandbox:
         assert self._process is not None
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=2)
+        with suppress(OSError, ValueError):  # what it said last may come after the end of its answers
+            for _ in range(64):
+                if self._process.stderr is None or not (chunk := os.read(self._process.stderr.fileno(), 1 << 16)):
+                    break
+                self._heard(chunk)
         code = self._process.returncode
         if code is not None and code > 128 and self._process.args[0] != sys.executable:  # type: ignore[index]
             code = 128 - code  # as bubblewrap says it
@@ -271,21 +304,22 @@ class Sandbox:
         members = self._watch_members()
         self._watch_processes(members)
         self._watch_memory(members)
-        if (now := time.monotonic()) >= self._next_disk:
-            self._next_disk = now + _DISK_SECONDS
+        if (began := time.monotonic()) >= self._next_disk:
             self._watch_disk()
+            ended = time.monotonic()
+            self._next_disk = ended + max(_DISK_SECONDS, (ended - began) / _DISK_SHARE)
 
     def _watch_members(self) -> list[int]:
         """The processes of the worker; learns from its first one which network they share."""
         assert self._process is not None
         members = self._members(thorough=False)
         for pid in members:
-            if (found := _network_of(pid)) not in ("", _network_of(os.getpid())):
+            if (found := procfs.network_of(pid)) not in ("", procfs.network_of(os.getpid())):
                 self._network = found
         return members
 
     def _watch_processes(self, members: list[int]) -> None:
-        threads = sum(map(_threads, members))
+        threads = sum(map(procfs.threads, members))
         for count, allowed, what in (
             (len(members), self.limits.processes, "processes"), (threads, self.limits.threads, "threads")
         ):  # fmt: skip
@@ -293,14 +327,14 @@ class Sandbox:
                 raise WorkerLost("processes", f"the worker started {count} {what}; {allowed} allowed")
 
     def _watch_memory(self, members: list[int]) -> None:
-        resident = sum(map(_private_bytes, members)) >> 20
+        resident = sum(map(procfs.private_bytes, members)) >> 20
         if resident > self.limits.memory_mb:
             raise WorkerLost("memory", f"the worker holds {resident} MB; {self.limits.memory_mb} allowed")
 
     def _watch_disk(self) -> None:
         if self._sealed is None:
             return
-        held = _folder_bytes(self.scratch)
+        held = scratch.bytes_on_disk(self.scratch)
         if held > self._room:
             raise WorkerLost("disk", f"the worker filled its folder beyond {self._room >> 20} MB")
 
@@ -308,7 +342,7 @@ class Sandbox:
         """Grants the next request its share of CPU seconds: a stop for a worker that outlives its controller."""
         for pid in self._members(thorough=False):
             with suppress(OSError, ValueError, IndexError):
-                fields = _stat(pid)
+                fields = procfs.stat(pid)
                 used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
                 allowed = int(used + seconds * (self.threads + 1)) + 10
                 _, hard = resource.prlimit(pid, resource.RLIMIT_CPU)
@@ -326,27 +360,24 @@ class Sandbox:
             with suppress(OSError, IndexError, ValueError):
                 inside = os.getsid(int(entry.name)) == session
                 if not inside and thorough:
-                    inside = bool(self._network) and _network_of(entry.name) == self._network
-                    inside = inside or mark in _environment_of(entry.name).split(b"\0")
-                if inside and _stat(entry.name)[0] not in "ZX":
+                    inside = bool(self._network) and procfs.network_of(entry.name) == self._network
+                    inside = inside or mark in procfs.environment_of(entry.name).split(b"\0")
+                if inside and procfs.stat(entry.name)[0] not in "ZX":
                     found.append(int(entry.name))
         return found
 
     # --- the scratch folder ------------------------------------------------------------------------------------
 
     def seal(self) -> None:
-        """Takes what the scratch folder holds for good: workers to come find it again, as long as nobody changes it."""
-        self._sealed = _stamps(self.scratch)
-        held = _folder_bytes(self.scratch)
-        self._room = held + max(self.limits.disk_mb << 20, held)
+        """Takes what the scratch folder holds for good, compiled code aside: workers to come find it again, as long as
+        nobody changes it."""
+        self._sealed = scratch.stamps(self.scratch)
+        self._room = 2 * scratch.bytes_on_disk(self.scratch) + (self.limits.disk_mb << 20)
 
     @property
     def intact(self) -> bool:
         """Whether all that was sealed is as it was. Times of change cannot be set back by whoever changes a file."""
-        if self._sealed is None:
-            return True
-        now = _stamps(self.scratch)
-        return all(now.get(name) == stamp for name, stamp in self._sealed.items())
+        return all(scratch.stamp(self.scratch / name) == told for name, told in (self._sealed or {}).items())
 
     @property
     def sealed(self) -> bool:
@@ -397,39 +428,20 @@ class Sandbox:
             self._held = -1
 
 
-def _scratch_folder(root: str) -> tuple[Path, int]:
-    """A new folder and the descriptor whose lock says that its controller lives.
-
-    Folders that killed controllers left behind, which hold gigabytes of contexts, are removed first. A folder gets the
-    name by which it is found only when it is locked, so that nobody removes one that is being made.
-    """
-    for left in Path(root).glob(f"{_SCRATCH}*"):
-        with suppress(OSError):
-            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                if os.fstat(descriptor).st_uid == os.getuid():
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(left, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-    made = Path(tempfile.mkdtemp(prefix="vortex-new-", dir=root))
-    held = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        named = made.with_name(made.name.replace("vortex-new-", _SCRATCH))
-        made.rename(named)
-    except OSError:  # a file system without locks: the folder stays under a name that nobody clears away
-        os.close(held)
-        return made, -1
-    return named, held
+def left_out() -> list[str]:
+    """The walls that `LEFT_OUT` names. Raises `VortexError` for one that there is none of."""
+    names = [name.strip() for name in os.environ.get(LEFT_OUT, "").split(",") if name.strip()]
+    if unknown := [name for name in names if name not in confine.ALL]:
+        raise VortexError(f"{LEFT_OUT} names {unknown[0]!r}, which is none of the walls {', '.join(confine.ALL)}")
+    return names
 
 
 @functools.cache
-def has_bubblewrap() -> bool:
+def has_bubblewrap(cuda: bool = False) -> bool:
     """Whether bubblewrap is installed and may do here what the sandbox wants of it."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            done = subprocess.run([*_bubblewrap(folder, False), "true"], capture_output=True, timeout=20, check=False)
+            done = subprocess.run([*_bubblewrap(folder, cuda), "true"], capture_output=True, timeout=20, check=False)
         except (OSError, subprocess.SubprocessError):
             return False
     return done.returncode == 0
@@ -442,66 +454,3 @@ def _bubblewrap(scratch: str, cuda: bool) -> list[str]:
         "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--ro-bind", "/", "/", "--proc", "/proc",
         *devices, "--tmpfs", "/dev/shm", "--bind", scratch, scratch, "--chdir", scratch, "--",
     ]  # fmt: skip
-
-
-def _stat(pid: int | str) -> list[str]:
-    """The fields of a process's state, beginning with the third."""
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rsplit(")", 1)[1].split()
-
-
-def _environment_of(pid: int | str) -> bytes:
-    with open(f"/proc/{pid}/environ", "rb", 0) as file:
-        return file.read()
-
-
-def _network_of(pid: int | str) -> str:
-    """The network namespace of a process; empty when it is gone or may not be looked at."""
-    try:
-        return os.readlink(f"/proc/{pid}/ns/net")
-    except OSError:
-        return ""
-
-
-def _threads(pid: int) -> int:
-    with suppress(OSError, ValueError, IndexError):
-        return int(_stat(pid)[17])
-    return 0
-
-
-def _folder_bytes(folder: Path) -> int:
-    """Bytes on disk below a folder; beyond `_MOST_ENTRIES` entries it counts as endless."""
-    total, seen, todo = 0, 0, [str(folder)]
-    while todo:
-        with suppress(OSError):
-            for entry in os.scandir(todo.pop()):
-                seen += 1
-                with suppress(OSError):
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        todo.append(entry.path)
-        if seen > _MOST_ENTRIES:
-            return 1 << 62
-    return total
-
-
-def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Files below a folder, with what changes when they do."""
-    found: dict[str, tuple[int, ...]] = {}
-    for where, _, files in os.walk(folder):
-        for name in files:
-            with suppress(OSError):
-                facts = os.lstat(os.path.join(where, name))
-                inside = os.path.relpath(os.path.join(where, name), folder)
-                found[inside] = (facts.st_ino, facts.st_size, facts.st_ctime_ns)
-    return found
-
-
-def _private_bytes(pid: int) -> int:
-    """Resident memory of a process that no file backs, shared memory included, in bytes; 0 when it is gone."""
-    total = 0
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith(("RssAnon:", "RssShmem:")):
-                total += int(line.split()[1]) << 10
-    return total

@@ -30,8 +30,10 @@ _CALLS = {
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 #: A CUDA driver shares memory between its own processes through these.
 _OF_DRIVERS = ("bind", "memfd_create")
+#: What a GPU is reached through: NVIDIA's devices and those that tell its partitions, AMD's, that of a virtual machine.
+_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dri/*", "/dev/kfd", "/dev/dxg")
 _NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that clone knows
-_EPERM, _EACCES, _ENOSYS = 1, 13, 38
+_EPERM, _ENOENT, _EACCES, _ENOSYS = 1, 2, 13, 38
 _AF_UNIX = 1
 
 _LD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -52,14 +54,15 @@ def _libc() -> ctypes.CDLL:
 def restrict_files(writable: Iterable[str], cuda: bool) -> bool:
     """Lets the process change files below `writable` only, signal its own kin only, and see into no other process.
 
-    By Landlock (Linux 5.13; signals and abstract sockets from 6.12 on). Reading stays as file permissions say.
+    By Landlock (signals and abstract sockets from Linux 6.12 on). Reading stays as file permissions say. Not before
+    5.19: there nothing could be moved from folder to folder, as Triton does in its cache.
     """
     with suppress(OSError, AttributeError):
         libc = _libc()
         version = libc.syscall(_CREATE_RULESET, None, 0, 1)
-        if version < 1:
+        if version < 2:
             return False
-        handled = _CHANGES | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
+        handled = _CHANGES | _REFER | (_TRUNCATE if version >= 3 else 0)
         network = 3 if version >= 4 else 0
         scoped = 3 if version >= 6 else 0
         attributes = struct.pack("QQQ", handled, network, scoped)
@@ -67,7 +70,9 @@ def restrict_files(writable: Iterable[str], cuda: bool) -> bool:
         ruleset = libc.syscall(_CREATE_RULESET, attributes, size, 0)
         if ruleset < 0:
             return False
-        files = ["/dev/null", "/dev/zero", "/dev/full", *(glob("/dev/nvidia*") + glob("/dev/dri/*") if cuda else [])]
+        files = ["/dev/null", "/dev/zero", "/dev/full"]
+        if cuda:
+            files += [path for pattern in _DEVICES for path in glob(pattern)]
         rules = [(path, handled) for path in writable] + [(path, _WRITE_FILE) for path in files]
         for path, access in rules:
             with suppress(OSError):
@@ -97,8 +102,10 @@ def restrict_calls(cuda: bool) -> bool:
     code = [(_LD, 0, 0, 4), (_JEQ, 1, 0, _AUDIT_ARCH[machine]), (_RET, 0, 0, _ERRNO | _EPERM), (_LD, 0, 0, 0)]
     if machine == "x86_64":  # the same calls by other numbers
         code += [(_JGE, 0, 1, 0x40000000), (_RET, 0, 0, _ERRNO | _EPERM)]
-    for number in refused.values():
-        code += [(_JEQ, 0, 1, number), (_RET, 0, 0, _ERRNO | _EACCES)]
+    for name, number in refused.items():
+        # A driver looks for daemons (MPS, persistence) and takes it well when there are none.
+        error = _ENOENT if cuda and name == "connect" else _EACCES
+        code += [(_JEQ, 0, 1, number), (_RET, 0, 0, _ERRNO | error)]
     code += [(_JEQ, 0, 1, calls["clone3"]), (_RET, 0, 0, _ERRNO | _ENOSYS)]  # the C library then uses clone
     code += [(_JEQ, 0, 4, calls["clone"]), (_LD, 0, 0, 16), (_JSET, 0, 1, _NAMESPACES),
              (_RET, 0, 0, _ERRNO | _EACCES), (_RET, 0, 0, _ALLOW)]  # fmt: skip

@@ -20,9 +20,16 @@ import torch
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator import compiling, divergence, fidelity, frames, numerics, prefill, speed
-from vortexlab.evaluator.confine import NETWORK
+from vortexlab.evaluator.confine import NETWORK, WALLS
 from vortexlab.evaluator.contexts import SHORT_QUESTION, Context, ContextStore, Fork, Turn
-from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, check_device, everything_of, executor_for
+from vortexlab.evaluator.executors import (
+    EVERYTHING,
+    ReversedTies,
+    check_device,
+    everything_of,
+    executor_for,
+    try_device,
+)
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.phases import DECODE, PREFILL
@@ -62,13 +69,16 @@ class Worker:
         return self._store
 
     def hello(self, device: str, threads: int) -> dict[str, Any]:
-        """Sets threads and device. `gpu`: the accelerator's name, empty on the CPU."""
+        """Sets threads and device, and tries a GPU. `gpu`: its name, empty on the CPU; `walls`: those that stand."""
         check_device(device)
         torch.set_num_threads(threads)
         self.device = device
+        if device != "cpu":
+            try_device(device)
         return {
             "gpu": torch.cuda.get_device_name() if device == "cuda" else "",
             "network": os.environ.get(NETWORK, "open"),
+            "walls": os.environ.get(WALLS, "").split(),
             "threads": torch.get_num_threads(),
         }
 

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LINKED, FARM = ROOT / "build" / "linked", ROOT / "build" / "mutant"
+#: The farm is this process's own, so that several may try different rooms at once.
+LINKED, FARM = ROOT / "build" / "linked", ROOT / "build" / f"mutant-{os.getpid()}"
 #: Room -> the tests that must notice, the quickest first.
 TESTS = {
     "frames": ["tests/test_attacks_process.py::test_messages_are_bounded_and_finite", "tests/test_faults.py"],
@@ -43,7 +44,11 @@ TESTS = {
         "tests/test_evaluator_rules.py::test_a_package_says_under_which_conditions_its_numbers_hold",
     ],
     "worker": ["tests/test_evaluator_worker.py", "tests/test_evaluator_evaluate.py"],
-    "sandbox": ["tests/test_faults.py", "tests/test_attacks_process.py"],
+    "sandbox": ["tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
+    "scratch": ["tests/test_walls.py", "tests/test_attacks_process.py"],
+    "procfs": ["tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
+    "walls": ["tests/test_walls.py", "tests/test_attacks_process.py"],
+    "confine": ["tests/test_walls.py", "tests/test_attacks_process.py"],
 }
 #: Mutants that change nothing which could be noticed: room and source line -> why.
 EQUIVALENT: dict[tuple[str, str], str] = {}
@@ -220,6 +225,7 @@ def main() -> int:
         ):
             survivors.append(mutant)
             print(f"SURVIVED {mutant.room}.py:{mutant.line} {mutant.what}: {mutant.source}", flush=True)
+    shutil.rmtree(FARM, ignore_errors=True)
     tried, caught = sum(counts.values()), counts["caught"] + counts["time"]
     print(f"{tried} tried, {caught} caught ({counts['time']} by time), {len(survivors)} survived")
     return 1 if survivors else 0

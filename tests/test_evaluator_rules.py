@@ -77,7 +77,7 @@ class Scripted:
         if "lost" in self.changes.get(operation, {}):
             raise WorkerLost("crash", "the worker was killed by SIGSEGV")
         plain = {
-            "hello": {"gpu": "", "network": "namespace", "threads": 1},
+            "hello": {"gpu": "", "network": "namespace", "walls": ["files"], "threads": 1},
             "open": {"model": MODEL},
             "program": {},
             "numerics": NUMERICS,

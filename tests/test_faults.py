@@ -70,7 +70,7 @@ def box(tmp_path: Path) -> Iterator[FaultyBox]:
     texts = {f"{i} {turn}": list(SUITE.samples[i].turns[turn].answer) for i, turn in SUITE.forks}
     counts = {str(len(sample.context)): [3, 4] for sample in SUITE.samples}
     answers = {
-        "hello": {"gpu": "", "network": "namespace", "threads": 1}, "open": {"model": MODEL}, "dense": {},
+        "hello": {"gpu": "", "network": "namespace", "walls": [], "threads": 1}, "open": {"model": MODEL}, "dense": {},
         "program": {}, "numerics": NUMERICS, "speed": {"timing": TIMING},
         "fidelity": {**FIDELITY, "picked": [[0.25] * 20 + [1.0]] * len(SUITE.watched())},
         "answers": {"density": 0.25, "reads": 1, "counts": counts}, "texts": texts,

@@ -42,10 +42,11 @@ class Range:
     """A place to attack from: a sandbox, and around it what hostile code would like to reach.
 
     `victim`: a process of the same user. A folder `outside` with a file, a socket that listens, a word in the
-    environment and memory of the controller. Nothing of it is left afterwards.
+    environment and memory of the controller. Nothing of it is left afterwards. `cuda`: the walls are those of a worker
+    on a GPU.
     """
 
-    def __init__(self, memory_mb: int = 256, root: str | None = None):
+    def __init__(self, memory_mb: int = 256, root: str | None = None, cuda: bool = False):
         self.token = f"vortex-attack-{secrets.token_hex(8)}"
         self.place = Path(tempfile.mkdtemp(prefix="vortex-range-", dir=root))
         self.outside = self.place / "outside"
@@ -55,7 +56,9 @@ class Range:
         os.environ[_KEY] = self.token[::-1]
         self.listening = [self._listen(str(self.place / "socket")), self._listen(f"\0{self.token}")]
         self.victim = subprocess.Popen(SLEEPER, start_new_session=True, env=self.victim_environment())
-        limits = Limits(memory_mb=memory_mb, seconds=20.0, processes=16, threads=200, files=512, disk_mb=32)
+        limits = Limits(
+            memory_mb=memory_mb, seconds=20.0, processes=16, threads=200, files=512, disk_mb=32, cuda=cuda
+        )
         self.patience = PATIENCE
         self.box = HostileSandbox(limits, threads=1, scratch_root=str(self.place))
 
