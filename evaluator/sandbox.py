@@ -114,6 +114,8 @@ class Sandbox:
     def environment(self) -> dict[str, str]:
         """What the worker sees: no keys, no proxies, no home; caches in the scratch folder."""
         kept = {key: value for key, value in os.environ.items() if key in _KEPT or key.startswith(_KEPT_PREFIXES)}
+        if "PYTHONPATH" in kept:  # the worker runs in another folder
+            kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, kept["PYTHONPATH"].split(os.pathsep)))
         scratch = str(self.scratch)
         threads = str(self.threads)
         return kept | {

@@ -367,7 +367,7 @@ def test_the_compile_gate_can_be_left_out_and_names_its_targets() -> None:
 def test_a_package_says_under_which_conditions_its_numbers_hold() -> None:
     """All of a verdict's conditions, but for paths and what speaks of this machine's sandbox."""
     measured = evaluate(Scripted()).conditions
-    assert set(measured) - set(deployment._CONDITIONS) == {"model", "left_out", "network"}
+    assert set(measured) - set(deployment._CONDITIONS) == {"model", "left_out", "network", "walls"}
 
 
 def test_the_worker_is_told_no_answers() -> None:

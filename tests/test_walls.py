@@ -57,6 +57,15 @@ def test_walls_of_a_worker_on_a_gpu_stop_hostile_code(way: str, monkeypatch: pyt
         assert place.attack(way) == LIMITED
 
 
+def test_a_worker_runs_the_code_that_its_controller_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "build/linked")
+    box = HostileSandbox(Limits(memory_mb=256), threads=1, scratch_root=str(tmp_path))
+    assert box.environment()["PYTHONPATH"] == str(Path.cwd() / "build" / "linked")
+    monkeypatch.delenv("PYTHONPATH")
+    assert "PYTHONPATH" not in box.environment()
+    box.close()
+
+
 def test_a_wall_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     box = HostileSandbox(Limits(memory_mb=256), threads=1, scratch_root=str(tmp_path))
     monkeypatch.setenv(LEFT_OUT, "calls, files")
