@@ -80,7 +80,7 @@ class Sandbox:
         self._tail = b""
         self._sealed: dict[str, tuple[int, ...]] | None = None
         self._room = 0
-        self._network = ""
+        self._network, self._network_held = "", -1
         self._next_disk = 0.0
         try:
             self.scratch, self._held = scratch.new_folder(scratch_root or tempfile.gettempdir())
@@ -162,7 +162,7 @@ class Sandbox:
         finally:
             for descriptor in handed:
                 os.close(descriptor)
-        self._replies, self._tail, self._network = read_end, b"", ""
+        self._replies, self._tail = read_end, b""
         self.starts += 1
         assert self._process.stdin is not None and self._process.stderr is not None
         for descriptor in (read_end, self._process.stdin.fileno(), self._process.stderr.fileno()):
@@ -312,12 +312,16 @@ class Sandbox:
             self._next_disk = ended + max(_DISK_SECONDS, (ended - began) / _DISK_SHARE)
 
     def _watch_members(self) -> list[int]:
-        """The processes of the worker; learns from its first one which network they share."""
+        """The processes of the worker; learns from them which network they share, once it is their own."""
         assert self._process is not None
         members = self._members(thorough=False)
-        for pid in members:
-            if (found := procfs.network_of(pid)) not in ("", procfs.network_of(os.getpid())):
-                self._network = found
+        if not self._network:
+            own = procfs.network_of(os.getpid())
+            for pid in members:
+                with suppress(OSError):
+                    if procfs.network_of(pid) not in ("", own):
+                        self._network, self._network_held = procfs.hold_network(pid)
+                        break
         return members
 
     def _watch_processes(self, members: list[int]) -> None:
@@ -420,7 +424,10 @@ class Sandbox:
                 with suppress(OSError):
                     stream.close()
         os.close(self._replies)
+        if self._network_held >= 0:
+            os.close(self._network_held)
         self._process, self._replies = None, -1
+        self._network, self._network_held = "", -1
 
     def close(self) -> None:
         self.stop()

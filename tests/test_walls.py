@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,27 @@ def test_a_device_is_tried_before_anything_is_asked_of_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(executors.TorchExecutor, "decode", lambda *a: (broken(*a)[0] * 2, broken(*a)[1]))
     with pytest.raises(VortexError, match="wrong numbers"):
         executors.try_device("cpu")
+
+
+def test_a_sandbox_takes_no_other_worker_for_its_own(tmp_path: Path) -> None:
+    """The kernel gives the name of a network namespace again when it has cleared away the old one, in a moment."""
+    boxes = [HostileSandbox(Limits(memory_mb=256), threads=1, scratch_root=str(tmp_path)) for _ in range(2)]
+    first, second = boxes
+    if "namespace" not in first.request({"op": "well"})["walls"].split():
+        pytest.skip("this kernel gives no network namespace")
+    assert first._network and first._process is not None
+    first._process.kill()  # while nothing is asked of it
+    first._process.wait()
+    for _ in range(4):
+        time.sleep(0.3)
+        second.request({"op": "well"})
+        assert second._network != first._network
+        second.stop()
+    second.request({"op": "well"})
+    first.stop()
+    assert second.request({"op": "well"})["allowed"] == [] and second.starts == 5, "the other one lives"
+    for box in boxes:
+        box.close()
 
 
 def test_compiled_code_goes_with_a_worker_and_may_change(tmp_path: Path) -> None:
