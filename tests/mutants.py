@@ -31,10 +31,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LINKED, FARM = ROOT / "build" / "linked", ROOT / "build" / f"mutant-{os.getpid()}"
 #: Room -> the tests that must notice, the quickest first.
 TESTS = {
-    "frames": ["tests/test_attacks_process.py::test_messages_are_bounded_and_finite", "tests/test_faults.py"],
+    "frames": [
+        "tests/test_attacks_process.py::test_messages_are_bounded_and_finite",
+        "tests/test_attacks_process.py::test_a_stream_ends_between_messages_and_nowhere_else",
+        "tests/test_faults.py",
+    ],
     "replies": ["tests/test_evaluator_replies.py"],
     "verdict": ["tests/test_evaluator_statements.py"],
-    "statistics": ["tests/test_evaluator_statements.py"],
+    "statistics": ["tests/test_evaluator_statements.py", "tests/test_ladder_audit.py"],
     "numerics": ["tests/test_evaluator_gates.py", "tests/test_attacks_corpus.py"],
     "fidelity": ["tests/test_evaluator_gates.py", "tests/test_evaluator_precision.py"],
     "speed": ["tests/test_evaluator_speed.py", "tests/test_attacks_corpus.py"],

@@ -5,6 +5,7 @@ Each of them succeeds once its defence is taken away, so none of these tests pas
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -309,6 +310,15 @@ def test_what_a_killed_controller_left_behind_is_cleared_away(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [living.scratch]
     living.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_ends_between_messages_and_nowhere_else() -> None:
+    whole = frames.encode({"a": 1}, 100)
+    stream = io.BytesIO(whole * 2)
+    assert [frames.read(stream, 100) for _ in range(3)] == [{"a": 1}, {"a": 1}, None]
+    for cut in range(1, len(whole)):
+        with pytest.raises(frames.FrameError, match="inside a message"):
+            frames.read(io.BytesIO(whole[:cut]), 100)
 
 
 def test_messages_are_bounded_and_finite() -> None:

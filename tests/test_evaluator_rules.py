@@ -376,3 +376,61 @@ def test_the_worker_is_told_no_answers() -> None:
     opened = next(message for message in box.asked if message["op"] == "open")
     assert all(set(turn) == {"question", "answer"} for item in opened["contexts"] for turn in item["turns"])
     assert all(isinstance(turn["answer"], int) for item in opened["contexts"] for turn in item["turns"])
+
+
+def test_what_keeps_a_worker_from_opening_is_told_in_one_line() -> None:
+    def said(box: Scripted) -> str:
+        with pytest.raises(VortexError) as error:
+            Evaluator(CONFIG, suite=SUITE, sandbox=box).open()  # type: ignore[arg-type]
+        return str(error.value)
+
+    killed = "the evaluation worker cannot be opened: the worker was killed by SIGSEGV"
+    assert said(Scripted(hello={"lost": True})) == killed
+    assert said(Scripted(dense={"lost": True})) == killed
+    box = Scripted()
+    box.request = lambda message, seconds=None: {"refused": "no model here"}  # type: ignore[method-assign]
+    assert said(box) == "no model here"
+
+
+@pytest.mark.parametrize(("device", "lent"), [("cuda", 1), ("cpu", 0)])
+def test_tuned_tables_are_lent_to_a_worker_on_a_gpu_before_its_folder_is_sealed(
+    device: str, lent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vortexlab.evaluator import evaluator as module
+    from vortexlab.kernels.gpu import tuning
+
+    asked: list[tuple[str, bool]] = []
+    box = Scripted()
+    box.scratch = None  # type: ignore[attr-defined]
+    monkeypatch.setattr(tuning, "lend", lambda name, folder: asked.append((name, box.sealed)))
+    monkeypatch.setattr(module, "device_name", lambda device: "a GPU")
+    evaluator = Evaluator(CONFIG, suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    object.__setattr__(evaluator.config, "device", device)
+    try:
+        evaluator.open()
+        evaluator._opened = False
+        evaluator.open()
+    finally:
+        object.__setattr__(evaluator.config, "device", "cpu")
+    assert asked == [("a GPU", False)] * lent and box.seals == 1
+
+
+def test_an_evaluator_makes_what_it_is_not_given_and_opens_when_it_is_asked() -> None:
+    with Evaluator(CONFIG) as plain:
+        assert not plain._sandbox.limits.cuda and plain.suite.forks == SUITE.forks
+
+    def fresh() -> Evaluator:
+        return Evaluator(CONFIG, suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
+
+    assert fresh().suite is SUITE
+    assert sorted(fresh().tasks) == ["keys", "needles"]
+    assert fresh().dense_scores() == {"needles": 1.0, "keys": 1.0}
+    assert len(fresh().dense_row().outcomes) == len(SUITE.samples)
+
+
+def test_what_is_no_program_keeps_the_knobs_that_were_asked_for() -> None:
+    box = Scripted()
+    evaluator = Evaluator(CONFIG, suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    assert evaluator.evaluate("nonsense", {"budget": 3}).knobs == {"budget": 3}
+    found = evaluator.evaluate("nonsense")
+    assert found.knobs == {} and (found.status, found.gate) == ("rejected", "parse")

@@ -124,8 +124,9 @@ def test_a_device_is_tried_before_anything_is_asked_of_it(monkeypatch: pytest.Mo
         executors.try_device("cpu")
 
 
-def test_a_sandbox_takes_no_other_worker_for_its_own(tmp_path: Path) -> None:
+def test_a_sandbox_takes_no_other_worker_for_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel gives the name of a network namespace again when it has cleared away the old one, in a moment."""
+    monkeypatch.setattr(Sandbox, "bubblewrap", False)
     boxes = [HostileSandbox(Limits(memory_mb=256), threads=1, scratch_root=str(tmp_path)) for _ in range(2)]
     first, second = boxes
     if "namespace" not in first.request({"op": "well"})["walls"].split():
