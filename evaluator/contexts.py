@@ -133,6 +133,15 @@ class ContextStore:
         pool = torch.from_file(str(self._file), shared=False, size=count, dtype=self.model.dtype).view(shape)
         return pool if self.model.device.type == "cpu" else pool.to(self.model.device)
 
+    def recorded(self, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [kv_heads, `length`, channel] in the last layer of every context that is as long."""
+        pool = self._pool[-1]
+        return [
+            (pool[0, :, start : start + length], pool[1, :, start : start + length])
+            for start, context in zip(self._starts, self.contexts, strict=True)
+            if len(context.tokens) >= length
+        ]
+
     def block(self, page: int) -> int:
         """The block of the cache that a program of this page size reads: its page, or 128 for larger pages."""
         return ALIGNMENT if page % ALIGNMENT == 0 else page

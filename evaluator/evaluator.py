@@ -33,7 +33,8 @@ from vortexlab.evaluator.ladder import Ladder
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
-from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.sandbox import LEFT_OUT, Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.speed import DRIFT
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
 from vortexlab.kernels.devices import get_device
@@ -90,10 +91,6 @@ class Evaluator:
         self.suite = suite or make_suite(config)
         limits = Limits(config.memory_mb, config.seconds, cuda=config.device == "cuda")
         self._sandbox = sandbox or Sandbox(limits, threads=config.threads)
-        if config.device == "cuda":
-            from vortexlab.kernels.gpu import tuning
-
-            tuning.lend(device_name("cuda"), self._sandbox.scratch)
         self._ladder = Ladder(config.promoted)
         self._opened = False
         self._dense: dict[int, float] = {}
@@ -122,13 +119,16 @@ class Evaluator:
 
         Raises `VortexError` when that fails, since then no program can be evaluated.
         """
-        if self._opened and self._sandbox.running:
+        if self._opened and self._sandbox.running and self._sandbox.intact:
             return
         config = self.config
         try:
             self._sandbox.start()
-            hello = self._ask("hello", _OPEN_SECONDS, device=config.device, threads=self._sandbox.threads)
-            self._hello = replies.parse(replies.Hello, hello)
+            if config.device == "cuda" and not self._sandbox.sealed:
+                from vortexlab.kernels.gpu import tuning
+
+                tuning.lend(device_name("cuda"), self._sandbox.scratch)
+            self._hello = self._greet()
             opened = self._ask(
                 "open",
                 _OPEN_SECONDS,
@@ -154,7 +154,23 @@ class Evaluator:
                 f"dense attention scores below {self.config.dense_floor:g} on every task ({scores}), so nothing tells "
                 "programs apart; ask what this model can answer (--tasks, --data), or lower --dense-floor"
             )
+        if not self._sandbox.sealed:
+            self._sandbox.seal()
         self._opened = True
+
+    def _greet(self) -> replies.Hello:
+        """What a new worker says first. Where a GPU does not work in it, names the wall that keeps it from working."""
+        words = {"device": self.config.device, "threads": self._sandbox.threads}
+        try:
+            return replies.parse(replies.Hello, self._ask("hello", _OPEN_SECONDS, **words))
+        except (Failed, WorkerLost) as error:
+            wall = "" if self.config.device == "cpu" else self._sandbox.blame({"op": "hello", **words})
+            if not wall:
+                raise
+            raise VortexError(
+                f"the GPU does not work behind the sandbox's wall {wall!r} ({error}); it does with {LEFT_OUT}={wall} "
+                "in the environment, which leaves that wall out"
+            ) from error
 
     def _ask(self, operation: str, seconds: float | None = None, **arguments: Any) -> dict[str, Any]:
         return self._sandbox.request({"op": operation, **arguments}, seconds=seconds)
@@ -427,6 +443,9 @@ class Evaluator:
             if found.failure or found.timing is None:
                 return found.failure or "the worker gave no timing", {}
             timings[str(length)] = found.timing.model_dump()
+            if self.config.device == "cuda" and found.timing.drift > DRIFT:
+                moved = 100 * found.timing.drift
+                trial.alarms.append(f"clocks changed: at {length} tokens dense attention moved by {moved:.0f} %")
         trial.facts["timings"] = timings
         return "", {length: {k: v for k, v in timing.items() if k != "ratios"} for length, timing in timings.items()}
 
@@ -465,6 +484,7 @@ class Evaluator:
             conditions["dense_scores"] = scores = self._scores()
             conditions["left_out"] = sorted(set(scores) - set(self._tasks()))
             conditions["network"] = self._hello.network if self._hello else ""
+            conditions["walls"] = self._hello.walls if self._hello else []
         return conditions
 
     def _verdict(self, trial: _Trial, knobs: Mapping[str, Any], seconds: float) -> Verdict:
@@ -483,6 +503,7 @@ class Evaluator:
             by_length = predicted[self.config.predicted_device]
             conditions["batch"] = {length: item["batch"] for length, item in by_length.items()}
         if timings:
+            conditions["inputs"] = {length: timing["inputs"] for length, timing in timings.items()}
             conditions["baseline"] = {length: timing["baseline"] for length, timing in timings.items()}
             conditions["batch"] = {length: timing["batch"] for length, timing in timings.items()}
         density = trial.density / trial.reads if trial.reads else trial.facts.get("density")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +21,7 @@ class _Reply(BaseModel):
 class Hello(_Reply):
     gpu: Text
     network: Text
+    walls: list[Text]
     threads: Annotated[int, Field(ge=1)]
 
 
@@ -98,6 +99,9 @@ class Timing(_Reply):
     density: Annotated[float, Field(gt=0, le=1.0001)]
     batch: Annotated[int, Field(ge=1)]
     worst_error: Annotated[float, Field(ge=0)]
+    drift: Annotated[float, Field(ge=0)]
+    inputs: Literal["synthetic", "recorded"]
+    by_inputs: dict[str, Annotated[float, Field(gt=0)]]
 
 
 class Speed(_Reply):
