@@ -156,8 +156,8 @@ def run(mutant: Mutant, seconds: float) -> str:
 
 
 def suite_says(room: str, seconds: float) -> str:
-    """What the tests of a room say of the farm as it is."""
-    tests = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS[room]]
+    """What the tests of a room say of the farm as it is; `-P`, or they would find the checkout before it."""
+    tests = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS[room]]
     child = subprocess.Popen(
         [*ALONE, *tests], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(FARM)}, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
