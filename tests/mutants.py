@@ -47,6 +47,7 @@ TESTS = {
         "tests/test_evaluator_rules.py",
         "--deselect",
         "tests/test_evaluator_rules.py::test_a_package_says_under_which_conditions_its_numbers_hold",
+        "tests/test_walls.py::test_a_wall_that_keeps_a_gpu_from_working_is_named",
     ],
     "worker": ["tests/test_evaluator_worker.py", "tests/test_evaluator_evaluate.py"],
     "sandbox": ["tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
@@ -155,8 +156,8 @@ def run(mutant: Mutant, seconds: float) -> str:
 
 
 def suite_says(room: str, seconds: float) -> str:
-    """What the tests of a room say of the farm as it is."""
-    tests = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS[room]]
+    """What the tests of a room say of the farm as it is; `-P`, or they would find the checkout before it."""
+    tests = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS[room]]
     child = subprocess.Popen(
         [*ALONE, *tests], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(FARM)}, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

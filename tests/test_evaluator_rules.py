@@ -434,3 +434,10 @@ def test_what_is_no_program_keeps_the_knobs_that_were_asked_for() -> None:
     assert evaluator.evaluate("nonsense", {"budget": 3}).knobs == {"budget": 3}
     found = evaluator.evaluate("nonsense")
     assert found.knobs == {} and (found.status, found.gate) == ("rejected", "parse")
+
+
+def test_an_unknown_device_or_depth_is_refused() -> None:
+    with pytest.raises(VortexError, match="abacus"):
+        Evaluator(replace(CONFIG, predicted_device="abacus"), suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
+    with pytest.raises(VortexError, match="'deep'"):
+        Evaluator(CONFIG, suite=SUITE, sandbox=Scripted()).evaluate(QUEST, fidelity="deep")  # type: ignore[arg-type]
