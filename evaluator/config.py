@@ -15,6 +15,7 @@ from typing import Any
 from vortexlab import __version__
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
+from vortexlab.evaluator.architectures import read_config
 from vortexlab.evaluator.phases import DECODE, PREFILL
 from vortexlab.evaluator.sources import local_digest, parse_sources
 from vortexlab.kernels.devices import get_device
@@ -217,11 +218,10 @@ def data_digests(paths: Sequence[str]) -> list[dict[str, str]]:
 def model_digest(folder: str) -> str:
     """SHA-256 over names and contents of the files that make a model: weights, configuration, tokenizer.
 
-    Raises `VortexError` when the folder holds no config.
+    Raises `VortexError` when the folder holds no config that can be read.
     """
     root = Path(folder)
-    if not (root / "config.json").is_file():
-        raise VortexError(f"model {folder!r} has no config.json; give the folder of a Hugging Face causal LM")
+    read_config(root)
     stamps = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(root.iterdir()) if _matters(path))
     return _digest_files(str(root), stamps)
 

@@ -59,7 +59,8 @@ def evaluation_config(
     of the data's contexts are taken, rounded down to powers of two. Raises `VortexError` for values that are not
     allowed, for a model folder without a model, and for tasks and data that cannot be used.
     """
-    from vortexlab.evaluator.config import EvaluationConfig, is_worded, model_digest
+    from vortexlab.evaluator.architectures import check_config
+    from vortexlab.evaluator.config import EvaluationConfig, is_worded
     from vortexlab.evaluator.sources import absolute
 
     tasks = tuple(tasks)
@@ -85,7 +86,7 @@ def evaluation_config(
         "threads": threads,
     }
     if model_dir is not None:
-        model_digest(str(model_dir))
+        check_config(model_dir)
     chosen = {name: value for name, value in given.items() if value is not None}
     config = EvaluationConfig(device=pick_device(device), **chosen)
     if not config.data and not any(map(is_worded, config.tasks)):
