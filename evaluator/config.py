@@ -24,6 +24,8 @@ from vortexlab.kernels.devices import get_device
 PROTOCOL_VERSION = 3
 REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
 CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
+#: What an answer is held against: the task's, or what dense attention itself answered.
+TASK, AGREEMENT = "task", "agreement"
 SPLITS = ("search", "validation", "sealed")
 #: Whether tasks in words are put into the model's chat template: where it has one, or never.
 TEMPLATES = ("auto", "none")
@@ -37,6 +39,7 @@ CHOICES = {
     "protocol": (CONTEXT_DENSE, PROMPT_DENSE),
     "phase": (DECODE, PREFILL),
     "template": TEMPLATES,
+    "score": (TASK, AGREEMENT),
 }
 #: Groups of tasks that are asked in words of any model (`evaluator.catalogue`); `ruler/vt` is one of the first.
 WORDED = ("ruler", "longbench", "longbench_v2")
@@ -59,6 +62,8 @@ class EvaluationConfig:
     * `sources`: ``NAME=WHERE`` texts, documents and data sets that tasks in words take (`evaluator.sources`).
       `template`: whether such tasks are put into the model's chat template, where it has one.
     * `dense_floor`: a task on which dense attention scores less is not judged.
+    * `score`: ``task`` holds answers against the expected ones, ``agreement`` against those of dense attention: the
+      share of their tokens before the first that differs. The latter needs no model that can solve the tasks.
     * `split` names which seeds are drawn from `seed`: search, validation or sealed.
     * `protocol`: ``context-dense`` reads the context densely, question and answer sparsely; ``prompt-dense`` reads
       the question densely too, as a serving engine with stock prefill does.
@@ -78,6 +83,8 @@ class EvaluationConfig:
     * `screen_contexts` per task. Of the programs that passed the screen so far the better `promoted` share, by Pareto
       layer of predicted speed-up and accuracy there, goes on (1: all); `audit_share` of those that are rejected at the
       screen, drawn by their hash, run on in full.
+    * `context_cache`: GB on disk for contexts that were read, over all of a user's runs (`evaluator.context_cache`); 0
+      keeps none.
     * `threads`: CPU threads of the worker, 0 for all. `seconds` of wall clock for one gate, `memory_mb` of memory.
     """
 
@@ -87,6 +94,7 @@ class EvaluationConfig:
     sources: tuple[str, ...] = ()
     template: str = "auto"
     dense_floor: float = 0.5
+    score: str = TASK
     lengths: tuple[int, ...] = (4096,)
     contexts: int = 6
     turns: int = 4
@@ -107,6 +115,7 @@ class EvaluationConfig:
     screen_contexts: int = 2
     promoted: float = 0.75
     audit_share: float = 0.05
+    context_cache: float = 20.0
     threads: int = 0
     seconds: float = 180.0
     memory_mb: int = 12288
@@ -137,8 +146,8 @@ class EvaluationConfig:
         if not 0 <= self.stop_below < 1:
             raise VortexError(f"stop_below must lie in 0..1, below 1, found {self.stop_below}")
         parse_sources(self.sources)
-        if min(self.threads, self.seed, self.batch_tokens, self.max_state) < 0:
-            raise VortexError("threads, seed, batch_tokens and max_state must not be negative")
+        if min(self.threads, self.seed, self.batch_tokens, self.max_state, self.context_cache) < 0:
+            raise VortexError("threads, seed, batch_tokens, max_state and context_cache must not be negative")
 
     @property
     def resolved_dtype(self) -> str:
@@ -182,7 +191,7 @@ class EvaluationConfig:
         device to predict for is unknown.
         """
         settings = self.to_json()
-        for irrelevant in ("model", "data", "sources", "seconds", "memory_mb"):
+        for irrelevant in ("model", "data", "sources", "seconds", "memory_mb", "context_cache"):
             settings.pop(irrelevant)
         if self.sources:
             settings["sources"] = {name: local_digest(where) for name, where in parse_sources(self.sources).items()}

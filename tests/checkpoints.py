@@ -34,7 +34,7 @@ def save(folder: Path, name: str, settings: dict[str, Any], tokens: int = 2048, 
     tokenizer = byte_tokenizer(400, chat)
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(
-        **_SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": tokens} | settings
+        **_SIZES | {"vocab_size": 1024, "max_position_embeddings": tokens} | settings
     )
     model = getattr(transformers, f"{name}ForCausalLM")(config)
     model.save_pretrained(folder)

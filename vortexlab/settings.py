@@ -41,6 +41,7 @@ def evaluation_config(
     sources: Iterable[str] = (),
     template: str | None = None,
     dense_floor: float | None = None,
+    score: str | None = None,
     lengths: Iterable[int] = (),
     contexts: int | None = None,
     turns: int | None = None,
@@ -52,6 +53,7 @@ def evaluation_config(
     geometry: str | None = None,
     batch_tokens: int | None = None,
     threads: int | None = None,
+    context_cache: float | None = None,
 ) -> EvaluationConfig:
     """The conditions of an evaluation; what is not given keeps `EvaluationConfig`'s default.
 
@@ -74,6 +76,7 @@ def evaluation_config(
         "sources": tuple(map(absolute, sources)) or None,
         "template": template,
         "dense_floor": dense_floor,
+        "score": score,
         "lengths": tuple(lengths) or None,
         "contexts": contexts,
         "turns": turns,
@@ -84,6 +87,7 @@ def evaluation_config(
         "geometry": geometry,
         "batch_tokens": batch_tokens,
         "threads": threads,
+        "context_cache": context_cache,
     }
     if model_dir is not None:
         check_config(model_dir)

@@ -26,6 +26,9 @@ Source = Annotated[
 ]
 Template = Annotated[str | None, typer.Option(metavar="auto|none", help="The model's chat template around tasks.")]
 DenseFloor = Annotated[float | None, typer.Option(help="Tasks on which dense attention scores less are not judged.")]
+Score = Annotated[
+    str | None, typer.Option(metavar="task|agreement", help="What answers are held against: expected, or dense ones.")
+]
 Lengths = Annotated[list[str] | None, typer.Option(help="Context lengths in tokens, repeated or with commas.")]
 Contexts = Annotated[int | None, typer.Option(help="Contexts per task and length.")]
 Phase = Annotated[str | None, typer.Option(metavar="decode|prefill", help="What runs sparsely, and is timed.")]
@@ -36,6 +39,9 @@ Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or floa
 Geometry = Annotated[str | None, typer.Option(help="Attention geometry of speed, or a config.json.")]
 BatchTokens = Annotated[int | None, typer.Option(help="Batch x context length of the speed gate.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; 0 for all.")]
+ContextCache = Annotated[
+    float | None, typer.Option(metavar="GB", help="Disk for contexts that were read; 0 for none.")
+]
 Knobs = Annotated[list[str] | None, typer.Option("--knob", metavar="NAME=VALUE", help="A knob's value; repeatable.")]
 Parameters = Annotated[
     str | None, typer.Option("--parameters", metavar="FILE", help="Learned parameters, a safetensors file.")
