@@ -27,8 +27,8 @@ CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
 #: What an answer is held against: the task's, or what dense attention itself answered.
 TASK, AGREEMENT = "task", "agreement"
 SPLITS = ("search", "validation", "sealed")
-#: Whether tasks in words are put into the model's chat template: where it has one, or never.
-TEMPLATES = ("auto", "none")
+#: Whether tasks in words are put into the model's chat template: where it has one, always (it must have one), or never.
+TEMPLATES = ("auto", "chat", "none")
 #: dtypes of a model by the names of the language.
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 CHOICES = {

@@ -34,13 +34,24 @@ def opened(config: EvaluationConfig = SMALL) -> tuple[int, dict[str, float]]:
 
 def test_a_second_evaluator_reads_no_context(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     first, scores = opened()
-    assert first == 2 and len(list(root.glob(f"*/{FILE}"))) == 1
+    assert first == 2
     assert opened() == (0, scores)
-    assert opened(replace(SMALL, seed=1))[0] == 2  # other contexts
-    assert opened(replace(SMALL, context_cache=0))[0] == 2
     assert "vortex:" not in capfd.readouterr().err
+    (file,) = root.glob(f"*/{FILE}")
+    os.truncate(file, file.stat().st_size // 2)
+    assert opened() == (2, scores)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vortex:")]
+    assert len(lines) == 1 and "cannot be used" in lines[0] and "read again" in lines[0]
 
 
+@pytest.mark.slow
+def test_other_contexts_are_read_and_none_are_kept_where_asked(root: Path) -> None:
+    assert opened()[0] == 2
+    assert opened(replace(SMALL, seed=1))[0] == 2 and len(list(root.iterdir())) == 2
+    assert opened(replace(SMALL, seed=2, context_cache=0))[0] == 2 and len(list(root.iterdir())) == 2
+
+
+@pytest.mark.slow
 def test_a_restarted_worker_reads_no_context(root: Path) -> None:
     with Evaluator(replace(SMALL, context_cache=0)) as evaluator:
         evaluator.open()
@@ -49,40 +60,50 @@ def test_a_restarted_worker_reads_no_context(root: Path) -> None:
         assert evaluator.prefilled == 2 and not root.exists()
 
 
-@pytest.mark.parametrize("fault", ["truncated", "changed", "without facts"])
-def test_a_damaged_entry_is_noticed_and_read_again(fault: str, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    _, scores = opened()
-    (file,) = root.glob(f"*/{FILE}")
+@pytest.mark.parametrize("fault", ["truncated", "changed", "without facts", "without a file"])
+def test_a_damaged_entry_is_noticed_and_kept_anew(fault: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    cache = entry(tmp_path / "contexts", "a", 10_000, 5000, said)
+    cache.close()
+    file, scratch = cache.entry / FILE, tmp_path / "scratch"
+    scratch.mkdir()
     if fault == "truncated":
-        os.truncate(file, file.stat().st_size // 2)
+        os.truncate(file, 1000)
     elif fault == "changed":
         with open(file, "r+b") as stream:
             stream.seek(1000)
             stream.write(b"\x55" * 8)
-    else:
+    elif fault == "without facts":
         (file.parent / "facts.json").write_text("{")
-    assert opened() == (2, scores)
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vortex:")]
-    assert len(lines) == 1 and "cannot be used" in lines[0] and "read again" in lines[0]
-    assert opened()[0] == 0
+    else:
+        file.unlink()
+    assert not cache.lend(scratch) and not list(scratch.iterdir()) and not cache.entry.exists()
+    assert len(said) == 1 and "cannot be used" in said[0] and "read again" in said[0]
+    (tmp_path / "scratch-a" / FILE).unlink()
+    entry(tmp_path / "contexts", "a", 10_000, 5000, said).close()
+    assert cache.lend(scratch) and len(said) == 1
 
 
-def test_a_disk_that_cannot_be_written_costs_one_line(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_cannot_be_written_costs_one_line(tmp_path: Path) -> None:
     """Tests may run as root, whom permissions do not stop: a file in the place of a folder does."""
-    root.parent.write_text("a file")
-    assert opened()[0] == 2
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vortex:")]
-    assert len(lines) == 1 and "are not kept" in lines[0] and "the next run reads them again" in lines[0]
+    said: list[str] = []
+    (tmp_path / "file").write_text("a file")
+    cache = entry(tmp_path / "file" / "contexts", "a", 10_000, 5000, said, tmp_path)
+    assert not cache.lend(tmp_path)
+    assert len(said) == 1 and "are not kept" in said[0] and "the next run reads them again" in said[0]
 
 
-def test_more_than_the_cap_is_not_kept(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert opened(replace(SMALL, context_cache=1e-6))[0] == 2
-    assert not list(root.glob(f"*/{FILE}")) and "--context-cache" in capfd.readouterr().err
+def test_more_than_the_cap_is_not_kept_and_evicts_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    small = entry(tmp_path / "contexts", "a", 1000, 500, said)
+    small.close()
+    assert not entry(tmp_path / "contexts", "b", 1000, 5000, said).entry.exists() and small.entry.exists()
+    assert len(said) == 1 and "--context-cache" in said[0]
 
 
-def entry(root: Path, name: str, limit: int, size: int, said: list[str]) -> ContextCache:
-    """An entry of `size` bytes, held by its maker."""
-    scratch = root.parent / f"scratch-{name}"
+def entry(root: Path, name: str, limit: int, size: int, said: list[str], place: Path | None = None) -> ContextCache:
+    """An entry of `size` bytes, held by its maker, who read it in `place`."""
+    scratch = (place or root.parent) / f"scratch-{name}"
     scratch.mkdir(exist_ok=True)
     (scratch / FILE).write_bytes(bytes(size))
     cache = ContextCache(root, limit, {"name": name}, said.append)

@@ -24,7 +24,7 @@ Source = Annotated[
     list[str] | None,
     typer.Option("--source", metavar="NAME=WHERE", help="Documents or a data set of a task (docs/tasks.md)."),
 ]
-Template = Annotated[str | None, typer.Option(metavar="auto|none", help="The model's chat template around tasks.")]
+Template = Annotated[str | None, typer.Option(metavar="auto|chat|none", help="The model's chat template around tasks.")]
 DenseFloor = Annotated[float | None, typer.Option(help="Tasks on which dense attention scores less are not judged.")]
 Score = Annotated[
     str | None, typer.Option(metavar="task|agreement", help="What answers are held against: expected, or dense ones.")
