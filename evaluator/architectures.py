@@ -7,6 +7,7 @@ it could not express, and leaving it out would evaluate another model.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,25 @@ from vortexlab.dsl.errors import VortexError
 WORKS = "models with full causal attention in every layer work, such as Qwen3, Llama, Mistral 0.3 or GLM-4.7-Flash"
 #: Endings of the classes that generate text from left to right.
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def model_folder(model: str | Path) -> str:
+    """The folder of a model: itself, or where Hugging Face's cache has what was downloaded under this name.
+
+    Raises `VortexError` for a name that the cache does not have; nothing is downloaded here.
+    """
+    name = str(model)
+    if Path(model).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return str(Path(model).absolute())
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(name, local_files_only=True))
+    except Exception as error:  # whatever the hub's library makes of a name
+        raise VortexError(
+            f"model {name!r} has no config.json and is not in Hugging Face's cache; give the folder of a causal LM, or "
+            f"download it first: hf download {name}"
+        ) from error
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -171,8 +171,8 @@ class Evaluator:
             scores = ", ".join(f"{name} {score:.2f}" for name, score in self._scores().items())
             raise VortexError(
                 f"dense attention scores below {self.config.dense_floor:g} on every task ({scores}), so nothing tells "
-                "programs apart; ask what this model can answer (--tasks, --data), lower --dense-floor, or judge by agreement "
-                "with dense attention's own answers (--score agreement)"
+                "programs apart; ask what this model can answer (--tasks, --data), lower --dense-floor, or judge by "
+                "agreement with dense attention's own answers (--score agreement)"
             )
         self._opened = True
 

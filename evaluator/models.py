@@ -157,11 +157,11 @@ def load_model(path: str, device: str = "cpu", dtype: str = "float32") -> Loaded
     check_config(path)
     torch_dtype = getattr(torch, dtype)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch_dtype, attn_implementation=ATTENTION, local_files_only=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip
-        model = model.to(device).eval()
+        model, report = loaded[0].to(device).eval(), loaded[1]
     except Exception as error:  # whatever a broken folder makes the loader raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise VortexError(f"model {path!r} cannot be loaded: {first[:200]}") from error

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import checkpoints
 import pytest
 import torch
 from checkpoints import SUPPORTED, save_supported
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator.architectures import check_config
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import EVERYTHING, executor_for
 from vortexlab.evaluator.models import load_model

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -42,11 +45,19 @@ def test_a_campaign_on_a_random_checkpoint_exports(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_ruler_on_a_random_qwen3_in_its_chat_template(tmp_path: Path) -> None:
-    """The documented command of a Qwen3-class model, rehearsed at a short length."""
+def test_the_documented_command_of_a_qwen3_class_model(tmp_path: Path, repo_root: Path) -> None:
+    """As it stands in docs/tasks.md, on a random checkpoint of the architecture and at a short length."""
+    (line,) = re.findall(r"^vortex (search .*Qwen3-8B.*)$", (repo_root / "docs" / "tasks.md").read_text(), re.MULTILINE)
     model = save_supported(tmp_path / "model", "qwen3", chat=CHAT)
-    asked = ("--model-dir", model, "--tasks", "ruler/fwe", "--lengths", "1k", "--score", "agreement")
-    export(tmp_path, search(tmp_path, *asked), model)
+    smaller = {"Qwen/Qwen3-8B": str(model), "16k": "1k", "ruler": "ruler/fwe", "8": "0.5"}
+    words = shlex.split(line)
+    words = [words[0], *(smaller.get(word, word) if before != "--name" else "tiny"
+                         for before, word in itertools.pairwise(words))]  # fmt: skip
+    found = vortex(*words, "--score", "agreement", "--runs", tmp_path, *TINY).json("search")
+    assert found["entries"]
+    conditions = Run.open("tiny", tmp_path).trials[0].verdict.conditions  # type: ignore[union-attr]
+    assert conditions["template"] == "auto" and conditions["score"] == "agreement"
+    assert set(conditions["dense_scores"].values()) == {1.0}
 
 
 @pytest.mark.slow

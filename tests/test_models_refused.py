@@ -13,7 +13,7 @@ from face_fixtures import vortex
 from safetensors.torch import load_file, save_file
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator.architectures import check_config
+from vortexlab.evaluator.architectures import check_config, model_folder
 from vortexlab.evaluator.models import load_model
 
 
@@ -134,3 +134,15 @@ def test_a_template_that_is_asked_for_and_not_there(tmp_path: Path) -> None:
 
 def test_every_supported_architecture_is_named() -> None:
     assert set(SUPPORTED) == {"qwen3", "llama", "mistral", "glm", "deepseek"}
+
+
+def test_a_name_is_looked_up_in_what_was_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    line = vortex("eval", "quest", "--model-dir", "nobody/nothing", "--device", "cpu").complaint()
+    assert "is not in Hugging Face's cache" in line and "hf download nobody/nothing" in line
+    commit = "0" * 40
+    folder = folder_with(tmp_path / "hub" / "models--nobody--nothing" / "snapshots" / commit, model_type="qwen3")
+    (tmp_path / "hub" / "models--nobody--nothing" / "refs").mkdir()
+    (tmp_path / "hub" / "models--nobody--nothing" / "refs" / "main").write_text(commit)
+    assert model_folder("nobody/nothing") == str(folder)
+    assert model_folder(tmp_path) == str(tmp_path)

@@ -11,7 +11,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
 
 ModelDir = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder of the evaluated model; by default the shipped one.")
+    str | None, typer.Option(metavar="DIR", help="Folder or downloaded name of the model; by default the shipped one.")
 ]
 Tasks = Annotated[
     list[str] | None, typer.Option(help="Tasks, repeated or with commas; by default all, with --data its own.")

@@ -32,7 +32,7 @@ def title(run: Run) -> str:
 
 def cells(rows: Iterable[Final]) -> list[tuple[str, ...]]:
     """A line of text for every row, in the order of `HEADINGS`."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         searched, found = row.trial.verdict, row.verdict
         assert searched is not None
