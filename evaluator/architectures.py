@@ -26,10 +26,10 @@ def model_folder(model: str | Path) -> str:
     name = str(model)
     if Path(model).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return str(Path(model).absolute())
-    from huggingface_hub import snapshot_download
+    from transformers.utils import cached_file
 
     try:
-        return str(snapshot_download(name, local_files_only=True))
+        return str(Path(cached_file(name, "config.json", local_files_only=True)).parent)
     except Exception as error:  # whatever the hub's library makes of a name
         raise VortexError(
             f"model {name!r} has no config.json and is not in Hugging Face's cache; give the folder of a causal LM, or "
