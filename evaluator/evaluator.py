@@ -6,10 +6,11 @@ answers are checked, scored and turned into statements with intervals.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vortexlab import dsl
@@ -18,6 +19,7 @@ from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.dsl.parameters import Parameters
 from vortexlab.evaluator import costs, replies, sequential, statistics
 from vortexlab.evaluator.config import (
+    AGREEMENT,
     DTYPE_NAMES,
     EvaluationConfig,
     data_digests,
@@ -27,6 +29,7 @@ from vortexlab.evaluator.config import (
     tuned_tables,
     versions,
 )
+from vortexlab.evaluator.context_cache import ContextCache
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.ladder import Ladder
@@ -35,6 +38,7 @@ from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import LEFT_OUT, Limits, Sandbox, WorkerLost
 from vortexlab.evaluator.speed import DRIFT
+from vortexlab.evaluator.tasks.cache import cache_folder
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
 from vortexlab.kernels.devices import get_device
@@ -93,6 +97,9 @@ class Evaluator:
         self._sandbox = sandbox or Sandbox(limits, threads=config.threads)
         self._ladder = Ladder(config.promoted)
         self._opened = False
+        self._contexts: ContextCache | None = None
+        #: Contexts that workers read densely so far; those that were found on disk do not count. None before `open`.
+        self.prefilled: int | None = None
         self._dense: dict[int, float] = {}
         self._model: replies.ModelGeometry | None = None
         self._hello: replies.Hello | None = None
@@ -106,6 +113,8 @@ class Evaluator:
     def close(self) -> None:
         """Ends the worker and removes its scratch folder."""
         self._sandbox.close()
+        if self._contexts is not None:
+            self._contexts.close()
         self._opened = False
 
     def recall(self, verdicts: Iterable[Verdict]) -> None:
@@ -129,14 +138,22 @@ class Evaluator:
 
                 tuning.lend(device_name("cuda"), self._sandbox.scratch)
             self._hello = self._greet()
-            opened = self._ask(
+            cache = self._cache()
+            if cache is not None and self.prefilled is None:
+                cache.lend(self._sandbox.scratch)
+            answer = self._ask(
                 "open",
                 _OPEN_SECONDS,
                 model=config.model,
                 dtype=config.resolved_dtype,
                 contexts=self.suite.contexts(),
             )
-            self._model = replies.parse(replies.Opened, opened).model
+            opened = replies.parse(replies.Opened, answer)
+            self._model, self.prefilled = opened.model, (self.prefilled or 0) + opened.prefilled
+            if opened.note:
+                _say(replies.plain(opened.note))
+            if cache is not None and opened.prefilled:
+                cache.keep(self._sandbox.scratch)
             dense = replies.parse(
                 replies.Dense, self._ask("dense", _OPEN_SECONDS, forks=self.suite.forks, watch=self.suite.watched())
             )
@@ -147,12 +164,15 @@ class Evaluator:
         rows = range(len(self.suite.forks))
         if [len(answer) for answer in dense.answers] != [self.suite.turn(row).generated for row in rows]:
             raise VortexError("the evaluation worker gave answers of other lengths than asked")
+        if config.score == AGREEMENT:
+            self.suite = replace(self.suite, dense=tuple(map(tuple, dense.answers)))
         self._dense = self.suite.scores(rows, dense.answers)
         if not self._tasks():
             scores = ", ".join(f"{name} {score:.2f}" for name, score in self._scores().items())
             raise VortexError(
                 f"dense attention scores below {self.config.dense_floor:g} on every task ({scores}), so nothing tells "
-                "programs apart; ask what this model can answer (--tasks, --data), or lower --dense-floor"
+                "programs apart; ask what this model can answer (--tasks, --data), lower --dense-floor, or judge by "
+                "agreement with dense attention's own answers (--score agreement)"
             )
         if not self._sandbox.sealed:
             self._sandbox.seal()
@@ -171,6 +191,19 @@ class Evaluator:
                 f"the GPU does not work behind the sandbox's wall {wall!r} ({error}); it does with {LEFT_OUT}={wall} "
                 "in the environment, which leaves that wall out"
             ) from error
+
+    def _cache(self) -> ContextCache | None:
+        """The place of this evaluator's contexts on disk, by all that their keys and values depend on."""
+        config = self.config
+        if self._contexts is None and config.context_cache > 0:
+            assert self._hello is not None
+            key = {
+                "model": model_digest(config.model), "dtype": config.resolved_dtype, "versions": versions(),
+                "device": device_name(config.device), "threads": self._hello.threads, "contexts": self.suite.contexts(),
+            }  # fmt: skip
+            limit = int(config.context_cache * 1e9)
+            self._contexts = ContextCache(cache_folder() / "contexts", limit, key, _say)
+        return self._contexts
 
     def _ask(self, operation: str, seconds: float | None = None, **arguments: Any) -> dict[str, Any]:
         return self._sandbox.request({"op": operation, **arguments}, seconds=seconds)
@@ -463,6 +496,7 @@ class Evaluator:
             "model_digest": model_digest(config.model),
             "dtype": config.resolved_dtype,
             "protocol": config.protocol,
+            "score": config.score,
             "phase": config.phase,
             "lengths": list(config.lengths),
             "split": config.split,
@@ -555,6 +589,10 @@ class Evaluator:
             )
             for device in sorted(devices)
         }
+
+
+def _say(line: str) -> None:
+    print(f"vortex: {line}", file=sys.stderr)
 
 
 def _knob_values(program: Program, knobs: Mapping[str, Attr] | None) -> dict[str, Attr]:

@@ -38,6 +38,8 @@ class ModelGeometry(_Reply):
 
 class Opened(_Reply):
     model: ModelGeometry
+    prefilled: Annotated[int, Field(ge=0)] = 0
+    note: Text = ""
 
 
 class Dense(_Reply):
@@ -113,6 +115,11 @@ class Failed(Exception):
     """The worker lives, but the operation did not end as it should; one line."""
 
 
+def plain(text: str) -> str:
+    """A worker's text as one line that a terminal can be given."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 R = TypeVar("R", bound=_Reply)
 
 
@@ -122,7 +129,7 @@ def parse(kind: type[R], reply: dict[str, Any]) -> R:
         if key in reply:
             if not isinstance(reply[key], str):
                 break
-            raise Failed("".join(c if c.isprintable() else "?" for c in reply[key])[:400])
+            raise Failed(plain(reply[key])[:400])
     try:
         return kind.model_validate(reply.get("ok"))
     except ValidationError as error:

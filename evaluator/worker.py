@@ -92,7 +92,7 @@ class Worker:
             for item in contexts
         ]
         self._store = ContextStore(self._model, parsed, self.scratch)
-        return {"model": self._model.describe()}
+        return {"model": self._model.describe(), "prefilled": self._store.prefilled, "note": self._store.note}
 
     def dense(self, forks: list[list[int]], watch: list[int]) -> dict[str, Any]:
         """The answers of dense attention, along the very path that programs take; computed once per scratch folder.

@@ -19,7 +19,7 @@ from vortexlab.evaluator.verdict import GATES, GateResult, Verdict
 
 CONFIG = EvaluationConfig(
     tasks=("needles", "keys"), lengths=(320,), contexts=4, screen_contexts=2, compile_for=("sm_90",), audit_share=0.0,
-    stop_below=0.0, threads=1,
+    stop_below=0.0, threads=1, context_cache=0.0,
 )  # fmt: skip
 SUITE = make_suite(CONFIG)
 QUEST, TOP_P = search_spaces.seeds()["quest"], search_spaces.seeds()["top_p"]

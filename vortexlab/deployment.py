@@ -35,7 +35,7 @@ _CONDITIONS = (
     "device", "evaluated_on", "phase", "speed", "geometry", "lengths", "data", "batch", "batch_tokens", "dtype",
     "kv_dtype", "protocol",
     "baseline", "tables", "split", "seed", "threads", "versions", "model_digest", "environment", "dense_scores",
-    "tasks", "template", "inputs",
+    "tasks", "template", "score", "inputs",
 )  # fmt: skip
 
 
