@@ -29,7 +29,9 @@ def model_folder(model: str | Path) -> str:
     from transformers.utils import cached_file
 
     try:
-        return str(Path(cached_file(name, "config.json", local_files_only=True)).parent)
+        found = cached_file(name, "config.json", local_files_only=True)
+        assert found is not None  # it raises for a file that it does not find
+        return str(Path(found).parent)
     except Exception as error:  # whatever the hub's library makes of a name
         raise VortexError(
             f"model {name!r} has no config.json and is not in Hugging Face's cache; give the folder of a causal LM, or "
