@@ -1,4 +1,4 @@
-"""A campaign on every supported architecture ends, and exports where heads are grouped, and finals are held with a real evaluator."""
+"""A campaign ends on every supported architecture, exports where heads are grouped, and finals are real."""
 
 from __future__ import annotations
 
