@@ -1,4 +1,4 @@
-"""A campaign on every supported architecture ends and exports, and finals are held with a real evaluator."""
+"""A campaign ends on every supported architecture, exports where heads are grouped, and finals are real."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ def test_a_campaign_on_a_random_checkpoint_exports(kind: str, tmp_path: Path) ->
     asked = ("--model-dir", model, "--tasks", "needles", "--lengths", "256")
     refused = vortex("search", "--name", "none", "--runs", tmp_path, *asked, *TINY)
     assert refused.status == 2 and "(--score agreement)" in refused.err.splitlines()[-1]
-    export(tmp_path, search(tmp_path, *asked, "--score", "agreement"), model)
+    member = search(tmp_path, *asked, "--score", "agreement")
+    if kind in ("glm", "deepseek"):
+        assert "latent attention" in vortex("export", "tiny", member, "--runs", tmp_path).complaint()
+    else:
+        export(tmp_path, member, model)
 
 
 @pytest.mark.slow
@@ -64,9 +68,9 @@ def test_the_documented_command_of_a_qwen3_class_model(tmp_path: Path, repo_root
 def test_finals_with_a_real_evaluator(tmp_path: Path) -> None:
     search(tmp_path, "--tasks", "needles", "--lengths", "256", "--dense-floor", "0")
     found = vortex("finals", "tiny", "--runs", tmp_path, "--contexts", "2", "--json").json("finals")
-    assert found["rows"] and found["lengths"] == [128, 384] and found["split"] == "sealed"
+    assert found["rows"] and found["lengths"] == [384] and found["split"] == "sealed"
     assert all(row["verdict"]["conditions"]["split"] == "sealed" for row in found["rows"])
     measured = [row for row in found["rows"] if row["verdict"]["accuracy"]]
     assert measured and all(row["verdict"]["answers"] > 0 and row["opening"] == 1 for row in measured)
     page = render(Run.open("tiny", tmp_path))
-    assert "<h2>Finals</h2>" in page and "128, 384 tokens" in page
+    assert "<h2>Finals</h2>" in page and "384 tokens" in page
