@@ -128,7 +128,8 @@ class ContextStore:
                 size = bytes_needed >> 20
                 if error.errno == errno.EFBIG:  # more than the worker may have on disk, and in memory
                     raise VortexError(
-                        f"{size} MB of recorded contexts are more than the worker may hold; use fewer contexts"
+                        f"{size} MB of recorded contexts are more than the worker may hold; use fewer contexts, or "
+                        "raise --memory-mb"
                     ) from error
                 self.note = (
                     f"no room on disk for {size} MB of recorded contexts ({error.strerror}): they lie in memory, and a "

@@ -46,6 +46,7 @@ def search(
     device: str = "auto",
     geometry: str | None = None,
     context_cache: float | None = None,
+    memory_mb: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Run:
     """Runs a campaign until its budget is spent and returns it, opened.
@@ -78,6 +79,7 @@ def search(
             device=device,
             geometry=geometry,
             context_cache=context_cache,
+            memory_mb=memory_mb,
         )
         campaign = Campaign(
             campaign_config(

@@ -54,6 +54,7 @@ def evaluation_config(
     batch_tokens: int | None = None,
     threads: int | None = None,
     context_cache: float | None = None,
+    memory_mb: int | None = None,
 ) -> EvaluationConfig:
     """The conditions of an evaluation; what is not given keeps `EvaluationConfig`'s default.
 
@@ -88,6 +89,7 @@ def evaluation_config(
         "batch_tokens": batch_tokens,
         "threads": threads,
         "context_cache": context_cache,
+        "memory_mb": memory_mb,
     }
     if model_dir is not None:
         check_config(given["model"])

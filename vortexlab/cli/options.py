@@ -42,6 +42,9 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads; 0 for all.")]
 ContextCache = Annotated[
     float | None, typer.Option(metavar="GB", help="Disk for contexts that were read; 0 for none.")
 ]
+MemoryMb = Annotated[
+    int | None, typer.Option("--memory-mb", metavar="MB", help="Host memory of the worker; large models need more.")
+]
 Knobs = Annotated[list[str] | None, typer.Option("--knob", metavar="NAME=VALUE", help="A knob's value; repeatable.")]
 Parameters = Annotated[
     str | None, typer.Option("--parameters", metavar="FILE", help="Learned parameters, a safetensors file.")

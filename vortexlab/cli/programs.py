@@ -277,6 +277,7 @@ def evaluate(
     batch_tokens: options.BatchTokens = None,
     threads: options.Threads = None,
     context_cache: options.ContextCache = None,
+    memory_mb: options.MemoryMb = None,
     screen: Annotated[bool, typer.Option("--screen", help="Stop after the screen, before speed.")] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -305,6 +306,7 @@ def evaluate(
         batch_tokens=batch_tokens,
         threads=threads,
         context_cache=context_cache,
+        memory_mb=memory_mb,
     )
     bound = binding.bind(program, values, parameters)
     binding.check_evaluation(bound, config)

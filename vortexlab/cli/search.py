@@ -50,6 +50,7 @@ def search(
     batch_tokens: options.BatchTokens = None,
     threads: options.Threads = None,
     context_cache: options.ContextCache = None,
+    memory_mb: options.MemoryMb = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run, or `latest`.")] = None,
     replay: Annotated[
         str | None, typer.Option(metavar="RUN", help="Repeat this run from its recorded replies, calling nothing.")
@@ -94,6 +95,7 @@ def search(
             batch_tokens=batch_tokens,
             threads=threads,
             context_cache=context_cache,
+            memory_mb=memory_mb,
         )
         campaign = Campaign(
             settings.campaign_config(
