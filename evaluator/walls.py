@@ -73,7 +73,10 @@ def restrict_files(writable: Iterable[str], cuda: bool) -> bool:
         files = ["/dev/null", "/dev/zero", "/dev/full"]
         if cuda:
             files += [path for pattern in _DEVICES for path in glob(pattern)]
-        rules = [(path, handled) for path in writable] + [(path, _WRITE_FILE) for path in files]
+            # A driver names the threads that it starts, and gives up where it may not.
+            files.append("/proc/self/task")
+        rewrite = handled & (_WRITE_FILE | _TRUNCATE)
+        rules = [(path, handled) for path in writable] + [(path, rewrite) for path in files]
         for path, access in rules:
             with suppress(OSError):
                 descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
