@@ -76,13 +76,14 @@ def main() -> None:
     }  # fmt: skip
     with ExitStack() as stack:
         began, idle = time.monotonic(), Queue[Evaluator]()
-        for _ in range(options.workers):
-            evaluator = stack.enter_context(Evaluator(config))
-            evaluator.open()
+        evaluators = [stack.enter_context(Evaluator(config)) for _ in range(options.workers)]
+        pool = stack.enter_context(ThreadPoolExecutor(options.workers))
+        evaluators[0].open()  # keeps the contexts on disk, where the others find them
+        for evaluator in evaluators:
             idle.put(evaluator)
+        list(pool.map(Evaluator.open, evaluators))
         records = Records(options, conditions, ("program",))
         records.sums["open_seconds"] = time.monotonic() - began
-        pool = stack.enter_context(ThreadPoolExecutor(options.workers))
         names = LIBRARY["decode"][: options.programs]
         stack.callback(pool.shutdown, cancel_futures=True)
 
