@@ -58,11 +58,11 @@ class Fault(Exception):
     """What the executor got wrong; one line."""
 
 
-def check(program: Program, model: Static, device: str, seed: int) -> dict[str, Any]:
-    """Runs every case. Returns ``failure`` (empty when all hold), the number of cases and steps and how many pages were
-    open to rounding."""
+def check(program: Program, model: Static, device: str, seed: int, kind: Make | None = None) -> dict[str, Any]:
+    """Runs every case on the device's executor, or on another `kind`. Returns ``failure`` (empty when all hold), the
+    number of cases and steps and how many pages were open to rounding."""
     generator = torch.Generator().manual_seed(seed)
-    kind = executor_for(device)
+    kind = kind or executor_for(device)
     cases = steps = judged = loose = 0
     try:
         if courses.needs_course(program):
@@ -106,8 +106,8 @@ def _cases(program: Program, model: Static, generator: torch.Generator) -> Itera
         values = [_draw(kind, (shape[0], n, shape[1]), page, generator) for n in rows]
         q = _draw("integers" if kind == "ties" else kind, (len(rows), shape[0] * static.group, shape[1]), 0, generator)
         yield Case(kind, static, dtype, q, keys, _values(static, keys, values))
-    # One request long enough that usual budgets leave pages out, on one KV head since the reference takes its time.
-    static = replace(model, kv_heads=model.kv_heads if program.params else 1, layer=0)
+    # One request long enough that usual budgets leave pages out; of the same geometry, so of the same kernels.
+    static = replace(model, kv_heads=heads, layer=0)
     long = (static.kv_heads, _MANY_PAGES * page + 1, model.head_dim)
     k, v = (_draw("integers", long, page, generator) for _ in range(2))
     q = _draw("integers", (1, static.kv_heads * model.group, model.head_dim), 0, generator)
@@ -142,7 +142,11 @@ def _runs(case: Case, kind: Make, program: Program, device: str, generator: torc
     cache = _cache(case, program.page_size, device, float("nan"))
     state = executor.new_state(cache)
     executor.summarize(state, cache)
-    yield "", everyone, *executor.decode(case.q.to(device), state, cache)
+    q = case.q.to(device, copy=True)
+    before = [_bits(x).clone() for x in (cache.k, cache.v, q)]
+    yield "", everyone, *executor.decode(q, state, cache)
+    if not all(torch.equal(_bits(x), old) for x, old in zip((cache.k, cache.v, q), before, strict=True)):
+        raise Fault(f"the executor wrote into its inputs on {case.kind} input")
     if len(everyone) == 1:
         return
     loud = _cache(case, program.page_size, device, 1e4)
@@ -166,6 +170,11 @@ def _runs(case: Case, kind: Make, program: Program, device: str, generator: torc
     stepped = [row for row in everyone if case.keys[row].shape[1] > steps]
     if stepped:
         yield "appended token by token", stepped, *_stepwise(kind, program, case.part(stepped), device, steps)
+
+
+def _bits(x: Tensor) -> Tensor:
+    """The same memory as whole numbers, in which NaN equals itself."""
+    return x.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
 
 
 def _cache(case: Case, page: int, device: str, behind: float, spare: int = 0) -> PagedKV:

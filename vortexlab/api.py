@@ -37,6 +37,7 @@ def search(
     sources: Iterable[str] = (),
     template: str | None = None,
     dense_floor: float | None = None,
+    score: str | None = None,
     lengths: Iterable[int] = (),
     contexts: int | None = None,
     phase: str | None = None,
@@ -44,6 +45,8 @@ def search(
     predict_for: str | None = None,
     device: str = "auto",
     geometry: str | None = None,
+    context_cache: float | None = None,
+    memory_mb: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Run:
     """Runs a campaign until its budget is spent and returns it, opened.
@@ -67,6 +70,7 @@ def search(
             sources=sources,
             template=template,
             dense_floor=dense_floor,
+            score=score,
             lengths=lengths,
             contexts=contexts,
             phase=phase,
@@ -74,6 +78,8 @@ def search(
             predict_for=predict_for,
             device=device,
             geometry=geometry,
+            context_cache=context_cache,
+            memory_mb=memory_mb,
         )
         campaign = Campaign(
             campaign_config(
