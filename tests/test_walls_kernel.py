@@ -34,7 +34,7 @@ _X86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of
 
 def _alone(code: str, *arguments: str) -> Any:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", _HEAD + code, *arguments]
+    command = [sys.executable, "-P", "-c", _HEAD + code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
