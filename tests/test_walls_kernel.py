@@ -29,6 +29,7 @@ def refusal(work):
         return errno.errorcode[error.errno]
     return ""
 """
+_NO_NEW = '"no new privileges": "NoNewPrivs:\\t1" in Path("/proc/self/status").read_text()'
 _X86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of x86_64")
 
 
@@ -57,18 +58,19 @@ found = {
     "own": refusal(lambda: Path(inside, "file").write_text("x")),
     "own cut": refusal(lambda: os.truncate(inside + "/file", 0)),
     "null": refusal(lambda: open("/dev/null", "w").write("x")),
+    NO_NEW,
 }
 with socket.socket() as one:
     found["connect"] = refusal(lambda: one.connect(("127.0.0.1", 9)))
     found["bind"] = refusal(lambda: one.bind(("127.0.0.1", 0)))
 print(json.dumps(found))
-""",
+""".replace("NO_NEW", _NO_NEW),
         str(inside), str(outside),
     )  # fmt: skip
     if found["version"] < 2:
         assert not found["stands"]
         pytest.skip("this kernel has no Landlock that can move files")
-    assert found["stands"] is True and found["opened"] == 0
+    assert found["stands"] is True and found["opened"] == 0 and found["no new privileges"]
     assert found["write"] == found["make"] == "EACCES"
     assert found["read"] == found["own"] == found["own cut"] == found["null"] == ""
     if found["version"] >= 3:
@@ -90,11 +92,12 @@ print(json.dumps({
     "bind": error_of(49, -1, None, 0), "inet": error_of(41, 2, 1, 0), "unix": error_of(41, 1, 1, 0),
     "namespace": error_of(56, 0x10000000, 0, 0, 0, 0), "clone3": error_of(435, None, 0),
     "other numbers": error_of(0x40000000 | 39), "unshare": error_of(272, 0x10000000), "pid": error_of(39),
+    NO_NEW,
 }))
-""",
+""".replace("NO_NEW", _NO_NEW),
         str(cuda),
     )
-    assert found["stands"] is True
+    assert found["stands"] is True and found["no new privileges"]
     assert found["connect"] == ("ENOENT" if cuda else "EACCES")
     assert found["bind"] == ("EBADF" if cuda else "EACCES")
     assert found["unix"] == ("" if cuda else "EACCES")
@@ -114,11 +117,15 @@ print(json.dumps({"stands": stands, **{key: int(status[key], 16) for key in ("Ca
 
 
 _WORKER = """
-import json, os, resource, sys
+import json, os, resource, socket, sys
 names = ("RLIMIT_CORE", "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_NPROC")
 limits = {name: resource.getrlimit(getattr(resource, name)) for name in names}
+try:
+    lookup = str(socket.getaddrinfo("127.0.0.1", 80))
+except OSError as error:
+    lookup = str(error)
 print(json.dumps({
-    "limits": limits, "walls": os.environ["VORTEX_WALLS"].split(), "network": os.environ.get("VORTEX_NETWORK"),
+    "lookup": lookup, "limits": limits, "walls": os.environ["VORTEX_WALLS"].split(), "network": os.environ.get("VORTEX_NETWORK"),
     "umask": os.umask(0), "arguments": sys.argv, "name": __name__,
 }))
 """
@@ -147,6 +154,7 @@ def test_a_worker_has_the_limits_and_the_walls_that_were_asked_for(asked: list[s
     assert set(found["walls"]) <= set(asked) and ("calls" in found["walls"]) == ("calls" in asked)
     assert ("namespace" in found["walls"]) == (found["network"] == "namespace")
     assert (found["network"] is not None) == bool(asked)
+    assert ("the worker has no network (socket.getaddrinfo)" == found["lookup"]) == bool(asked)
 
 
 def test_clearing_away_keeps_nothing_open_and_leaves_what_lives(tmp_path: Path) -> None:
