@@ -125,8 +125,8 @@ try:
 except OSError as error:
     lookup = str(error)
 print(json.dumps({
-    "lookup": lookup, "limits": limits, "walls": os.environ["VORTEX_WALLS"].split(), "network": os.environ.get("VORTEX_NETWORK"),
-    "umask": os.umask(0), "arguments": sys.argv, "name": __name__,
+    "lookup": lookup, "limits": limits, "walls": os.environ["VORTEX_WALLS"].split(),
+    "network": os.environ.get("VORTEX_NETWORK"), "umask": os.umask(0), "arguments": sys.argv, "name": __name__,
 }))
 """
 
@@ -154,7 +154,7 @@ def test_a_worker_has_the_limits_and_the_walls_that_were_asked_for(asked: list[s
     assert set(found["walls"]) <= set(asked) and ("calls" in found["walls"]) == ("calls" in asked)
     assert ("namespace" in found["walls"]) == (found["network"] == "namespace")
     assert (found["network"] is not None) == bool(asked)
-    assert ("the worker has no network (socket.getaddrinfo)" == found["lookup"]) == bool(asked)
+    assert (found["lookup"] == "the worker has no network (socket.getaddrinfo)") == bool(asked)
 
 
 def test_clearing_away_keeps_nothing_open_and_leaves_what_lives(tmp_path: Path) -> None:
