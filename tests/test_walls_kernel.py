@@ -58,7 +58,7 @@ found = {
     "own": refusal(lambda: Path(inside, "file").write_text("x")),
     "own cut": refusal(lambda: os.truncate(inside + "/file", 0)),
     "null": refusal(lambda: open("/dev/null", "w").write("x")),
-    NO_NEW,
+    "signal": refusal(lambda: os.kill(os.getppid(), 0)), "own signal": refusal(lambda: os.kill(os.getpid(), 0)), NO_NEW,
 }
 with socket.socket() as one:
     found["connect"] = refusal(lambda: one.connect(("127.0.0.1", 9)))
@@ -77,7 +77,9 @@ print(json.dumps(found))
         assert found["cut"] == "EACCES"
     if found["version"] >= 4:
         assert found["connect"] == found["bind"] == "EACCES"
-    assert outside.read_text() == "as it was"
+    if found["version"] >= 6:
+        assert found["signal"] == "EPERM"
+    assert found["own signal"] == "" and outside.read_text() == "as it was"
 
 
 @_X86
@@ -126,6 +128,7 @@ except OSError as error:
     lookup = str(error)
 print(json.dumps({
     "lookup": lookup, "limits": limits, "walls": os.environ["VORTEX_WALLS"].split(),
+    "privileges": "NoNewPrivs:\\t1" not in open("/proc/self/status").read(),
     "network": os.environ.get("VORTEX_NETWORK"), "umask": os.umask(0), "arguments": sys.argv, "name": __name__,
 }))
 """
@@ -150,7 +153,7 @@ def test_a_worker_has_the_limits_and_the_walls_that_were_asked_for(asked: list[s
     }
     if not data:
         assert found["limits"]["RLIMIT_DATA"] != [0, 0]
-    assert found["umask"] == 0o077 and found["arguments"][1:] == ["argument"] and found["name"] == "__main__"
+    assert not found["privileges"] and found["umask"] == 0o077 and found["arguments"][1:] == ["argument"] and found["name"] == "__main__"
     assert set(found["walls"]) <= set(asked) and ("calls" in found["walls"]) == ("calls" in asked)
     assert ("namespace" in found["walls"]) == (found["network"] == "namespace")
     assert (found["network"] is not None) == bool(asked)
