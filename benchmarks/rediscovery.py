@@ -34,13 +34,13 @@ from records import Records, add_options
 from vortexlab.agent import study
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.agent.pareto import Point, hypervolume
+from vortexlab.agent.pareto import Point, frontier, hypervolume
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr
 from vortexlab.dsl.testing import random_program
-from vortexlab.evaluator.config import device_name, versions
+from vortexlab.evaluator.config import EvaluationConfig, device_name, versions
 from vortexlab.evaluator.statistics import rank_correlation
 from vortexlab.evaluator.traces import TraceConfig, TraceEvaluator
 from vortexlab.evaluator.verdict import Verdict
@@ -56,6 +56,9 @@ CASES = {
 STATIC = ("sink + window + top-k",)
 METHODS = ("grammar", "random", "tpe", "nsga2")
 ALL = "every seed"
+#: What a program must keep to be of use: campaigns stop evaluating what certainly keeps less.
+USEFUL = EvaluationConfig.stop_below
+MEASURES = {"hypervolume": "hypervolume", "useful": f"hypervolume above {USEFUL:g} kept"}
 
 
 def score_of(name: str) -> str:
@@ -243,7 +246,8 @@ def search(
     points = [point for point in map(point_of, watch.verdicts) if point]
     row: dict[str, Any] = {
         "found": found, "evaluations": len(watch.verdicts), "hypervolume": hypervolume(points),
-        "seconds": time.monotonic() - began,
+        "useful": hypervolume([(speed, kept - USEFUL) for speed, kept in points]),
+        "front": [points[i] for i in frontier(points)], "seconds": time.monotonic() - began,
     }  # fmt: skip
     if found:
         last = watch.verdicts[-1]
@@ -277,20 +281,23 @@ def table(data: Mapping[str, Any]) -> str:
             middle = f"{statistics.median(hits):g} [{hits[0]}, {hits[-1]}], " if hits else ""
             cells.append(f"{middle}{len(hits)} of {len(mine)}" if mine else "")
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    whole = {name: {row["seed"]: row["hypervolume"] for row in rows if (row["case"], row["method"]) == (ALL, name)}
-             for name in methods}  # fmt: skip
-    lines += ["", "| method | hypervolume, mean | grammar less it [95 %] | seeds |", "|---|---|---|---|"]
-    for name, mine in whole.items():
-        if not mine:
-            continue
-        shared = [whole["grammar"][s] - mine[s] for s in mine if s in whole["grammar"]]
-        text = ""
-        if name != "grammar" and len(shared) > 1:
-            half = _T[len(shared) - 1] * statistics.stdev(shared) / len(shared) ** 0.5
-            text = f"{statistics.mean(shared):.3f} [{statistics.mean(shared) - half:.3f}, "
-            text += f"{statistics.mean(shared) + half:.3f}]"
-        lines.append(f"| {name} | {statistics.mean(mine.values()):.3f} | {text} | {len(mine)} |")
+    for measure in MEASURES:
+        whole = {name: {row["seed"]: row[measure] for row in rows if (row["case"], row["method"]) == (ALL, name)}
+                 for name in methods}  # fmt: skip
+        lines += ["", f"| method | {MEASURES[measure]}, mean | grammar less it [95 %] | seeds |", "|---|---|---|---|"]
+        lines += [_compared(name, whole) for name in methods if whole[name]]
     return "\n".join(lines)
+
+
+def _compared(name: str, whole: Mapping[str, Mapping[int, float]]) -> str:
+    """A line of the table: the mean over campaigns, and what those of the grammar have more, seed by seed."""
+    mine, text = whole[name], ""
+    shared = [whole["grammar"][seed] - value for seed, value in mine.items() if seed in whole.get("grammar", {})]
+    if name != "grammar" and len(shared) > 1:
+        half = _T[len(shared) - 1] * statistics.stdev(shared) / len(shared) ** 0.5
+        middle = statistics.mean(shared)
+        text = f"{middle:.3f} [{middle - half:.3f}, {middle + half:.3f}]"
+    return f"| {name} | {statistics.mean(mine.values()):.3f} | {text} | {len(mine)} |"
 
 
 #: Two-sided 97.5 % quantiles of Student's t by degrees of freedom.

@@ -42,6 +42,7 @@ def test_every_method_counts_its_evaluations(method: str) -> None:
     seeds = ("dense", "quest")
     missed = rediscovery.search(Fake(), method, seeds, 8, 0, lambda _: False)  # type: ignore[arg-type]
     assert missed["found"] is None and missed["evaluations"] >= 8 and missed["hypervolume"] > 0
+    assert 0 <= missed["useful"] < missed["hypervolume"] and missed["front"]
     form = structure_hash(parse(source("quest")))
     hit = rediscovery.search(Fake(), method, seeds, 8, 0, lambda v: v.structure == form)  # type: ignore[arg-type]
     assert hit["found"] == hit["evaluations"] == 2 and hit["structure"] == form
@@ -51,9 +52,11 @@ def test_the_table_says_what_was_not_found() -> None:
     rows = [
         {"case": "quest", "method": "grammar", "seed": 0, "found": 30, "hypervolume": 1.0},
         {"case": "quest", "method": "grammar", "seed": 1, "found": None, "hypervolume": 1.0},
-        *({"case": rediscovery.ALL, "method": name, "seed": seed, "found": None, "hypervolume": value + seed}
+        *({"case": rediscovery.ALL, "method": name, "seed": seed, "found": None, "hypervolume": value + seed,
+           "useful": value / 2}
           for seed in (0, 1) for name, value in (("grammar", 3.0), ("random", 1.0))),
     ]  # fmt: skip
     text = rediscovery.table({"rows": rows})
     assert "| quest | 30 [30, 30], 1 of 2 |" in text
     assert "| random | 1.500 | 2.000 [2.000, 2.000] | 2 |" in text
+    assert "| random | 0.500 | 1.000 [1.000, 1.000] | 2 |" in text
