@@ -22,7 +22,7 @@ class ProgressState:
     * `per_hour`: programs measured in full per hour of work; `seconds` of work so far, all sessions; `seconds_left`
       an estimate from that rate, or what the time limit leaves.
     * `funnel`: gate -> programs that passed it. `frontier` members, `hypervolume` above (0, 0).
-    * `calls`, `tokens`: spent on language models.
+    * `calls`, `tokens`, `money`, `model_seconds`: spent on language models.
     """
 
     run: str
@@ -44,6 +44,8 @@ class ProgressState:
     hypervolume: float = 0.0
     calls: int = 0
     tokens: int = 0
+    money: float = 0.0
+    model_seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,7 +75,7 @@ def progress(
         left.append(max(0, config.evaluations - history.evaluated) / rate)
     if config.hours is not None:
         left.append(max(0.0, config.hours * 3600 - worked))
-    calls, tokens = history.spent()
+    spent = history.spent()
     front = history.frontier()
     return ProgressState(
         run=config.name,
@@ -93,6 +95,8 @@ def progress(
         funnel=history.funnel(),
         frontier=len(front),
         hypervolume=hypervolume([trial.point for trial in front if trial.point]),
-        calls=calls,
-        tokens=tokens,
+        calls=spent.calls,
+        tokens=spent.tokens,
+        money=spent.money,
+        model_seconds=spent.seconds,
     )

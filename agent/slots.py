@@ -23,7 +23,8 @@ from vortexlab.search_spaces.library import source as seed_source
 
 SAMPLER = "sampler"  # the one operator of the arm `KNOBS`
 _ASKS, _DRAWS = 8, 64  # tries of the sampler, and then at random, until knobs are new
-_BREAKER, _COOL_DOWN = 3, 10  # failures in a row that close a proposer, and for how many slots
+# Failures in a row that close a proposer, for how many slots, and how often that doubles while it goes on failing.
+_BREAKER, _COOL_DOWN, _DOUBLINGS = 3, 10, 4
 
 #: (slot, proposer, reason, permanent): records that a proposer could not deliver.
 OnFailure = Callable[[int, str, str, bool], None]
@@ -130,7 +131,9 @@ class Slots:
             return True
         worked = max((trial.slot for trial in history.trials if trial.arm.proposer == name), default=-1)
         recent = [item["slot"] for item in failures if item["slot"] > worked]
-        return len(recent) >= _BREAKER and slot < recent[-1] + _COOL_DOWN
+        if len(recent) < _BREAKER:
+            return False
+        return slot < recent[-1] + _COOL_DOWN * 2 ** min(len(recent) - _BREAKER, _DOUBLINGS)
 
     def _ask(self, proposer: Proposer, arm: Arm, history: History, slot: int) -> Prepared | None:
         """A new program from the proposer; None, recorded as a failure where it is one, when there is none."""

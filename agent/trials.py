@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vortexlab.agent.budget import Spent
 from vortexlab.agent.pareto import Point, frontier, gains
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.agent.store import Event
@@ -92,7 +93,9 @@ class History:
     """Everything that decisions are made from, folded from the events one at a time.
 
     `trials` are the evaluated ones in slot order; `pending` is the proposal that was recorded and not evaluated, if
-    any (the one that was running when the controller was killed).
+    any (the one that was running when the controller was killed). `exchanges` with language models are kept for the
+    slot that is being proposed only. `dropped`: by model, parameters that its endpoint refused; `untrusted`: by model,
+    answers whose token counts could not be believed.
     """
 
     started: Mapping[str, Any] = field(default_factory=dict)
@@ -100,11 +103,14 @@ class History:
     trials: list[Trial] = field(default_factory=list)
     pending: Trial | None = None
     exchanges: list[Mapping[str, Any]] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    untrusted: dict[str, int] = field(default_factory=dict)
     failures: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     finished: str | None = None
     sessions: list[tuple[float, float]] = field(default_factory=list)
     openings: list[Opening] = field(default_factory=list)
+    _spent: Spent = field(default_factory=Spent)
 
     @staticmethod
     def of(events: Iterable[Event]) -> History:
@@ -128,6 +134,7 @@ class History:
             self.finished = None
             self.sessions.append((event.time, event.time))
         elif event.kind == "proposal":
+            self.exchanges = []
             self.pending = Trial(
                 data["slot"], Arm(*data["arm"]), Proposal.from_json(data["proposal"]), data["hash"], data["structure"]
             )
@@ -140,7 +147,7 @@ class History:
             self.trials.append(Trial(**{**self.pending.__dict__, "verdict": verdict, "finished": event.time}))
             self.pending = None
         elif event.kind == "exchange":
-            self.exchanges.append(data)
+            self._exchange(data)
         elif event.kind == "proposer_failed":
             self.failures.append({**data, "session": len(self.sessions)})
         elif event.kind == "note":
@@ -190,10 +197,37 @@ class History:
                     passed[gate.name] += 1
         return {"proposed": len(self.trials), **{name: count for name, count in passed.items() if count}}
 
-    def spent(self, but_slot: int | None = None) -> tuple[int, int]:
-        """(calls, tokens) of language models; those of slot `but_slot` left out."""
-        counted = [item for item in self.exchanges if item.get("slot") != but_slot]
-        return len(counted), sum(int(item.get("tokens", 0)) for item in counted)
+    def _exchange(self, data: Mapping[str, Any]) -> None:
+        self.exchanges.append(data)
+        self._spent = self._spent.plus(data)
+        model = data["request"]["model"]
+        if data.get("drop"):
+            self.dropped.setdefault(model, []).append(data["drop"])
+        if not data.get("trusted", True):
+            self.untrusted[model] = self.untrusted.get(model, 0) + 1
+
+    def spent(self) -> Spent:
+        """What language models have cost."""
+        return self._spent
+
+    def stopped(self) -> dict[str, str]:
+        """Proposers that are not asked any more in the last session, and why."""
+        now = len(self.sessions)
+        return {
+            item["proposer"]: item["reason"] for item in self.failures if item["permanent"] and item["session"] == now
+        }
+
+    def remarks(self) -> list[str]:
+        """What is to be known about the endpoints that were asked."""
+        refused = [
+            f"the endpoint of {model} refuses {', '.join(dict.fromkeys(names))} and is asked without"
+            for model, names in self.dropped.items()
+        ]
+        return refused + [
+            f"{count} answers of {model} came without usable token counts; each was charged the most that it can have "
+            "cost: raise --llm-tokens or --llm-money where that is too cautious"
+            for model, count in self.untrusted.items()
+        ]
 
     def find(self, identifier: str) -> Trial:
         """The trial called `t0007`, `t7` or `7`. Raises `VortexError` for an unknown one."""

@@ -21,6 +21,7 @@ HANG = "<hang>"
 class Server:
     url: str
     requests: list[dict[str, Any]] = field(default_factory=list)
+    billed: list[int] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
 
 
@@ -39,10 +40,13 @@ def serving(script: Sequence[str | int]) -> Iterator[Server]:
             if isinstance(step, int):
                 self._send(step, {"error": {"message": f"status {step}"}})
                 return
+            read = sum(len(message["content"].encode()) for message in body["messages"]) // 3
+            usage = {"prompt_tokens": read, "completion_tokens": len(step) // 2}
+            server.billed += usage.values()
             self._send(200, {
                 "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
                 "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": step}}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+                "usage": {**usage, "total_tokens": sum(usage.values())},
             })  # fmt: skip
 
         def _send(self, status: int, data: dict[str, Any]) -> None:
