@@ -111,6 +111,7 @@ class History:
     sessions: list[tuple[float, float]] = field(default_factory=list)
     openings: list[Opening] = field(default_factory=list)
     _spent: Spent = field(default_factory=Spent)
+    _gains: list[float] = field(default_factory=list)
 
     @staticmethod
     def of(events: Iterable[Event]) -> History:
@@ -177,7 +178,9 @@ class History:
 
     def gains(self) -> list[float]:
         """What each trial added to the hypervolume when it came."""
-        return gains([trial.point for trial in self.trials])
+        if len(self._gains) != len(self.trials):
+            self._gains = gains([trial.point for trial in self.trials])
+        return self._gains
 
     def hashes(self) -> set[str]:
         return {trial.hash for trial in self.trials}

@@ -27,13 +27,13 @@ class GrammarProposer:
 
     def __init__(self, library: Mapping[str, str] | None = None):
         self._library = dict(library if library is not None else seeds())
+        self._structures = frozenset(structure_hash(parse(text)) for text in self._library.values())
 
     def propose(
         self, history: Sequence[Member], rng: random.Random, slot: int, operator: str | None = None
     ) -> Proposal | None:
         """None when the operators found nothing new; otherwise a valid program of a structure not in `history`."""
-        known = {member.structure for member in history}
-        known |= {structure_hash(parse(text)) for text in self._library.values()}
+        known = {member.structure for member in history} | self._structures
         if operator == FRESH:
             made = self._fresh(rng, known)
             return self._proposal(made, (), {}) if made else None

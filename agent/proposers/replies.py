@@ -59,9 +59,9 @@ def parse_reply(text: str, cut_off: bool = False) -> Reply:
     for fence in (match.group(1) for match in _FENCE.finditer(text)):
         if "@program" in fence and not _YAML.search(fence):
             return Reply(_program(fence), text[: text.find("```")].strip()[:2000])
-    if found := _YAML.search(text):
+    if yaml := _YAML.search(text):
         hypothesis = _YAML_HYPOTHESIS.search(text)
-        return Reply(_program(textwrap.dedent(found.group(2))), hypothesis.group(1)[:2000] if hypothesis else "")
+        return Reply(_program(textwrap.dedent(yaml.group(2))), hypothesis.group(1)[:2000] if hypothesis else "")
     bare = text.lstrip()
     if bare.startswith(("@program", "from vortexlab", "class ")):
         return Reply(_program(bare))
