@@ -51,8 +51,8 @@ def hardware_text(config: CampaignConfig) -> str:
         f"{device.read / 1e9:.0f} GB/s of streamed reads, {device.gather / 1e9:.0f} GB/s of K and V page by page, "
         f"{device.dense / 1e9:.0f} GB/s in dense attention, {device.choose / 1e9:.1f} G scores/s ordered by exact "
         f"selection, {device.choose_latency * 1e6:.1f} us more at least for it",
-        f"- geometry {shape.name}: {shape.layers} layers, {shape.kv_heads} KV heads, {shape.group} query heads for each, "
-        f"{shape.head_dim} channels" + (f", {shape.latent} of them latent" if shape.latent else ""),
+        f"- geometry {shape.name}: {shape.layers} layers, {shape.kv_heads} KV heads, {shape.group} query heads for "
+        f"each, {shape.head_dim} channels" + (f", {shape.latent} of them latent" if shape.latent else ""),
         f"- timed {evaluation.phase}: {batches}",
         f"- page sizes: {', '.join(map(str, SHARED['page'].choices))} tokens are tuned over where a program declares "
         "the shared knob `page`",

@@ -32,6 +32,7 @@ from vortexlab.dsl.ir import Attr, digest
 from vortexlab.evaluator.verdict import ERROR, Verdict
 
 FULL = "full"
+_MIRROR_EVERY = 10  # trials: writing the copy costs more than a proposal
 _LOST_IN_A_ROW = 5  # workers lost one after the other: not the programs' fault any more
 
 
@@ -96,7 +97,9 @@ class Campaign:
         llm: Mapping[str, Any] | None = None,
         evaluator: Evaluation | None = None,
     ) -> Campaign:
-        """The recorded campaign, with its budget or another one (`llm`: limits of its language models). Raises `VortexError` for an unknown run."""
+        """The recorded campaign, with its budget or another one (`llm`: limits of its language models).
+
+        Raises `VortexError` for an unknown run."""
         folder = resolve(name, runs)
         with Store.read(folder) as store:
             config = CampaignConfig.from_json(History.of(store.events()).resumed["config"])
@@ -245,7 +248,8 @@ class _Session:
             verdict = self.evaluator.evaluate(trial.proposal.source, dict(trial.knobs), fidelity=FULL)
         data["verdict"] = verdict.to_json()
         self._append("verdict", data, slot=trial.slot, key=key)
-        self._mirror_up()
+        if len(self.history.trials) % _MIRROR_EVERY == 0:
+            self._mirror_up()
         self.report("recorded", trial.proposal.name)
         self._lost = self._lost + 1 if verdict.status == ERROR else 0
         if self._lost >= _LOST_IN_A_ROW:
@@ -256,6 +260,7 @@ class _Session:
         return self.history.trials[-1]
 
     def finish(self, reason: str) -> Summary:
+        self._mirror_up()
         self._append("campaign_finished", {"reason": reason})
         state = self.report("finished")
         return Summary(self.config.name, self.config.folder, reason, state)

@@ -102,8 +102,8 @@ def measure(proposals: int, runs: Path, mirror: bool) -> list[float]:
     """Milliseconds of each slot beside its evaluation, in order."""
     limits = LLMConfig((ModelConfig("script"),), calls=10**9, tokens=10**12)
     config = CampaignConfig(
-        name="overhead", runs=str(runs), evaluations=proposals, attempts=1.0, mirror=mirror, proposers=("grammar", "llm"),
-        llm=limits,
+        name="overhead", runs=str(runs), evaluations=proposals, attempts=1.0, mirror=mirror,
+        proposers=("grammar", "llm"), llm=limits,
     )  # fmt: skip
     evaluator = Trivial()
 
@@ -150,7 +150,8 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "versions": versions(),
     }
-    print(f"first {window}: {statistics.fmean(first):.1f} ms a proposal; last {window}: {statistics.fmean(last):.1f} ms")
+    means = statistics.fmean(first), statistics.fmean(last)
+    print(f"first {window}: {means[0]:.1f} ms a proposal; last {window}: {means[1]:.1f} ms")
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
     if options.profile:

@@ -31,7 +31,8 @@ def test_what_an_endpoint_refuses_is_left_out_for_good(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", ["temperature", "seed", "max_tokens", "response_format"])
 def test_a_refusal_names_its_parameter(name: str) -> None:
-    sent = endpoint.body(ModelConfig("m"), {"model": "m", "messages": [], "temperature": 1, "max_tokens": 5, "seed": 3}, frozenset())
+    request = {"model": "m", "messages": [], "temperature": 1, "max_tokens": 5, "seed": 3}
+    sent = endpoint.body(ModelConfig("m"), request, frozenset())
     error = openai.OpenAIError("x")
     error.message = f"Unsupported parameter: '{name}'"  # type: ignore[attr-defined]
     assert endpoint._refused_parameter(error, sent, frozenset()) == name  # type: ignore[arg-type]
@@ -75,7 +76,8 @@ def test_models_prices_and_tables(tmp_path: Path) -> None:
     file = tmp_path / "models.toml"
     file.write_text('["a"]\napi = "responses"\ninput_price = 1.0\noutput_price = 2.0\n["b"]\n')
     made = make_models((), read_table(file), ["b=3,4"], base_url="http://x/v1")
-    assert [(item.model, item.api, item.price.of(10**6, 0)) for item in made] == [("a", "responses", 1), ("b", "chat", 3)]
+    found = [(item.model, item.api, item.price.of(10**6, 0)) for item in made]
+    assert found == [("a", "responses", 1), ("b", "chat", 3)]
     config = LLMConfig(made, money=1.0)
     assert LLMConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     old = LLMConfig.from_json({"model": "m", "base_url": None, "calls": 3, "tokens": 9, "label": "authored"})

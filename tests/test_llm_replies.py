@@ -23,8 +23,8 @@ from vortexlab.dsl import parse
 OTHER = PROGRAM.replace("Loud", "Other").replace("last(4)", "first(2)")
 GOOD = reply(PROGRAM)
 RAW = '{"hypothesis": "h", "predicted_effect": {"speedup": 2}, "program": "' + PROGRAM.replace('"', '\\"') + '"}'
-YAML = 'hypothesis: "loud values matter"\nprogram: |\n' + textwrap.indent(PROGRAM, "  ") + "predicted_effect:\n  speedup: 2\n"
-DIFF = "```diff\n--- a/quest.py\n+++ b/quest.py\n@@ -3,2 +3,2 @@\n-    return topk(score, 4)\n+    return topk(score, 8)\n```"
+YAML = 'hypothesis: "loud"\nprogram: |\n' + textwrap.indent(PROGRAM, "  ") + "predicted_effect:\n  speedup: 2\n"
+DIFF = "```diff\n--- a/q.py\n+++ b/q.py\n@@ -3,2 +3,2 @@\n-    return topk(score, 4)\n+    return topk(score, 8)\n```"
 READ, MENDED = "read as it is", "goes back as a repair"
 
 #: shape -> (reply, what becomes of it when a good reply follows). A shape that is sent again and again costs the slot
@@ -93,6 +93,7 @@ def test_the_slot_of_a_wrong_reply_goes_to_a_typed_mutation(tmp_path: Path) -> N
 
 
 def test_what_is_wrong_is_told() -> None:
-    for shape, words in (("truncated", "ended in the middle"), ("a difference only", "whole program"), ("empty", "empty")):
+    told = {"truncated": "ended in the middle", "a difference only": "whole program", "empty": "empty"}
+    for shape, words in told.items():
         with pytest.raises(Exception, match=words):
             parse_reply(SHAPES[shape][0])

@@ -207,7 +207,8 @@ class OpenAIEndpoint:
                     async for chunk in response.iter_bytes():
                         read += chunk
                         if len(read) > _BODY_LIMIT:
-                            raise self._error(f"answered with more than {_BODY_LIMIT >> 20} MiB", "refused", charged=True)
+                            much = f"answered with more than {_BODY_LIMIT >> 20} MiB"
+                            raise self._error(much, "refused", charged=True)
                     return bytes(read)
         except (TimeoutError, openai.APITimeoutError):
             raise self._late(call) from None
@@ -216,13 +217,14 @@ class OpenAIEndpoint:
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             reached = "Connect" not in type(cause).__name__
-            what = "broke the connection off" if reached else "cannot be reached; is --base-url right and the server up?"
+            what = "broke the connection off" if reached else "cannot be reached; is --base-url right, the server up?"
             raise self._error(f"{what} ({type(cause).__name__}: {cause})", "broken", charged=reached) from None
         except (openai.OpenAIError, OSError) as error:
             raise self._error(f"failed: {error}", "broken", charged=True) from None
         except Exception as error:
             # The transport's own errors reach us raw while a body is read.
-            raise self._error(f"broke the answer off ({type(error).__name__}: {error})", "broken", charged=True) from None
+            what = f"broke the answer off ({type(error).__name__}: {error})"
+            raise self._error(what, "broken", charged=True) from None
 
     def _late(self, call: Call) -> EndpointError:
         return self._error(f"did not answer within {call.seconds:.1f} s", "timeout", charged=True)
@@ -245,7 +247,8 @@ class OpenAIEndpoint:
             return self._error(f"says that the account has no money left: {text}", "denied", charged=False)
         if status in (408, 409, 425, 429) or status >= 500:
             return self._error(
-                f"answered with status {status}: {text}", "busy", charged=status >= 500, retry_after=_retry_after(error),
+                f"answered with status {status}: {text}", "busy", charged=status >= 500,
+                retry_after=_retry_after(error),
             )  # fmt: skip
         if status in (400, 422):
             drop = _refused_parameter(error, body(self.config, call.request, call.dropped), call.dropped)

@@ -158,7 +158,7 @@ def read_table(path: str | Path) -> dict[str, dict[str, Any]]:
         text = file.read_text("utf-8")
         data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
-        raise VortexError(f"cannot read the table of models {file}: {error.strerror}; give a TOML or JSON file") from None
+        raise VortexError(f"cannot read the table of models {file}: {error.strerror}; give TOML or JSON") from None
     except (ValueError, RecursionError) as error:
         raise VortexError(f"the table of models {file} is no TOML or JSON: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict) or not all(isinstance(item, dict) for item in data.values()):
@@ -166,7 +166,8 @@ def read_table(path: str | Path) -> dict[str, dict[str, Any]]:
     for name, item in data.items():
         unknown = sorted(set(item) - set(_TABLE))
         if unknown:
-            raise VortexError(f"{file}: setting {unknown[0]!r} of model {name!r} is unknown; known: {', '.join(_TABLE)}")
+            known = ", ".join(_TABLE)
+            raise VortexError(f"{file}: setting {unknown[0]!r} of model {name!r} is unknown; known: {known}")
     return data
 
 
