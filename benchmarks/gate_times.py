@@ -3,8 +3,8 @@
     python benchmarks/gate_times.py --json benchmarks/results/gate-times.json
 
 On a CPU speed is predicted, as in a search on the way to a GPU, so what is timed is everything up to and with accuracy:
-at 4,096 tokens, with twelve contexts a task (312 paired answers). Opening the worker, which reads the contexts, is told apart.
-Nothing is stopped early unless `--stop` is given. The load of the machine stands in the file.
+at 4,096 tokens, with twelve contexts a task (312 paired answers). Opening the worker, which reads the contexts, is told
+apart. Nothing is stopped early unless `--stop` is given. The load of the machine stands in the file.
 """
 
 from __future__ import annotations

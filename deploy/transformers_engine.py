@@ -133,7 +133,7 @@ class PagedLayer(CacheLayerMixin):
     def step(self, q: Tensor, scale: float) -> Tensor:
         """Attention of the newest tokens, one by one, sparse but where the gate says otherwise.
 
-        `q`: [batch, heads, tokens, channel], as is returned.
+        `q`: [batch, heads, tokens, channel]; returns as many channels as values have.
         """
         batch, heads, tokens, channel = q.shape
         assert self.keys is not None and self.values is not None
@@ -147,7 +147,7 @@ class PagedLayer(CacheLayerMixin):
             self.executor.summarize(self.state, cache)
         if self.carries:
             self.chunk.begin(self.layer)
-        out = torch.empty_like(q)
+        out = q.new_empty(batch, heads, tokens, self.values.shape[3])
         for i in range(tokens):
             length = self.first_new + i + 1
             lengths.fill_(length)

@@ -15,6 +15,7 @@ from typing import Any
 from vortexlab import __version__
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
+from vortexlab.evaluator.architectures import read_config
 from vortexlab.evaluator.phases import DECODE, PREFILL
 from vortexlab.evaluator.sources import local_digest, parse_sources
 from vortexlab.kernels.devices import get_device
@@ -23,9 +24,11 @@ from vortexlab.kernels.devices import get_device
 PROTOCOL_VERSION = 3
 REFERENCE_MODEL = Path(__file__).resolve().parent / "reference" / "model"
 CONTEXT_DENSE, PROMPT_DENSE = "context-dense", "prompt-dense"
+#: What an answer is held against: the task's, or what dense attention itself answered.
+TASK, AGREEMENT = "task", "agreement"
 SPLITS = ("search", "validation", "sealed")
-#: Whether tasks in words are put into the model's chat template: where it has one, or never.
-TEMPLATES = ("auto", "none")
+#: Whether tasks in words are put into the model's chat template: where it has one, always (it must have one), or never.
+TEMPLATES = ("auto", "chat", "none")
 #: dtypes of a model by the names of the language.
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 CHOICES = {
@@ -36,6 +39,7 @@ CHOICES = {
     "protocol": (CONTEXT_DENSE, PROMPT_DENSE),
     "phase": (DECODE, PREFILL),
     "template": TEMPLATES,
+    "score": (TASK, AGREEMENT),
 }
 #: Groups of tasks that are asked in words of any model (`evaluator.catalogue`); `ruler/vt` is one of the first.
 WORDED = ("ruler", "longbench", "longbench_v2")
@@ -58,6 +62,8 @@ class EvaluationConfig:
     * `sources`: ``NAME=WHERE`` texts, documents and data sets that tasks in words take (`evaluator.sources`).
       `template`: whether such tasks are put into the model's chat template, where it has one.
     * `dense_floor`: a task on which dense attention scores less is not judged.
+    * `score`: ``task`` holds answers against the expected ones, ``agreement`` against those of dense attention: the
+      share of their tokens before the first that differs. The latter needs no model that can solve the tasks.
     * `split` names which seeds are drawn from `seed`: search, validation or sealed.
     * `protocol`: ``context-dense`` reads the context densely, question and answer sparsely; ``prompt-dense`` reads
       the question densely too, as a serving engine with stock prefill does.
@@ -77,6 +83,8 @@ class EvaluationConfig:
     * `screen_contexts` per task. Of the programs that passed the screen so far the better `promoted` share, by Pareto
       layer of predicted speed-up and accuracy there, goes on (1: all); `audit_share` of those that are rejected at the
       screen, drawn by their hash, run on in full.
+    * `context_cache`: GB on disk for contexts that were read, over all of a user's runs (`evaluator.context_cache`); 0
+      keeps none.
     * `threads`: CPU threads of the worker, 0 for all. `seconds` of wall clock for one gate, `memory_mb` of memory.
     """
 
@@ -86,6 +94,7 @@ class EvaluationConfig:
     sources: tuple[str, ...] = ()
     template: str = "auto"
     dense_floor: float = 0.5
+    score: str = TASK
     lengths: tuple[int, ...] = (4096,)
     contexts: int = 6
     turns: int = 4
@@ -106,6 +115,7 @@ class EvaluationConfig:
     screen_contexts: int = 2
     promoted: float = 0.75
     audit_share: float = 0.05
+    context_cache: float = 20.0
     threads: int = 0
     seconds: float = 180.0
     memory_mb: int = 12288
@@ -136,8 +146,8 @@ class EvaluationConfig:
         if not 0 <= self.stop_below < 1:
             raise VortexError(f"stop_below must lie in 0..1, below 1, found {self.stop_below}")
         parse_sources(self.sources)
-        if min(self.threads, self.seed, self.batch_tokens, self.max_state) < 0:
-            raise VortexError("threads, seed, batch_tokens and max_state must not be negative")
+        if min(self.threads, self.seed, self.batch_tokens, self.max_state, self.context_cache) < 0:
+            raise VortexError("threads, seed, batch_tokens, max_state and context_cache must not be negative")
 
     @property
     def resolved_dtype(self) -> str:
@@ -181,7 +191,7 @@ class EvaluationConfig:
         device to predict for is unknown.
         """
         settings = self.to_json()
-        for irrelevant in ("model", "data", "sources", "seconds", "memory_mb"):
+        for irrelevant in ("model", "data", "sources", "seconds", "memory_mb", "context_cache"):
             settings.pop(irrelevant)
         if self.sources:
             settings["sources"] = {name: local_digest(where) for name, where in parse_sources(self.sources).items()}
@@ -217,11 +227,10 @@ def data_digests(paths: Sequence[str]) -> list[dict[str, str]]:
 def model_digest(folder: str) -> str:
     """SHA-256 over names and contents of the files that make a model: weights, configuration, tokenizer.
 
-    Raises `VortexError` when the folder holds no config.
+    Raises `VortexError` when the folder holds no config that can be read.
     """
     root = Path(folder)
-    if not (root / "config.json").is_file():
-        raise VortexError(f"model {folder!r} has no config.json; give the folder of a Hugging Face causal LM")
+    read_config(root)
     stamps = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(root.iterdir()) if _matters(path))
     return _digest_files(str(root), stamps)
 

@@ -1,7 +1,7 @@
 """The first code of a worker process: gives up what the worker does not need, then runs the worker's module.
 
-``python -m vortexlab.evaluator.confine LIMITS MODULE`` with LIMITS as JSON. Standard library only, so that the
-limits hold before torch or anything else is loaded.
+``python -m vortexlab.evaluator.confine LIMITS MODULE`` with LIMITS as JSON, in the scratch folder. Standard library
+only, so that the limits hold before torch or anything else is loaded.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from vortexlab.evaluator import walls
+
 _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _NETWORK_EVENTS = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo")
-NETWORK = "VORTEX_NETWORK"
+NETWORK, WALLS = "VORTEX_NETWORK", "VORTEX_WALLS"
+#: What `main` puts up, in this order; the controller asks for all of them.
+NAMESPACE, FILES, CALLS, RIGHTS = "namespace", "files", "calls", "rights"
+ALL = (NAMESPACE, FILES, CALLS, RIGHTS)
 
 
 def limit(name: str, value: int) -> None:
@@ -64,12 +69,23 @@ def leave_network() -> str:
     return how
 
 
+def put_up(asked: list[str], cuda: bool) -> list[str]:
+    """Puts up the walls that are asked for; returns those that stand on this machine."""
+    stand = []
+    if NAMESPACE in asked:
+        os.environ[NETWORK] = leave_network()
+        stand += [NAMESPACE] if os.environ[NETWORK] == "namespace" else []
+    if FILES in asked and walls.restrict_files([os.getcwd()], cuda):
+        stand.append(FILES)
+    if RIGHTS in asked and walls.drop_rights():
+        stand.append(RIGHTS)
+    if CALLS in asked and walls.restrict_calls(cuda):
+        stand.append(CALLS)
+    return stand
+
+
 def main() -> None:
     limits, module = json.loads(sys.argv[1]), sys.argv[2]
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     os.umask(0o077)
     limit("RLIMIT_CORE", 0)
     limit("RLIMIT_NOFILE", limits["files"])
@@ -77,7 +93,12 @@ def main() -> None:
     if limits["data_bytes"]:
         limit("RLIMIT_DATA", limits["data_bytes"])
     limit("RLIMIT_NPROC", limits["processes"])
-    os.environ[NETWORK] = leave_network()
+    os.environ[WALLS] = " ".join(put_up(limits["walls"], limits["cuda"]))
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        # After the walls: a process that enters a user namespace forgets it.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     sys.argv = [module, *sys.argv[3:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -3,12 +3,14 @@
 All contexts lie one after the other in one pool per layer, token-contiguous per KV head, so that every page size is
 a view. Behind them is room for the forks: each question asked of a context continues it in blocks of its own. The
 pool is backed by a file that is never written after the prefill; what forks write stays private to the process, and a
-restarted worker maps the file instead of computing it again. A program that wants its cache in another precision than
+restarted worker maps the file instead of computing it again (`evaluator.context_cache` keeps it for later runs). Where
+the disk has no room for it the pool lies in memory. A program that wants its cache in another precision than
 the model's reads a copy, rounded as it would have been written.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +80,8 @@ class ContextStore:
         self._room = max(max((turn.steps for turn in c.turns), default=0) for c in self.contexts)
         self._forks = sum(len(c.turns) for c in self.contexts)
         self._file = folder / "contexts.kv"
+        #: How many contexts were read here, not found; and why they lie in memory, where they do.
+        self.prefilled, self.note = 0, ""
         self._starts, end = self._layout(ALIGNMENT)
         self._tokens = end + self._forks * _round_up(self._room + ALIGNMENT - 1, ALIGNMENT)
         self._pool = self._map(end)
@@ -111,27 +115,54 @@ class ContextStore:
         """The pool [layers, k/v, kv_heads, tokens, channel]; the prefill fills the file when it is not there yet."""
         shape = self._shape(self._tokens)
         count = torch.Size(shape).numel()
+        bytes_needed = count * self.model.dtype.itemsize
+        if self._file.exists() and self._file.stat().st_size != bytes_needed:
+            self._file.unlink()
         if not self._file.exists():
             unfinished = self._file.with_suffix(".part")
             try:
                 with open(unfinished, "wb") as file:
-                    os.posix_fallocate(file.fileno(), 0, count * self.model.dtype.itemsize)
+                    os.posix_fallocate(file.fileno(), 0, bytes_needed)
             except OSError as error:
-                size = count * self.model.dtype.itemsize >> 20
-                raise VortexError(
-                    f"no room for {size} MB of recorded contexts ({error.strerror}); set TMPDIR or use fewer contexts"
-                ) from error
+                unfinished.unlink(missing_ok=True)
+                size = bytes_needed >> 20
+                if error.errno == errno.EFBIG:  # more than the worker may have on disk, and in memory
+                    raise VortexError(
+                        f"{size} MB of recorded contexts are more than the worker may hold; use fewer contexts, or "
+                        "raise --memory-mb"
+                    ) from error
+                self.note = (
+                    f"no room on disk for {size} MB of recorded contexts ({error.strerror}): they lie in memory, and a "
+                    "worker that is lost reads them again; set TMPDIR to a folder with room"
+                )
+                pool = torch.empty(shape, dtype=self.model.dtype)
+                self._fill(pool)
+                return pool.to(self.model.device)
             pool = torch.from_file(str(unfinished), shared=True, size=count, dtype=self.model.dtype).view(shape)
-            for start, context in zip(self._starts, self.contexts, strict=True):
-                found = self._read(torch.tensor(context.tokens))
-                for layer in range(self.model.layers):
-                    stop = start + len(context.tokens)
-                    pool[layer, 0, :, start:stop] = found.k[layer][0].to("cpu")
-                    pool[layer, 1, :, start:stop] = found.v[layer][0].to("cpu")
+            self._fill(pool)
             del pool
             unfinished.rename(self._file)
         pool = torch.from_file(str(self._file), shared=False, size=count, dtype=self.model.dtype).view(shape)
         return pool if self.model.device.type == "cpu" else pool.to(self.model.device)
+
+    def recorded(self, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [kv_heads, `length`, channel] in the last layer of every context that is as long."""
+        pool = self._pool[-1]
+        return [
+            (pool[0, :, start : start + length], pool[1, :, start : start + length])
+            for start, context in zip(self._starts, self.contexts, strict=True)
+            if len(context.tokens) >= length
+        ]
+
+    def _fill(self, pool: Tensor) -> None:
+        """Reads every context into its place."""
+        for start, context in zip(self._starts, self.contexts, strict=True):
+            found = self._read(torch.tensor(context.tokens))
+            self.prefilled += 1
+            stop = start + len(context.tokens)
+            for layer in range(self.model.layers):
+                pool[layer, 0, :, start:stop] = found.k[layer][0].to("cpu")
+                pool[layer, 1, :, start:stop] = found.v[layer][0].to("cpu")
 
     def block(self, page: int) -> int:
         """The block of the cache that a program of this page size reads: its page, or 128 for larger pages."""

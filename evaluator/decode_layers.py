@@ -215,10 +215,10 @@ class Experts:
         # GLM computes its router in fp32.
         logits = product(functional.linear if self.bias is None else linear_fp32, x, self.router)
         routed = fused("route", x.device)(logits, self.bias, self.routing)
-        middle = product(fused("gated_product", x.device), x, self.gate_up, routed.tokens, routed.ends)
-        rows = product(fused("grouped_product", x.device), middle, self.down, routed.ends)
+        middle = product(fused("gated_product", x.device), x, self.gate_up, routed.experts)
+        rows = product(fused("grouped_product", x.device), middle, self.down, routed.experts)
         shared = None if self.shared is None else self.shared(x, step)
-        return Mixture(rows, routed.to, routed.weights, shared)
+        return Mixture(rows, routed.weights, shared)
 
 
 @dataclass

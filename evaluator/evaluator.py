@@ -6,10 +6,11 @@ answers are checked, scored and turned into statements with intervals.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vortexlab import dsl
@@ -18,6 +19,7 @@ from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.dsl.parameters import Parameters
 from vortexlab.evaluator import costs, replies, sequential, statistics
 from vortexlab.evaluator.config import (
+    AGREEMENT,
     DTYPE_NAMES,
     EvaluationConfig,
     data_digests,
@@ -27,13 +29,16 @@ from vortexlab.evaluator.config import (
     tuned_tables,
     versions,
 )
+from vortexlab.evaluator.context_cache import ContextCache
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.ladder import Ladder
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
-from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.sandbox import LEFT_OUT, Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.speed import DRIFT
+from vortexlab.evaluator.tasks.cache import cache_folder
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
 from vortexlab.kernels.devices import get_device
@@ -90,12 +95,11 @@ class Evaluator:
         self.suite = suite or make_suite(config)
         limits = Limits(config.memory_mb, config.seconds, cuda=config.device == "cuda")
         self._sandbox = sandbox or Sandbox(limits, threads=config.threads)
-        if config.device == "cuda":
-            from vortexlab.kernels.gpu import tuning
-
-            tuning.lend(device_name("cuda"), self._sandbox.scratch)
         self._ladder = Ladder(config.promoted)
         self._opened = False
+        self._contexts: ContextCache | None = None
+        #: Contexts that workers read densely so far; those that were found on disk do not count. None before `open`.
+        self.prefilled: int | None = None
         self._dense: dict[int, float] = {}
         self._model: replies.ModelGeometry | None = None
         self._hello: replies.Hello | None = None
@@ -109,6 +113,8 @@ class Evaluator:
     def close(self) -> None:
         """Ends the worker and removes its scratch folder."""
         self._sandbox.close()
+        if self._contexts is not None:
+            self._contexts.close()
         self._opened = False
 
     def recall(self, verdicts: Iterable[Verdict]) -> None:
@@ -122,21 +128,32 @@ class Evaluator:
 
         Raises `VortexError` when that fails, since then no program can be evaluated.
         """
-        if self._opened and self._sandbox.running:
+        if self._opened and self._sandbox.running and self._sandbox.intact:
             return
         config = self.config
         try:
             self._sandbox.start()
-            hello = self._ask("hello", _OPEN_SECONDS, device=config.device, threads=self._sandbox.threads)
-            self._hello = replies.parse(replies.Hello, hello)
-            opened = self._ask(
+            if config.device == "cuda" and not self._sandbox.sealed:
+                from vortexlab.kernels.gpu import tuning
+
+                tuning.lend(device_name("cuda"), self._sandbox.scratch)
+            self._hello = self._greet()
+            cache = self._cache()
+            if cache is not None and self.prefilled is None:
+                cache.lend(self._sandbox.scratch)
+            answer = self._ask(
                 "open",
                 _OPEN_SECONDS,
                 model=config.model,
                 dtype=config.resolved_dtype,
                 contexts=self.suite.contexts(),
             )
-            self._model = replies.parse(replies.Opened, opened).model
+            opened = replies.parse(replies.Opened, answer)
+            self._model, self.prefilled = opened.model, (self.prefilled or 0) + opened.prefilled
+            if opened.note:
+                _say(replies.plain(opened.note))
+            if cache is not None and opened.prefilled:
+                cache.keep(self._sandbox.scratch)
             dense = replies.parse(
                 replies.Dense, self._ask("dense", _OPEN_SECONDS, forks=self.suite.forks, watch=self.suite.watched())
             )
@@ -147,14 +164,46 @@ class Evaluator:
         rows = range(len(self.suite.forks))
         if [len(answer) for answer in dense.answers] != [self.suite.turn(row).generated for row in rows]:
             raise VortexError("the evaluation worker gave answers of other lengths than asked")
+        if config.score == AGREEMENT:
+            self.suite = replace(self.suite, dense=tuple(map(tuple, dense.answers)))
         self._dense = self.suite.scores(rows, dense.answers)
         if not self._tasks():
             scores = ", ".join(f"{name} {score:.2f}" for name, score in self._scores().items())
             raise VortexError(
                 f"dense attention scores below {self.config.dense_floor:g} on every task ({scores}), so nothing tells "
-                "programs apart; ask what this model can answer (--tasks, --data), or lower --dense-floor"
+                "programs apart; ask what this model can answer (--tasks, --data), lower --dense-floor, or judge by "
+                "agreement with dense attention's own answers (--score agreement)"
             )
+        if not self._sandbox.sealed:
+            self._sandbox.seal()
         self._opened = True
+
+    def _greet(self) -> replies.Hello:
+        """What a new worker says first. Where a GPU does not work in it, names the wall that keeps it from working."""
+        words = {"device": self.config.device, "threads": self._sandbox.threads}
+        try:
+            return replies.parse(replies.Hello, self._ask("hello", _OPEN_SECONDS, **words))
+        except (Failed, WorkerLost) as error:
+            wall = "" if self.config.device == "cpu" else self._sandbox.blame({"op": "hello", **words})
+            if not wall:
+                raise
+            raise VortexError(
+                f"the GPU does not work behind the sandbox's wall {wall!r} ({error}); it does with {LEFT_OUT}={wall} "
+                "in the environment, which leaves that wall out"
+            ) from error
+
+    def _cache(self) -> ContextCache | None:
+        """The place of this evaluator's contexts on disk, by all that their keys and values depend on."""
+        config = self.config
+        if self._contexts is None and config.context_cache > 0:
+            assert self._hello is not None
+            key = {
+                "model": model_digest(config.model), "dtype": config.resolved_dtype, "versions": versions(),
+                "device": device_name(config.device), "threads": self._hello.threads, "contexts": self.suite.contexts(),
+            }  # fmt: skip
+            limit = int(config.context_cache * 1e9)
+            self._contexts = ContextCache(cache_folder() / "contexts", limit, key, _say)
+        return self._contexts
 
     def _ask(self, operation: str, seconds: float | None = None, **arguments: Any) -> dict[str, Any]:
         return self._sandbox.request({"op": operation, **arguments}, seconds=seconds)
@@ -427,6 +476,9 @@ class Evaluator:
             if found.failure or found.timing is None:
                 return found.failure or "the worker gave no timing", {}
             timings[str(length)] = found.timing.model_dump()
+            if self.config.device == "cuda" and found.timing.drift > DRIFT:
+                moved = 100 * found.timing.drift
+                trial.alarms.append(f"clocks changed: at {length} tokens dense attention moved by {moved:.0f} %")
         trial.facts["timings"] = timings
         return "", {length: {k: v for k, v in timing.items() if k != "ratios"} for length, timing in timings.items()}
 
@@ -444,6 +496,7 @@ class Evaluator:
             "model_digest": model_digest(config.model),
             "dtype": config.resolved_dtype,
             "protocol": config.protocol,
+            "score": config.score,
             "phase": config.phase,
             "lengths": list(config.lengths),
             "split": config.split,
@@ -465,6 +518,7 @@ class Evaluator:
             conditions["dense_scores"] = scores = self._scores()
             conditions["left_out"] = sorted(set(scores) - set(self._tasks()))
             conditions["network"] = self._hello.network if self._hello else ""
+            conditions["walls"] = self._hello.walls if self._hello else []
         return conditions
 
     def _verdict(self, trial: _Trial, knobs: Mapping[str, Any], seconds: float) -> Verdict:
@@ -483,6 +537,7 @@ class Evaluator:
             by_length = predicted[self.config.predicted_device]
             conditions["batch"] = {length: item["batch"] for length, item in by_length.items()}
         if timings:
+            conditions["inputs"] = {length: timing["inputs"] for length, timing in timings.items()}
             conditions["baseline"] = {length: timing["baseline"] for length, timing in timings.items()}
             conditions["batch"] = {length: timing["batch"] for length, timing in timings.items()}
         density = trial.density / trial.reads if trial.reads else trial.facts.get("density")
@@ -534,6 +589,10 @@ class Evaluator:
             )
             for device in sorted(devices)
         }
+
+
+def _say(line: str) -> None:
+    print(f"vortex: {line}", file=sys.stderr)
 
 
 def _knob_values(program: Program, knobs: Mapping[str, Attr] | None) -> dict[str, Attr]:

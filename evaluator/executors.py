@@ -48,6 +48,16 @@ def check_device(device: str) -> None:
         )
 
 
+def try_device(device: str) -> None:
+    """One step of dense attention on a tiny cache: raises whatever does where a driver or a compiler cannot work."""
+    k, v = (torch.ones(1, EVERYTHING.page_size, 32, device=device) for _ in range(2))
+    cache = PagedKV.from_contiguous(k, v, [0], [EVERYTHING.page_size], EVERYTHING.page_size)
+    executor = executor_for(device)(EVERYTHING, Static(1, 1, 32, 1.0))
+    out, _ = executor.decode(torch.ones(1, 1, 32, device=device), executor.new_state(cache), cache)
+    if not bool((out == 1).all()):
+        raise VortexError(f"device {device!r} computes wrong numbers: the mean of ones is {float(out.mean()):g}")
+
+
 def executor_for(device: str) -> Make:
     """The torch executor on the CPU; on a GPU the Triton executor, or the torch executor for what it does not cover."""
     if device == "cpu":

@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Static
+from vortexlab.evaluator.architectures import WORKS, check_config
 
 ATTENTION = "vortex"
 
@@ -57,10 +58,14 @@ def _attend(
         raise RuntimeError("the model was called outside an `attention` block")
     for name, what in (("sliding_window", "a sliding window"), ("softcap", "soft capping"), ("s_aux", "sinks")):
         if kwargs.get(name) is not None:
-            raise VortexError(f"this model's attention has {what}, which programs cannot express; choose another model")
+            raise VortexError(f"this model's attention has {what}, which programs cannot express; {WORKS}")
     scale = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
-    return _active.attend(module, int(module.layer_idx), query, key, value, scale), None  # type: ignore[arg-type]
+    channels = value.shape[-1]
+    # Latent attention may have values of fewer channels than its keys: zeros behind them change no other channel.
+    value = pad(value, (0, max(0, key.shape[-1] - channels)))
+    out = _active.attend(module, int(module.layer_idx), query, key, value, scale)  # type: ignore[arg-type]
+    return out[..., :channels], None
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -106,11 +111,21 @@ class LoadedModel:
 
     @torch.inference_mode()
     def prefill(self, tokens: Tensor, handler: Prefill | None = None) -> Prefill:
-        """Reads one context, densely unless `handler` does otherwise. `tokens`: int64 [tokens]."""
+        """Reads one context, densely unless `handler` does otherwise. `tokens`: int64 [tokens].
+
+        Raises `VortexError` when the model's logits after dense reading are not finite.
+        """
+        dense = handler is None
         handler = handler or Prefill()
         positions = torch.arange(tokens.numel(), device=self.device)[None]
         with attention(handler):
-            self.model(tokens[None].to(self.device), position_ids=positions, use_cache=False, logits_to_keep=1)
+            out = self.model(tokens[None].to(self.device), position_ids=positions, use_cache=False, logits_to_keep=1)
+        if dense and not bool(out.logits.isfinite().all()):
+            kind = str(self.dtype).removeprefix("torch.")
+            raise VortexError(
+                f"model {self.path!r} gives logits that are not finite after {tokens.numel()} tokens in {kind}; "
+                "choose another --dtype, or check its weights"
+            )
         return handler
 
     @torch.inference_mode()
@@ -136,25 +151,36 @@ class LoadedModel:
 def load_model(path: str, device: str = "cpu", dtype: str = "float32") -> LoadedModel:
     """Loads a model folder with our attention registered, and reads the geometry off one short forward pass.
 
-    Raises `VortexError` when the folder is missing, holds no causal LM, or has layers that differ in geometry.
+    Raises `VortexError` when the folder is missing, holds no causal LM or not all of its weights, when its attention
+    is none that programs can express, its layers differ in geometry, or its logits are not finite.
     """
-    if not (Path(path) / "config.json").is_file():
-        raise VortexError(f"model {path!r} has no config.json; give the folder of a Hugging Face causal LM")
+    check_config(path)
     torch_dtype = getattr(torch, dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch_dtype, attn_implementation=ATTENTION, local_files_only=True, trust_remote_code=False
-        )
-        model = model.to(device).eval()  # type: ignore[arg-type]
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch_dtype, attn_implementation=ATTENTION, local_files_only=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+        model, report = loaded[0].to(device).eval(), loaded[1]
     except Exception as error:  # whatever a broken folder makes the loader raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise VortexError(f"model {path!r} cannot be loaded: {first[:200]}") from error
+    if missing := sorted(report["missing_keys"]):  # the loader has drawn them at random
+        raise VortexError(
+            f"model {path!r} lacks {len(missing)} of its weights, such as {missing[0]}; put all of its files there"
+        )
     config = model.config.get_text_config()
     probe = LoadedModel(model, path, 0, 0, 0, 0, 0.0, 0, 0, torch.device(device), torch_dtype)
     seen = probe.prefill(torch.zeros(2, dtype=torch.int64))
+    bare = [layer for layer in range(config.num_hidden_layers) if layer not in seen.k]
+    if bare:
+        raise VortexError(
+            f"model {path!r} ({type(model).__name__}) has {len(bare)} of {config.num_hidden_layers} layers without "
+            f"softmax attention, and programs are about attention; {WORKS}"
+        )
     shapes = {(k.shape[1], k.shape[3], seen.v[layer].shape[3]) for layer, k in seen.k.items()}
     scales = set(seen.scale.values())
-    if sorted(seen.k) != list(range(config.num_hidden_layers)) or len(shapes) != 1 or len(scales) != 1:
+    if len(seen.k) != config.num_hidden_layers or len(shapes) != 1 or len(scales) != 1:
         raise VortexError(f"model {path!r}: every layer must be attention of one geometry; found {sorted(shapes)}")
     ((kv_heads, key_dim, value_dim),) = shapes
     if key_dim != value_dim:

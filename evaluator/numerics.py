@@ -58,11 +58,11 @@ class Fault(Exception):
     """What the executor got wrong; one line."""
 
 
-def check(program: Program, model: Static, device: str, seed: int) -> dict[str, Any]:
-    """Runs every case. Returns ``failure`` (empty when all hold), the number of cases and steps and how many pages were
-    open to rounding."""
+def check(program: Program, model: Static, device: str, seed: int, kind: Make | None = None) -> dict[str, Any]:
+    """Runs every case on the device's executor, or on another `kind`. Returns ``failure`` (empty when all hold), the
+    number of cases and steps and how many pages were open to rounding."""
     generator = torch.Generator().manual_seed(seed)
-    kind = executor_for(device)
+    kind = kind or executor_for(device)
     cases = steps = judged = loose = 0
     try:
         if courses.needs_course(program):
@@ -142,7 +142,11 @@ def _runs(case: Case, kind: Make, program: Program, device: str, generator: torc
     cache = _cache(case, program.page_size, device, float("nan"))
     state = executor.new_state(cache)
     executor.summarize(state, cache)
-    yield "", everyone, *executor.decode(case.q.to(device), state, cache)
+    q = case.q.to(device, copy=True)
+    before = [_bits(x).clone() for x in (cache.k, cache.v, q)]
+    yield "", everyone, *executor.decode(q, state, cache)
+    if not all(torch.equal(_bits(x), old) for x, old in zip((cache.k, cache.v, q), before, strict=True)):
+        raise Fault(f"the executor wrote into its inputs on {case.kind} input")
     if len(everyone) == 1:
         return
     loud = _cache(case, program.page_size, device, 1e4)
@@ -166,6 +170,11 @@ def _runs(case: Case, kind: Make, program: Program, device: str, generator: torc
     stepped = [row for row in everyone if case.keys[row].shape[1] > steps]
     if stepped:
         yield "appended token by token", stepped, *_stepwise(kind, program, case.part(stepped), device, steps)
+
+
+def _bits(x: Tensor) -> Tensor:
+    """The same memory as whole numbers, in which NaN equals itself."""
+    return x.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
 
 
 def _cache(case: Case, page: int, device: str, behind: float, spare: int = 0) -> PagedKV:

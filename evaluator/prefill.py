@@ -53,7 +53,7 @@ def reader(model: LoadedModel, executors: Sequence[PrefillExecutor], page: int) 
 
 def _read(
     executor: PrefillExecutor, q: Tensor, k: Tensor, v: Tensor, page: int, carry: Carry
-) -> tuple[Tensor, list[PageLists]]:
+) -> tuple[Tensor, Sequence[PageLists]]:
     """`q`: [1, query_heads, tokens, channel]; `k`, `v`: [kv_heads, tokens, channel], cast as the cache wants them."""
     cache = PagedKV.from_dense([k], [v], page).stored_in(cache_dtype(executor.program, k.dtype))
     memory = executor.new_memory(cache, carry=carry)
@@ -127,7 +127,7 @@ def _dense(static: Static, is_grouped: bool, q: Tensor, k: Tensor, v: Tensor) ->
     return scaled_dot_product_attention(q, k, v, is_causal=True, scale=static.scale, enable_gqa=is_grouped)
 
 
-def _density(program: Program, lists: list[PageLists], length: int) -> float:
+def _density(program: Program, lists: Sequence[PageLists], length: int) -> float:
     """Pages that blocks read up to their first own one, as a share of all of these; 1 where prefill is dense."""
     if not lists:
         return 1.0
@@ -141,8 +141,9 @@ def _density(program: Program, lists: list[PageLists], length: int) -> float:
 
 
 def _error(
-    program: Program, static: Static, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lists: list[PageLists], seed: int
-) -> float:
+    program: Program, static: Static, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lists: Sequence[PageLists],
+    seed: int,
+) -> float:  # fmt: skip
     """The worst relative error over some queries, recomputed in float64 from the lists of their blocks."""
     if not bool(out.isfinite().all()):
         raise SpeedError("a timed output is not finite")

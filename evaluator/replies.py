@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +21,7 @@ class _Reply(BaseModel):
 class Hello(_Reply):
     gpu: Text
     network: Text
+    walls: list[Text]
     threads: Annotated[int, Field(ge=1)]
 
 
@@ -37,6 +38,8 @@ class ModelGeometry(_Reply):
 
 class Opened(_Reply):
     model: ModelGeometry
+    prefilled: Annotated[int, Field(ge=0)] = 0
+    note: Text = ""
 
 
 class Dense(_Reply):
@@ -98,6 +101,9 @@ class Timing(_Reply):
     density: Annotated[float, Field(gt=0, le=1.0001)]
     batch: Annotated[int, Field(ge=1)]
     worst_error: Annotated[float, Field(ge=0)]
+    drift: Annotated[float, Field(ge=0)]
+    inputs: Literal["synthetic", "recorded"]
+    by_inputs: dict[str, Annotated[float, Field(gt=0)]]
 
 
 class Speed(_Reply):
@@ -109,6 +115,11 @@ class Failed(Exception):
     """The worker lives, but the operation did not end as it should; one line."""
 
 
+def plain(text: str) -> str:
+    """A worker's text as one line that a terminal can be given."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 R = TypeVar("R", bound=_Reply)
 
 
@@ -118,7 +129,7 @@ def parse(kind: type[R], reply: dict[str, Any]) -> R:
         if key in reply:
             if not isinstance(reply[key], str):
                 break
-            raise Failed("".join(c if c.isprintable() else "?" for c in reply[key])[:400])
+            raise Failed(plain(reply[key])[:400])
     try:
         return kind.model_validate(reply.get("ok"))
     except ValidationError as error:

@@ -28,6 +28,8 @@ class Suite:
     samples: tuple[Sample, ...]
     #: Decodes and scores answers in words; None where every answer is exact tokens.
     encoder: Encoder | None = None
+    #: The answers of dense attention, fork by fork, where these are what answers are held against.
+    dense: tuple[tuple[int, ...], ...] | None = None
 
     @cached_property
     def forks(self) -> list[tuple[int, int]]:
@@ -144,8 +146,11 @@ class Suite:
         return self.samples[i].turns[number]
 
     def scores(self, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> dict[int, float]:
-        """Row of `forks` -> the score of its answer: 1 or 0 for exact tokens, 0 to 1 for words."""
-        return {row: self._score(self.turn(row), answer) for row, answer in zip(rows, answers, strict=True)}
+        """Row of `forks` -> the score of its answer: 1 or 0 for exact tokens, 0 to 1 for words and for agreement."""
+        pairs = zip(rows, answers, strict=True)
+        if self.dense is not None:
+            return {row: _agreement(self.dense[row], answer) for row, answer in pairs}
+        return {row: self._score(self.turn(row), answer) for row, answer in pairs}
 
     def _score(self, turn: Turn, answer: Sequence[int]) -> float:
         if turn.reference is None:
@@ -177,6 +182,12 @@ class Suite:
             for i, sample in enumerate(self.samples)
             if i in rows and sample.task in tasks
         )
+
+
+def _agreement(dense: Sequence[int], answer: Sequence[int]) -> float:
+    """The share of an answer before its first token that dense attention did not generate."""
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(dense, answer, strict=True)))
+    return same / len(dense)
 
 
 def make_suite(config: EvaluationConfig) -> Suite:

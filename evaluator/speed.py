@@ -3,15 +3,15 @@
 A step is what a serving engine would repeat for every token and layer: summaries of the pages that fill up (their
 cost spread over the page), scores, selection, attention over the selected pages. Sparse and dense calls alternate, so
 that a drifting clock hits both; every timed call gets queries and a newest token that no call has seen, and outputs
-of timed calls are checked afterwards. Dense attention reads keys and values in the model's precision, a program those
-of a cache in its own.
+of timed calls are checked afterwards, and so is that nobody wrote into the inputs. Dense attention reads keys and
+values in the model's precision, a program those of a cache in its own.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean, median, quantiles
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator.executors import EVERYTHING, decode, new_memories
-from vortexlab.evaluator.timing import Clock, Workload, as_served
+from vortexlab.evaluator.timing import Clock, Workload, apart, as_served, drift
 from vortexlab.evaluator.traits import depends_on_data, depends_on_layer, period
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.dense import DENSE_PATHS, DensePath
@@ -35,6 +35,10 @@ PAIRS, MOST_PAIRS = 9, 27
 #: Quartiles of the paired ratios further apart than this share of their median make a run noisy.
 NOISY = 0.15
 _NOISY_SECONDS = 4.0
+#: Dense attention that moves by more than this within a run: a clock was changed.
+DRIFT = 0.1
+#: Events and the wall clock may disagree by this share of the time.
+APART = 0.2
 _CHECKED_CALLS, _CHECKED_HEADS = 2, 12
 #: Largest error of a timed output, relative to its norm.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
@@ -42,7 +46,11 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 
 @dataclass
 class Timing:
-    """Milliseconds and what was checked, for one length."""
+    """Milliseconds and what was checked, for one length.
+
+    `drift`: how far dense attention moved within the run (`timing.drift`). `inputs`: synthetic or recorded, whichever
+    gave the worse ratio; `by_inputs` has the median ratio of each that was timed.
+    """
 
     ratios: list[float] = field(default_factory=list)
     dense_ms: float = 0.0
@@ -55,6 +63,9 @@ class Timing:
     density: float = 0.0
     batch: int = 0
     worst_error: float = 0.0
+    drift: float = 0.0
+    inputs: str = "synthetic"
+    by_inputs: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,7 @@ def measure(
     seed: int,
     pairs: int = PAIRS,
     most_pairs: int = MOST_PAIRS,
+    clock: Clock | None = None,
 ) -> Timing:
     """Times one program at one length. `counts`: pages that KV heads read in the accuracy run at this length.
 
@@ -96,7 +108,7 @@ def measure(
     when a timed output is wrong.
     """
     page, geometry = program.page_size, workload.geometry
-    clock = Clock(workload.k.device)
+    clock = clock or Clock(workload.k.device)
     generator = torch.Generator(workload.k.device).manual_seed(seed)
     static = Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, 0, layers)
     executors = [executor(program, replace(static, layer=i)) for i in range(layers if depends_on_layer(program) else 1)]
@@ -104,6 +116,7 @@ def measure(
     # n steps is timed over n positions, the last of which this is.
     span = period(program)
     own = workload.stored_in(cache_dtype(program, workload.dtype))
+    prints = [_fingerprint(item) for item in (own, workload)]  # before anybody could write into them
     caches = [own.cache(page, workload.length - 1 - back) for back in reversed(range(span))]
     cache = caches[-1]
     states = [item.new_state(cache) for item in executors]
@@ -136,12 +149,19 @@ def measure(
     dense_times = [clock(partial(dense, example))[0]]
     spans, began = len(turns), time.perf_counter()  # one ratio needs a step of every layer and position
     while len(result.ratios) < -(-pairs // spans) or (
-        _noisy(result.ratios) and len(times) < most_pairs and time.perf_counter() - began < _NOISY_SECONDS
+        (_noisy(result.ratios) or drift(dense_times) > DRIFT)
+        and len(times) < most_pairs
+        and time.perf_counter() - began < _NOISY_SECONDS
     ):
         for layer, at in turns:
             q = own.fresh(generator)
             before = copy.deepcopy(memories)
+            asked = q.clone()
             spent, (out, lists) = clock(partial(steps[layer, at], q))
+            if type(out) is not Tensor:
+                raise SpeedError(f"a timed call gave a {type(out).__name__}, which is no plain tensor")
+            if not torch.equal(q, asked):
+                raise SpeedError("a timed call wrote into its query")
             kept = PageLists(lists.pages.clone(), lists.counts.clone())
             seen.append(Call(layer, at, q, out.clone(), kept, *own.newest(), before))
             times.append(spent + result.summary_ms)
@@ -149,6 +169,12 @@ def measure(
             dense_times.append(clock(partial(dense, q))[0])
         around = sum((dense_times[i] + dense_times[i + 1]) / 2 for i in range(-spans - 1, -1))
         result.ratios.append(around / sum(times[-spans:]))
+    result.drift = drift(dense_times)
+    if (share := apart(clock.pairs)) > APART:
+        raise SpeedError(f"events and the wall clock disagree by {100 * share:.0f} % on the time of a call")
+    if any(not torch.equal(now, before) for item, prints_of in zip((own, workload), prints, strict=True)
+           for now, before in zip(_fingerprint(item), prints_of, strict=True)):  # fmt: skip
+        raise SpeedError("a timed call wrote into the keys or values of the cache")
     result.dense_ms, result.sparse_ms = median(dense_times), fmean(times) if spans > 1 else median(times)
     shares = [
         (call.lists.tokens(caches[call.at].lengths, page).double() / caches[call.at].lengths[:, None]).mean()
@@ -208,6 +234,22 @@ def _time_stages(
         result.attend_ms = median(clock(lambda: attend(q))[0] for _ in range(3))
     else:
         result.attend_ms = max(0.0, result.sparse_ms - result.summary_ms - result.select_ms)
+
+
+def _fingerprint(workload: Workload) -> list[Tensor]:
+    """Sums over the bits of every token's keys and values but the newest one's, which changes from call to call."""
+    found = []
+    for pool in (workload.k, workload.v):
+        whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[pool.element_size()]
+        found.append(torch.stack([head[:, : workload.length - 2].view(whole).sum(-1) for head in pool]))
+    return found
+
+
+def worse(found: Mapping[str, Timing]) -> Timing:
+    """Of timings of one program on different inputs the one with the lowest ratio; it carries those of all."""
+    by_inputs = {name: median(timing.ratios) for name, timing in found.items()}
+    name = min(by_inputs, key=by_inputs.__getitem__)
+    return replace(found[name], inputs=name, by_inputs=by_inputs)
 
 
 def _noisy(ratios: Sequence[float]) -> bool:

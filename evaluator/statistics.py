@@ -155,7 +155,7 @@ def kept_upper(outcomes: Sequence[Outcome], *, seed: int = 0) -> float:
     found = accuracy(outcomes, seed=seed)
     right, total = sum(item.sparse for item in outcomes), found.answers
     dense = sum(item.dense for item in outcomes)
-    if found.kept is None or dense == 0:
+    if found.kept is None:  # dense attention answers nothing
         return math.inf
     return max(found.kept.high, wilson_upper(right, total) / (dense / total))
 

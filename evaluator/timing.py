@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -88,18 +89,87 @@ class Workload:
         )
 
 
+@dataclass(frozen=True)
+class RecordedWorkload(Workload):
+    """Contexts of a model in the place of random ones, stretched to the geometry. `queries`: [any, head, channel]."""
+
+    queries: Tensor
+
+    @staticmethod
+    def like(plain: Workload, contexts: Sequence[tuple[Tensor, Tensor]], queries: Tensor) -> RecordedWorkload:
+        """`contexts`: keys and values [kv_heads, tokens, channel] of at least the workload's length, taken in turn; KV
+        heads, query heads and channels are repeated, or left out, until they are as many as the geometry has."""
+        pools = [torch.empty_like(pool) for pool in (plain.k, plain.v)]
+        heads, batch, length, channel = plain.k.shape
+        for row in range(batch):
+            for pool, side in zip(pools, contexts[row % len(contexts)], strict=True):
+                pool[:, row] = cast(_stretched(side[:, :length], heads, channel).to(pool.device), pool.dtype)
+        asked = _stretched(queries.transpose(0, 1), heads * plain.geometry.group, channel).transpose(0, 1)
+        return RecordedWorkload(plain.geometry, length, pools[0], pools[1], plain.dtype, asked.to(plain.k.device))
+
+    def fresh(self, generator: torch.Generator) -> Tensor:
+        """A token of the context again as the newest one, and a recorded query, changed by a hundredth of its size."""
+        device, batch = self.k.device, self.batch
+        old = torch.randint(max(1, self.length - 2), (batch,), generator=generator, device=device)
+        for pool in (self.k, self.v):
+            pool[:, :, self.length - 2] = pool[:, torch.arange(batch, device=device), old]
+        q = self.queries[torch.randint(len(self.queries), (batch,), generator=generator, device=device)].float()
+        noise = torch.randn(q.shape, generator=generator, device=device)
+        return (q + 0.01 * q.std() * noise).to(self.dtype)
+
+
+def _stretched(x: Tensor, heads: int, channel: int) -> Tensor:
+    """`x` [head, token, channel] with as many heads and channels as asked for, repeated in turn."""
+    head, last = (torch.arange(n, device=x.device) % m for n, m in ((heads, x.shape[0]), (channel, x.shape[2])))
+    return x[head][:, :, last]
+
+
 class Clock:
-    """Wall time of a call on a device, in milliseconds; the device is idle before and after."""
+    """Wall time of a call on a device, in milliseconds; the device is idle before and after.
+
+    On a GPU caches are flushed before each call, so that none finds what another left in L2, and events time it too:
+    `pairs` holds what events and the wall clock said of every call.
+    """
 
     def __init__(self, device: torch.device):
-        self._wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        self.pairs: list[tuple[float, float]] = []
+        self._wait: Callable[[], None] = lambda: None
+        self._scratch: Tensor | None = None
+        if device.type == "cuda":
+            self._wait = torch.cuda.synchronize
+            cache = int(torch.cuda.get_device_properties(device).L2_cache_size)
+            self._scratch = torch.empty(2 * cache, dtype=torch.uint8, device=device)
 
     def __call__(self, call: Callable[[], Any]) -> tuple[float, Any]:
+        if self._scratch is None:
+            start = time.perf_counter()
+            result = call()
+            return (time.perf_counter() - start) * 1e3, result
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        self._scratch.zero_()
         self._wait()
         start = time.perf_counter()
+        first.record()
         result = call()
+        last.record()
         self._wait()
-        return (time.perf_counter() - start) * 1e3, result
+        wall = (time.perf_counter() - start) * 1e3
+        self.pairs.append((first.elapsed_time(last), wall))
+        return wall, result
+
+
+def apart(pairs: Sequence[tuple[float, float]]) -> float:
+    """By which share of the wall time events disagree with it, in the median; launching and waiting, 0.1 ms, aside."""
+    return median(max(0.0, abs(wall - event) - 0.1) / max(wall, 1e-9) for event, wall in pairs) if pairs else 0.0
+
+
+def drift(times: Sequence[float]) -> float:
+    """How far the same work, timed again and again, moved from the first third of its times to the last, as a share."""
+    part = len(times) // 3
+    if part == 0:
+        return 0.0
+    first, last = median(times[:part]), median(times[-part:])
+    return abs(last - first) / min(first, last)
 
 
 def as_served(call: Callable[[Tensor], T], example: Tensor) -> Callable[[Tensor], T]:

@@ -20,14 +20,21 @@ import torch
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator import compiling, divergence, fidelity, frames, numerics, prefill, speed
-from vortexlab.evaluator.confine import NETWORK
+from vortexlab.evaluator.confine import NETWORK, WALLS
 from vortexlab.evaluator.contexts import SHORT_QUESTION, Context, ContextStore, Fork, Turn
-from vortexlab.evaluator.executors import EVERYTHING, ReversedTies, check_device, everything_of, executor_for
+from vortexlab.evaluator.executors import (
+    EVERYTHING,
+    ReversedTies,
+    check_device,
+    everything_of,
+    executor_for,
+    try_device,
+)
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.phases import DECODE, PREFILL
 from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
-from vortexlab.evaluator.timing import Workload
+from vortexlab.evaluator.timing import RecordedWorkload, Workload
 from vortexlab.kernels.precision import cache_name
 
 _ANSWERS, _RECORDING, _OWN = "dense.json", "recording.safetensors", "own"
@@ -62,13 +69,16 @@ class Worker:
         return self._store
 
     def hello(self, device: str, threads: int) -> dict[str, Any]:
-        """Sets threads and device. `gpu`: the accelerator's name, empty on the CPU."""
+        """Sets threads and device, and tries a GPU. `gpu`: its name, empty on the CPU; `walls`: those that stand."""
         check_device(device)
         torch.set_num_threads(threads)
         self.device = device
+        if device != "cpu":
+            try_device(device)
         return {
             "gpu": torch.cuda.get_device_name() if device == "cuda" else "",
             "network": os.environ.get(NETWORK, "open"),
+            "walls": os.environ.get(WALLS, "").split(),
             "threads": torch.get_num_threads(),
         }
 
@@ -82,7 +92,7 @@ class Worker:
             for item in contexts
         ]
         self._store = ContextStore(self._model, parsed, self.scratch)
-        return {"model": self._model.describe()}
+        return {"model": self._model.describe(), "prefilled": self._store.prefilled, "note": self._store.note}
 
     def dense(self, forks: list[list[int]], watch: list[int]) -> dict[str, Any]:
         """The answers of dense attention, along the very path that programs take; computed once per scratch folder.
@@ -209,18 +219,30 @@ class Worker:
             self._workloads[key] = Workload.make(
                 Geometry(**geometry), length, batch_tokens, self.device, getattr(torch, dtype), seed
             )
+        found = {}
         try:
-            timing = speed.measure(
-                self._current(),
-                executor_for(self.device),
-                self._workloads[key],
-                layers=self.model.layers,
-                counts=counts,
-                seed=seed,
-            )
+            for name, workload in self._inputs(key).items():
+                found[name] = speed.measure(
+                    self._current(),
+                    executor_for(self.device),
+                    workload,
+                    layers=self.model.layers,
+                    counts=counts,
+                    seed=seed,
+                )
         except speed.SpeedError as error:
             return {"failure": str(error)}
-        return {"timing": vars(timing)}
+        return {"timing": vars(speed.worse(found))}
+
+    def _inputs(self, key: str) -> dict[str, Workload]:
+        """The workload of random contexts, and one of the model's own where it has contexts as long."""
+        plain, recorded = self._workloads[key], f"recorded {key}"
+        if recorded not in self._workloads and self._recording is not None and not plain.geometry.latent:
+            contexts = self.store.recorded(plain.length)
+            if contexts:
+                self._workloads[recorded] = RecordedWorkload.like(plain, contexts, self._recording.q[-1])
+        found = {"synthetic": plain}
+        return found | ({"recorded": self._workloads[recorded]} if recorded in self._workloads else {})
 
 
 def serve(worker: Worker, requests: Any, send: Callable[[bytes], None]) -> None:

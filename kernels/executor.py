@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -148,7 +149,7 @@ class PrefillExecutor(Executor, Protocol):
 
     def prefill(
         self, q: Tensor, cache: PagedKV, state: Any = None, memory: Memory | None = None
-    ) -> tuple[Tensor, list[PageLists]]:
+    ) -> tuple[Tensor, Sequence[PageLists]]:
         """The prompts that the cache holds: q [batch, query_heads, tokens, channel] -> output of the same shape (value
         channels), and the lists of every block of queries, none where prefill is dense."""
         ...

@@ -1,8 +1,8 @@
 """Mixtures of experts in a decode step, without a loop on the host.
 
-Rows are grouped by expert, and one grouped product reads the weights of every expert that was chosen once. Sorting is
-by counting: a step has few tokens and few experts, so ranks are sums of comparisons. `vortexlab.kernels.gpu.experts`
-has a kernel for each of `route`, `gated_product` and `grouped_product`; these are what they must equal.
+One product reads the weights of every expert that was chosen once. Here rows are grouped by expert for that, sorted by
+counting: a step has few tokens and few experts, so ranks are sums of comparisons. `vortexlab.kernels.gpu.experts` has
+a kernel for each of `route`, `gated_product` and `grouped_product`; these are what they must equal.
 """
 
 from __future__ import annotations
@@ -35,14 +35,11 @@ class Routing:
 
 @dataclass(frozen=True)
 class Routed:
-    """The choices of a step, grouped by expert: row `to` [tokens, count] holds a token's choice, in the order of its
-    scores, with `weights` fp32 [tokens, count]; `tokens` [rows] says whose a row is, `ends` [total] where the groups
-    end. int32."""
+    """The choices of a step: `experts` int32 [tokens, count], in the order of their scores, with `weights` fp32
+    [tokens, count]. Choice n of token t is row t * count + n of what the products give."""
 
-    to: Tensor
+    experts: Tensor
     weights: Tensor
-    tokens: Tensor
-    ends: Tensor
 
 
 def route(logits: Tensor, bias: Tensor | None, how: Routing) -> Routed:
@@ -52,10 +49,7 @@ def route(logits: Tensor, bias: Tensor | None, how: Routing) -> Routed:
     weights = scores.gather(1, experts)
     if how.normalised:
         weights = weights / (weights.sum(-1, keepdim=True) + TINY)
-    to, ends = grouping(experts, how.total)
-    number = torch.arange(logits.shape[0], dtype=torch.int32, device=logits.device)
-    tokens = torch.empty_like(to).index_copy(0, to.long(), number.repeat_interleave(how.count))
-    return Routed(to.view(experts.shape), weights * how.factor, tokens, ends)
+    return Routed(experts.int(), weights * how.factor)
 
 
 def best(scores: Tensor, count: int) -> Tensor:
@@ -78,34 +72,37 @@ def grouping(experts: Tensor, total: int) -> tuple[Tensor, Tensor]:
     order = torch.arange(flat.shape[0], device=flat.device)
     ahead = (flat[None] < flat[:, None]) | ((flat[None] == flat[:, None]) & (order[None] < order[:, None]))
     number = torch.arange(total, device=flat.device)
-    return ahead.sum(1).int(), (flat[None] <= number[:, None]).sum(1).int()
+    return ahead.sum(1), (flat[None] <= number[:, None]).sum(1).int()
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a mixture of experts adds to the residual stream, not summed yet: `rows` [rows, hidden] of the chosen
-    experts, `to` and `weights` [tokens, count] of `Routed`, and the shared experts' [tokens, hidden] where there are
+    """What a mixture of experts adds to the residual stream, not summed yet: `rows` [tokens * count, hidden] of the
+    chosen experts, `weights` [tokens, count] of `Routed`, and the shared experts' [tokens, hidden] where there are
     any."""
 
     rows: Tensor
-    to: Tensor
     weights: Tensor
     shared: Tensor | None
 
     def summed(self) -> Tensor:
         """The weighted sum over each token's experts, with that of the shared ones: [tokens, hidden]."""
-        found = (self.rows[self.to.long()] * self.weights[..., None]).sum(1).to(self.rows.dtype)
+        rows = self.rows.unflatten(0, self.weights.shape)
+        found = (rows * self.weights[..., None]).sum(1).to(rows.dtype)
         return found if self.shared is None else found + self.shared
 
 
-def gated_product(x: Tensor, weight: Tensor, tokens: Tensor, ends: Tensor) -> Tensor:
-    """silu(gate) * up of every row: of `x` [tokens, hidden] the row's token, times the transposed `weight` [experts,
-    gate | up, hidden] of its expert. Returns [rows, inner]."""
-    gate, up = grouped_product(x[tokens.long()], weight, ends).chunk(2, -1)
+def gated_product(x: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
+    """silu(gate) * up of every choice: of `x` [tokens, hidden] the choice's token, times the transposed `weight`
+    [experts, gate | up, hidden] of its expert. Returns [tokens * count, inner]."""
+    gate, up = grouped_product(x.repeat_interleave(experts.shape[1], 0), weight, experts).chunk(2, -1)
     return functional.silu(gate) * up
 
 
-def grouped_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """Rows grouped by expert times the transposed weight of their expert: `weight` [experts, out, in]."""
+def grouped_product(rows: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
+    """The row of every choice times the transposed weight of its expert: `weight` [experts, out, in]."""
     product = getattr(functional, "grouped_mm", None) or torch._grouped_mm
-    return product(rows, weight.transpose(1, 2), offs=ends)
+    to, ends = grouping(experts, weight.shape[0])
+    grouped = torch.empty_like(rows).index_copy(0, to, rows)
+    found: Tensor = product(grouped, weight.transpose(1, 2), offs=ends)[to]
+    return found

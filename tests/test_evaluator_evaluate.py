@@ -12,10 +12,9 @@ import pytest
 
 from vortexlab import dsl, search_spaces
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator import replies
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.evaluator import Evaluator
-from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.sandbox import Limits, Sandbox
 from vortexlab.evaluator.verdict import GATES, Verdict
 
 CONFIG = EvaluationConfig(
@@ -160,29 +159,6 @@ def test_predicted_campaigns_repeat_to_the_last_digit() -> None:
     assert first.speedup is not None and first.speedup.value == first.predicted_speedup
 
 
-def _reply(**changes: object) -> dict[str, object]:
-    """The answer of a worker to the numerics gate."""
-    return {"ok": {"failure": "", "cases": 6, "steps": 20, "pages": 100, "open": 0, **changes}}
-
-
-@pytest.mark.parametrize(
-    "changes", [{"accuracy": 1.0}, {"cases": "6"}, {"failure": None}, {"pages": 1.5}, {"failure": "x" * 5000}]
-)
-def test_answers_of_another_form_are_garbage(changes: dict[str, object]) -> None:
-    assert replies.parse(replies.Numerics, _reply()).cases == 6
-    with pytest.raises(WorkerLost, match="agreed form") as lost:
-        replies.parse(replies.Numerics, _reply(**changes))
-    assert lost.value.kind == "garbage" and "\n" not in str(lost.value)
-
-
-def test_a_failure_is_told_in_one_printable_line() -> None:
-    with pytest.raises(replies.Failed) as failed:
-        replies.parse(replies.Numerics, {"failed": "a\n\x1b[31mred" + "x" * 9000})
-    assert str(failed.value).isprintable() and len(str(failed.value)) <= 400
-    with pytest.raises(WorkerLost):
-        replies.parse(replies.Numerics, {"failed": ["a"]})
-
-
 class HostileSandbox(Sandbox):
     """Runs `hostile_evaluation` in place of the evaluator's worker."""
 
@@ -218,7 +194,7 @@ def test_a_lost_worker_costs_one_evaluation(
     if name == "Loop":
         monkeypatch.setattr(attacked._sandbox, "limits", Limits(memory_mb=3072, seconds=8.0))
     verdict = attacked.evaluate(source)
-    assert (verdict.status, verdict.gate) == (status, gate)
+    assert (verdict.status, verdict.gate) == (status, gate), verdict.reason
     assert verdict.reason and "\n" not in verdict.reason
     assert verdict.gates[-1].details.get("lost") == kind
     assert verdict.speedup is None

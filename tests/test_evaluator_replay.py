@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -188,15 +189,16 @@ def test_unusable_models_and_samples_are_refused_in_one_line(model: LoadedModel,
     assert "at least one context" in refused(lambda: ContextStore(model, [], tmp_path))
 
 
-def test_a_full_disk_is_told_in_one_line(
+def test_more_contexts_than_the_worker_may_hold_are_refused_in_one_line(
     model: LoadedModel, store: ContextStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def limited(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
 
-    monkeypatch.setattr(contexts_module.os, "posix_fallocate", full)
-    with pytest.raises(VortexError, match="No space left on device"):
+    monkeypatch.setattr(contexts_module.os, "posix_fallocate", limited)
+    with pytest.raises(VortexError, match="more than the worker may hold; use fewer contexts, or raise --memory-mb"):
         ContextStore(model, store.contexts, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_sliding_windows_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from vortexlab.evaluator.verdict import GATES, GateResult, Verdict
 
 CONFIG = EvaluationConfig(
     tasks=("needles", "keys"), lengths=(320,), contexts=4, screen_contexts=2, compile_for=("sm_90",), audit_share=0.0,
-    stop_below=0.0, threads=1,
+    stop_below=0.0, threads=1, context_cache=0.0,
 )  # fmt: skip
 SUITE = make_suite(CONFIG)
 QUEST, TOP_P = search_spaces.seeds()["quest"], search_spaces.seeds()["top_p"]
@@ -37,6 +37,7 @@ FIDELITY = {
 TIMING = {
     "ratios": [2.0, 4.0, 4.0, 4.0, 9.0], "dense_ms": 4.0, "sparse_ms": 1.0, "summary_ms": 0.1, "select_ms": 0.4,
     "attend_ms": 0.5, "baseline": "sdpa", "baselines_ms": {"sdpa": 4.0}, "density": 0.2, "batch": 4, "worst_error": 0.0,
+    "drift": 0.0, "inputs": "recorded", "by_inputs": {"synthetic": 4.5, "recorded": 4.0},
 }  # fmt: skip
 
 Right = Callable[[str, int, str], bool]  # (task, question, order) -> whether it is answered right
@@ -49,12 +50,19 @@ def always(task: str, number: int, order: str) -> bool:
 class Scripted:
     """Stands for the sandbox: answers every request as `changes` say, and keeps what was asked."""
 
-    threads, running, suite = 1, True, SUITE
+    threads, running, intact, suite = 1, True, True, SUITE
 
     def __init__(self, right: Right = always, right_densely: Right = always, **changes: dict[str, Any]):
         self.right, self.right_densely, self.changes = right, right_densely, changes
         self.asked: list[dict[str, Any]] = []
-        self.stops = 0
+        self.stops = self.seals = 0
+
+    @property
+    def sealed(self) -> bool:
+        return self.seals > 0
+
+    def seal(self) -> None:
+        self.seals += 1
 
     def start(self) -> None: ...
 
@@ -69,10 +77,11 @@ class Scripted:
         if "lost" in self.changes.get(operation, {}):
             raise WorkerLost("crash", "the worker was killed by SIGSEGV")
         plain = {
-            "hello": {"gpu": "", "network": "namespace", "threads": 1},
+            "hello": {"gpu": "", "network": "namespace", "walls": ["files"], "threads": 1},
             "open": {"model": MODEL},
             "program": {},
             "numerics": NUMERICS,
+            "read": {},
             "compile": {"failure": "", "kernels": [], "cached": False},
             "fidelity": FIDELITY,
             "speed": {"timing": TIMING},
@@ -151,6 +160,38 @@ def test_each_gate_says_no_and_nothing_comes_after_it(
     assert [item.passed for item in verdict.gates] == [True] * (len(verdict.gates) - 1) + [False]
     assert verdict.speedup is None
     assert (box.stops > 0) is (status == "error"), "a worker that cannot be believed is ended"
+
+
+def test_the_folder_is_sealed_once_and_a_worker_whose_folder_was_changed_is_opened_again() -> None:
+    box = Scripted()
+    evaluator = Evaluator(CONFIG, suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    assert evaluator.evaluate(QUEST).accepted and evaluator.evaluate(QUEST).accepted
+    assert box.seals == 1 and [message["op"] for message in box.asked].count("open") == 1
+    box.intact = False
+    assert evaluator.evaluate(QUEST).accepted
+    assert [message["op"] for message in box.asked].count("open") == 2
+
+
+def test_in_the_prefill_phase_the_program_reads_before_it_answers() -> None:
+    box = Scripted(read={})
+    source = search_spaces.load("quest").source
+    Evaluator(replace(CONFIG, phase="prefill"), suite=SUITE, sandbox=box).evaluate(source)  # type: ignore[arg-type]
+    operations = box.operations()
+    assert operations.index("read") == operations.index("answers") - 1 and operations.count("read") == 1
+    box = Scripted()
+    evaluate(box)
+    assert "read" not in box.operations()
+
+
+@pytest.mark.parametrize(("device", "drift", "alarms"), [("cuda", 0.2, 1), ("cuda", 0.05, 0), ("cpu", 0.2, 0)])
+def test_a_clock_that_changed_on_a_gpu_is_an_alarm(device: str, drift: float, alarms: int) -> None:
+    box = Scripted(speed={"timing": {**TIMING, "drift": drift}})
+    evaluator = Evaluator(CONFIG, suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    evaluator.open()
+    evaluator.config = replace(CONFIG, device=device)
+    evaluator._conditions = dict  # type: ignore[method-assign]  # no GPU is asked for its name here
+    found = evaluator.evaluate(QUEST).alarms
+    assert len(found) == alarms and all("clocks changed" in alarm and "20 %" in alarm for alarm in found)
 
 
 def test_reading_everything_may_err_by_rounding_and_no_more() -> None:
@@ -296,12 +337,15 @@ def test_measured_speed_is_that_of_the_paired_ratios_and_predicted_speed_is_the_
     assert measured.speedup is not None and measured.speedup.value == pytest.approx(4.0)
     assert measured.speedup.low < 4.0 <= measured.speedup.high
     assert measured.conditions["speed"] == "measured" and "predicted" not in measured.conditions["device"]
+    assert measured.conditions["tables"] == [] and "data" not in measured.conditions
+    assert measured.conditions["inputs"] == {"320": "recorded"}
     assert measured.stages["measured_ms"]["320"]["dense_ms"] == 4.0
     box = Scripted()
     predicted = evaluate(box, speed="predicted")
     assert predicted.speedup is not None and "speed" not in box.operations()
     assert predicted.speedup.value == predicted.predicted_speedup and not predicted.speed_samples
-    assert predicted.conditions["device"] == "h200 (predicted)"
+    assert predicted.conditions["device"] == "h200 (predicted)" and "tables" not in predicted.conditions
+    assert set(predicted.stages["predicted"]) == {"h200", "cpu"}
     assert predicted.conditions["batch"] == {"320": (1 << 20) // 320}  # the GPU's, wherever the campaign runs
     asked = evaluate(Scripted(), speed="predicted", batch_tokens=32 * 320, geometry="qwen3-1.7b")
     stage = asked.stages["predicted"]["h200"]["320"]
@@ -323,7 +367,7 @@ def test_the_compile_gate_can_be_left_out_and_names_its_targets() -> None:
 def test_a_package_says_under_which_conditions_its_numbers_hold() -> None:
     """All of a verdict's conditions, but for paths and what speaks of this machine's sandbox."""
     measured = evaluate(Scripted()).conditions
-    assert set(measured) - set(deployment._CONDITIONS) == {"model", "left_out", "network"}
+    assert set(measured) - set(deployment._CONDITIONS) == {"model", "left_out", "network", "walls"}
 
 
 def test_the_worker_is_told_no_answers() -> None:
@@ -332,3 +376,68 @@ def test_the_worker_is_told_no_answers() -> None:
     opened = next(message for message in box.asked if message["op"] == "open")
     assert all(set(turn) == {"question", "answer"} for item in opened["contexts"] for turn in item["turns"])
     assert all(isinstance(turn["answer"], int) for item in opened["contexts"] for turn in item["turns"])
+
+
+def test_what_keeps_a_worker_from_opening_is_told_in_one_line() -> None:
+    def said(box: Scripted) -> str:
+        with pytest.raises(VortexError) as error:
+            Evaluator(CONFIG, suite=SUITE, sandbox=box).open()  # type: ignore[arg-type]
+        return str(error.value)
+
+    killed = "the evaluation worker cannot be opened: the worker was killed by SIGSEGV"
+    assert said(Scripted(hello={"lost": True})) == killed
+    assert said(Scripted(dense={"lost": True})) == killed
+    box = Scripted()
+    box.request = lambda message, seconds=None: {"refused": "no model here"}  # type: ignore[method-assign]
+    assert said(box) == "no model here"
+
+
+@pytest.mark.parametrize(("device", "lent"), [("cuda", 1), ("cpu", 0)])
+def test_tuned_tables_are_lent_to_a_worker_on_a_gpu_before_its_folder_is_sealed(
+    device: str, lent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vortexlab.evaluator import evaluator as module
+    from vortexlab.kernels.gpu import tuning
+
+    asked: list[tuple[str, bool]] = []
+    box = Scripted()
+    box.scratch = None  # type: ignore[attr-defined]
+    monkeypatch.setattr(tuning, "lend", lambda name, folder: asked.append((name, box.sealed)))
+    monkeypatch.setattr(module, "device_name", lambda device: "a GPU")
+    evaluator = Evaluator(CONFIG, suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    object.__setattr__(evaluator.config, "device", device)
+    try:
+        evaluator.open()
+        evaluator._opened = False
+        evaluator.open()
+    finally:
+        object.__setattr__(evaluator.config, "device", "cpu")
+    assert asked == [("a GPU", False)] * lent and box.seals == 1
+
+
+def test_an_evaluator_makes_what_it_is_not_given_and_opens_when_it_is_asked() -> None:
+    with Evaluator(CONFIG) as plain:
+        assert not plain._sandbox.limits.cuda and plain.suite.forks == SUITE.forks
+
+    def fresh() -> Evaluator:
+        return Evaluator(CONFIG, suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
+
+    assert fresh().suite is SUITE
+    assert sorted(fresh().tasks) == ["keys", "needles"]
+    assert fresh().dense_scores() == {"needles": 1.0, "keys": 1.0}
+    assert len(fresh().dense_row().outcomes) == len(SUITE.samples)
+
+
+def test_what_is_no_program_keeps_the_knobs_that_were_asked_for() -> None:
+    box = Scripted()
+    evaluator = Evaluator(CONFIG, suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    assert evaluator.evaluate("nonsense", {"budget": 3}).knobs == {"budget": 3}
+    found = evaluator.evaluate("nonsense")
+    assert found.knobs == {} and (found.status, found.gate) == ("rejected", "parse")
+
+
+def test_an_unknown_device_or_depth_is_refused() -> None:
+    with pytest.raises(VortexError, match="abacus"):
+        Evaluator(replace(CONFIG, predicted_device="abacus"), suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
+    with pytest.raises(VortexError, match="'deep'"):
+        Evaluator(CONFIG, suite=SUITE, sandbox=Scripted()).evaluate(QUEST, fidelity="deep")  # type: ignore[arg-type]

@@ -138,7 +138,8 @@ class _Charged:
 
     now = 0.0
 
-    def __init__(self, device: torch.device): ...
+    def __init__(self, device: torch.device):
+        self.pairs: list[tuple[float, float]] = []
 
     def __call__(self, call: Callable[[], Any]) -> tuple[float, Any]:
         before = _Charged.now
@@ -186,3 +187,134 @@ def test_a_ratio_is_the_dense_time_around_a_step_over_the_step_with_its_summarie
     assert found.ratios == pytest.approx([one / other for one, other in zip(around, steps, strict=True)])
     assert len(found.ratios) == pairs
     assert found.dense_ms == pytest.approx(sum(dense_costs[3:]) / (pairs + 1))
+
+
+# --- clocks --------------------------------------------------------------------------------------------------------
+
+
+def test_drift_is_the_way_from_the_first_third_to_the_last() -> None:
+    assert timing.drift([10.0] * 9) == timing.drift([]) == timing.drift([1.0, 2.0]) == 0.0
+    assert timing.drift([10, 99, 10, 11, 11, 11, 12, 12, 0]) == pytest.approx(0.2), "medians, so outliers do not count"
+    assert timing.drift([12.0] * 3 + [10.0] * 3) == pytest.approx(0.2), "getting faster is drift too"
+
+
+def test_events_that_say_less_or_more_than_the_wall_clock_are_seen() -> None:
+    assert timing.apart([]) == timing.apart([(1.0, 1.09), (0.02, 0.1)]) == 0.0
+    assert timing.apart([(0.4, 1.0)] * 3) == pytest.approx(0.5)
+    assert timing.apart([(1.6, 1.0)] * 3) == pytest.approx(0.5)
+    assert timing.apart([(1.0, 9.0), (1.0, 1.0), (1.0, 1.0)]) == 0.0, "once may be an interrupt"
+
+
+class _Gpu:
+    """Fakes of what the clock of a GPU uses; `log` has their order, `now` is its time in milliseconds."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.log: list[str] = []
+        self.now = 0.0
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing: bool):
+                assert enable_timing
+
+            def record(self) -> None:
+                gpu.log.append("event")
+                self.at = gpu.now
+
+            def elapsed_time(self, other: Any) -> float:
+                return float(other.at - self.at)
+
+        class Scratch:
+            def zero_(self) -> None:
+                gpu.log.append("flush")
+
+        def empty(size: int, **_: Any) -> Scratch:
+            assert size == 2 * 1000
+            return Scratch()
+
+        patch.setattr(torch.cuda, "Event", Event)
+        patch.setattr(torch.cuda, "synchronize", lambda: self.log.append("wait"))
+        patch.setattr(torch.cuda, "get_device_properties", lambda _: type("P", (), {"L2_cache_size": 1000}))
+        patch.setattr(timing.torch, "empty", empty)
+        patch.setattr(timing.time, "perf_counter", lambda: self.now / 1e3)
+
+
+def test_a_gpus_clock_flushes_waits_and_has_events_beside_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = _Gpu(monkeypatch)
+    clock = timing.Clock(torch.device("cuda"))
+
+    def call() -> str:
+        gpu.log.append("call")
+        gpu.now += 3.0
+        return "out"
+
+    assert clock(call) == (pytest.approx(3.0), "out")
+    assert gpu.log == ["flush", "wait", "event", "call", "event", "wait"]
+    assert clock.pairs == [(3.0, pytest.approx(3.0))]
+
+
+class _Liar(timing.Clock):
+    """Events that see half of the time."""
+
+    def __call__(self, call: Callable[[], Any]) -> tuple[float, Any]:
+        spent, result = super().__call__(call)
+        self.pairs.append((5.0, 10.0))
+        return spent, result
+
+
+def test_events_that_disagree_with_the_wall_clock_end_the_gate(
+    workload: timing.Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "Clock", _Liar)
+    with pytest.raises(speed.SpeedError, match="disagree by 49 %"):
+        _measure(EXAMPLE, workload)
+
+
+def test_the_drift_of_a_run_is_told_and_makes_it_go_on(
+    workload: timing.Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = [0.0]
+
+    def drifting(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        step[0] += 1
+        _Charged.now += 10 * 1.06 ** step[0]
+        return q
+
+    class Following(TorchExecutor):
+        def decode(self, q: Tensor, state: Any, cache: PagedKV) -> tuple[Tensor, PageLists]:
+            _Charged.now += 5 * 1.06 ** (step[0] + 0.5)
+            return super().decode(q, state, cache)
+
+    monkeypatch.setattr(speed, "DENSE_PATHS", {"drifting": drifting})
+    monkeypatch.setattr(speed, "Clock", _Charged)
+    monkeypatch.setattr(speed, "TOLERANCE", {torch.float32: float("inf")})
+    found = _measure(EXAMPLE, workload, Following, pairs=3, most_pairs=8)
+    assert len(found.ratios) == 8, "ratios agree, the clock does not"
+    assert found.drift > speed.DRIFT and found.ratios == pytest.approx([2.0] * 8, rel=0.02), "neighbours are compared"
+
+
+# --- recorded inputs -----------------------------------------------------------------------------------------------
+
+
+def test_recorded_contexts_are_stretched_to_the_geometry(workload: timing.Workload) -> None:
+    keys = torch.arange(3 * 300 * 8).view(3, 300, 8).float()
+    queries = torch.randn(5, 6, 8)
+    found = timing.RecordedWorkload.like(workload, [(keys, -keys), (keys + 0.5, keys)], queries)
+    assert (found.k.shape, found.v.shape, found.batch) == (workload.k.shape, workload.v.shape, workload.batch)
+    assert torch.equal(found.k[1, 0, :, :8], keys[1, :256]) and torch.equal(found.k[1, 0, :, 8:16], keys[1, :256])
+    assert torch.equal(found.k[0, 1, :, :8], keys[0, :256] + 0.5) and torch.equal(found.v[0, 2, :, :8], -keys[0, :256])
+    generator = torch.Generator().manual_seed(0)
+    first, second = found.fresh(generator), found.fresh(generator)
+    assert first.shape == (4, 4, 32) and not torch.equal(first, second)
+    nearest = torch.cdist(first[0].flatten()[None], found.queries.flatten(1)).min()
+    assert float(nearest) < 0.1 * float(first[0].norm())
+    newest = found.k[:, 0, 254]
+    assert any(torch.equal(newest, found.k[:, 0, at]) for at in range(254)), "a token of the context"
+
+
+def test_the_worse_of_both_inputs_counts() -> None:
+    slow, fast = speed.Timing(ratios=[2.0, 9.0, 2.0], batch=7), speed.Timing(ratios=[3.0, 1.0, 3.0])
+    for names in (("synthetic", "recorded"), ("recorded", "synthetic")):
+        found = speed.worse(dict(zip(names, (slow, fast), strict=True)))
+        assert (found.inputs, found.batch) == (names[0], 7)
+        assert found.by_inputs == dict(zip(names, (2.0, 3.0), strict=True))

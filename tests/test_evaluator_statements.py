@@ -39,6 +39,14 @@ def test_a_verdict_survives_json() -> None:
         Verdict.from_json({**verdict.to_json(), "version": 99})
 
 
+def test_a_verdict_knows_whether_it_is_accepted_and_finds_its_gates() -> None:
+    verdict = _verdict(2.0, [4, 3])
+    assert verdict.accepted and verdict.gate_result("speed") is None
+    assert verdict.gate_result("parse") is verdict.gates[0]
+    assert not Verdict("p", "0" * 64, "1" * 64, {}, "rejected").accepted
+    assert not Verdict("p", "0" * 64, "1" * 64, {}, "error").accepted
+
+
 def test_an_estimate_is_finite_and_a_status_is_known() -> None:
     with pytest.raises(ValueError, match="finite"):
         Estimate(1.0, 0.5, math.inf)
@@ -201,3 +209,22 @@ def test_geometries_come_by_name_and_from_config_files(tmp_path: Path) -> None:
     )
     with pytest.raises(VortexError, match="do not divide"):
         find_geometry(str(tmp_path))
+
+
+def test_accuracy_kept_is_paired_in_every_draw() -> None:
+    """Where every context keeps the same share no draw says another, however much contexts differ."""
+    half = tuple(Outcome("keys", f"keys/{i}", 512, 4, 2 + 2 * (i % 2), 1 + i % 2) for i in range(8))
+    kept = statistics.accuracy(half).kept
+    assert kept is not None and (kept.low, kept.value, kept.high) == pytest.approx((0.5, 0.5, 0.5))
+    none = tuple(Outcome("keys", f"keys/{i}", 512, 4, 4 * (i == 0), 4 * (i == 0)) for i in range(4))
+    rare = statistics.accuracy(none).kept  # some draws leave out the one context that dense attention answers
+    assert rare is not None and math.isfinite(rare.high)
+    with pytest.raises(ValueError, match="needs outcomes"):
+        statistics.accuracy(())
+
+
+def test_only_verdicts_with_both_objectives_are_drawn() -> None:
+    whole = _verdict(2.0, [4] * 4)
+    part = Verdict("x", "0" * 64, "1" * 64, {}, "rejected", speedup=Estimate(2, 2, 2), outcomes=whole.outcomes)
+    chosen, speed, kept = statistics.joint_draws([part, whole], draws=10)
+    assert chosen == [1] and speed.shape == kept.shape == (10, 1)

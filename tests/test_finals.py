@@ -13,10 +13,12 @@ from face_fixtures import NAME, record, vortex
 from vortexlab.agent.finals import final_config, finalists, hold, recorded
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import Store
+from vortexlab.cli.output import interval
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.samples import make_suite
 from vortexlab.evaluator.verdict import Verdict
+from vortexlab.report.page import render
 
 
 class Sealed(FakeEvaluator):
@@ -70,6 +72,20 @@ def test_the_frontier_is_measured_and_logged(run: Run) -> None:
     kinds = [event.kind for event in reopened.events()][events:]
     assert kinds == ["finals_opened"] + ["final"] * len(rows)
     assert [(row.trial.id, row.verdict) for row in recorded(reopened)] == [(row.trial.id, row.verdict) for row in rows]
+
+
+def test_the_report_shows_sealed_results_beside_those_of_the_search(run: Run) -> None:
+    assert "<h2>Finals</h2>\n<p>None were held" in render(run)
+    rows = hold(run, ["t0001", "t0002"], evaluator=Sealed)
+    page = render(again(run))
+    section = page.split("<h2>Finals</h2>")[1].split("<h2>")[0]
+    assert "2048, 6144 tokens" in section and "seen before" not in section
+    for row in rows:
+        assert row.trial.verdict is not None and row.verdict is not None
+        found = (row.trial.id, interval(row.trial.verdict.accuracy), interval(row.verdict.accuracy))
+        assert all(text in section for text in found) and "[" in found[2]
+    hold(again(run), ["t0003"], again=True, evaluator=Sealed)
+    assert "had been seen before" in render(again(run))
 
 
 def test_finals_change_nothing_of_the_campaign(run: Run) -> None:

@@ -174,6 +174,18 @@ def test_the_times_of_whole_models_are_those_of_their_record() -> None:
         assert sparse == [f"{ms[name]:.2f} ({ms['dense'] / ms[name]:.2f}x)" for name in programs]
 
 
+def test_the_times_of_latent_attention_are_those_of_their_records() -> None:
+    steps = {row["program"]: row for row in results("h200-end-to-end")["rows"] if row["model"] == "glm-4.7-flash"}
+    us = {row["what"]: row["us"] for row in results("h200-mla")["rows"] if row.get("batch") == steps["dense"]["batch"]}
+    dense, sparse = steps["dense"], steps["mla_block P64"]
+    text = " ".join(README.read_text().split())
+    assert f"pages of 64: {dense['step_ms']:.1f} ms dense, {sparse['step_ms']:.1f} ms sparse" in text
+    assert f"{dense['step_ms'] / sparse['step_ms']:.2f} times as fast" in text
+    assert f"would allow {dense['ideal_ms'] / sparse['ideal_ms']:.2f}" in text
+    dense_us, peer_us = us["MLA dense"], us["MLA dense (FlashInfer)"]
+    assert f"takes {dense_us / 1e3:.2f} ms a layer, FlashInfer's {peer_us / 1e3:.2f}" in text
+
+
 def test_the_figures_of_the_cpu_are_those_of_their_record() -> None:
     cpu, text = results("cpu-attention"), " ".join(README.read_text().split())
     sparse, dense_ms = (cpu["seconds"][name]["value"] * 1e3 for name in ("sparse", cpu["dense"]))

@@ -135,7 +135,7 @@ def test_what_cannot_be_asked_is_one_line_before_anything_starts(model: Path, tm
         (("--tasks", "ruler/vt", "--lengths", "512"), "does not fit into 512 tokens of this model"),
         (("--tasks", "ruler/vt", "--source", "novels=x"), "a source is NAME=WHERE with a name of essays, squad"),
         (("--tasks", "ruler/vt", "--source", "squad=x", "--source", "squad=y"), "the source 'squad' is given twice"),
-        (("--tasks", "ruler/vt", "--template", "some"), "template 'some' is not one of auto, none"),
+        (("--tasks", "ruler/vt", "--template", "some"), "template 'some' is not one of auto, chat, none"),
         (("--tasks", "ruler/vt", "--dense-floor", "2"), "dense_floor must lie in 0..1, found 2"),
         (("--tasks", "ruler/fwe", "--lengths", "1k", "--model-dir", words), "tokenizer has no tokens for some text"),
         (("--tasks", "ruler/fwe", "--lengths", "1k", "--model-dir", REFERENCE_MODEL), "tokenizer has no tokens for"),

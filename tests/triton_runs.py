@@ -371,9 +371,8 @@ def placed_heads() -> dict[str, Any]:
         found["worst"] = max(found["worst"], *(map(float, errors) if dtype == torch.float32 else (0.0,)))
     for tokens, count, channels, has_shared in ((3, 2, 40, True), (4, 3, 64, False), (1, 1, 100, True)):
         generator.manual_seed(channels)
-        to = torch.randperm(tokens * count, generator=generator).int().view(tokens, count)
         shared = random(tokens, channels) if has_shared else None
-        x = Mixture(random(tokens * count, channels), to, random(tokens, count), shared)
+        x = Mixture(random(tokens * count, channels), random(tokens, count), shared)
         residual, weight = random(tokens, channels), random(channels)
         mine, stock = (room.add_norm(x, residual, weight, 1e-6) for room in (kernels, place))
         found["cases"] += 1
@@ -421,7 +420,7 @@ def placed_heads() -> dict[str, Any]:
 
 
 def routed() -> dict[str, Any]:
-    """Places, ends and weights of the kernel and of torch: both kinds of scores, ties, one token and many."""
+    """Choices and weights of the kernel and of torch: both kinds of scores, ties, one token and many."""
     import torch
 
     from vortexlab.kernels import experts
@@ -437,12 +436,13 @@ def routed() -> dict[str, Any]:
                 how = experts.Routing(total, count, sigmoid, normalised, 1.8)
                 mine, stock = kernels.route(logits, bias, how), experts.route(logits, bias, how)
                 found["cases"] += 1
-                found["same"] &= all(
-                    torch.equal(getattr(mine, x), getattr(stock, x)) for x in ("to", "tokens", "ends")
-                )
+                found["same"] &= torch.equal(mine.experts, stock.experts)
                 found["worst"] = max(found["worst"], float((mine.weights - stock.weights).abs().max()))
-    # Products: experts without rows, with a few, with more than a tile's; sizes that are no multiples of tiles.
-    for tokens, total, count, hidden, inner in ((3, 8, 2, 40, 24), (40, 3, 2, 200, 72), (1, 5, 1, 128, 64)):
+    # Products: experts without rows, with a few, with more than a tile's or a chunk of choices has; sizes that are no
+    # multiples of tiles.
+    for tokens, total, count, hidden, inner in (
+        (3, 8, 2, 40, 24), (40, 3, 2, 200, 72), (1, 5, 1, 128, 64), (150, 4, 2, 24, 16)
+    ):  # fmt: skip
         generator = torch.Generator().manual_seed(tokens)
         logits = torch.randn(tokens, total, generator=generator)
         routed = experts.route(logits, None, experts.Routing(total, count, False, True, 1.0))
@@ -451,8 +451,8 @@ def routed() -> dict[str, Any]:
         down = torch.randn(total, hidden, inner, generator=generator) / inner**0.5
         results = []
         for room in (kernels, experts):
-            middle = room.gated_product(x, gate_up, routed.tokens, routed.ends)
-            results.append((middle, room.grouped_product(middle, down, routed.ends)))
+            middle = room.gated_product(x, gate_up, routed.experts)
+            results.append((middle, room.grouped_product(middle, down, routed.experts)))
         found["cases"] += 1
         found["worst"] = max(found["worst"], *(float((a - b).abs().max()) for a, b in zip(*results, strict=True)))
     return found

@@ -42,6 +42,7 @@ def search(
     sources: Iterable[str] = (),
     template: str | None = None,
     dense_floor: float | None = None,
+    score: str | None = None,
     lengths: Iterable[int] = (),
     contexts: int | None = None,
     phase: str | None = None,
@@ -49,6 +50,8 @@ def search(
     predict_for: str | None = None,
     device: str = "auto",
     geometry: str | None = None,
+    context_cache: float | None = None,
+    memory_mb: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Run:
     """Runs a campaign until its budget is spent and returns it, opened.
@@ -73,6 +76,7 @@ def search(
             sources=sources,
             template=template,
             dense_floor=dense_floor,
+            score=score,
             lengths=lengths,
             contexts=contexts,
             phase=phase,
@@ -80,6 +84,8 @@ def search(
             predict_for=predict_for,
             device=device,
             geometry=geometry,
+            context_cache=context_cache,
+            memory_mb=memory_mb,
         )
         campaign = Campaign(
             campaign_config(

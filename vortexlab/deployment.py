@@ -16,6 +16,7 @@ from vortexlab.benching import load_quietly
 from vortexlab.deploy import package, selftest
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.architectures import read_config
 from vortexlab.evaluator.config import DTYPE_NAMES, REFERENCE_MODEL, EvaluationConfig, model_digest, versions
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.record import record
@@ -35,7 +36,7 @@ _CONDITIONS = (
     "device", "evaluated_on", "phase", "speed", "geometry", "lengths", "data", "batch", "batch_tokens", "dtype",
     "kv_dtype", "protocol",
     "baseline", "tables", "split", "seed", "threads", "versions", "model_digest", "environment", "dense_scores",
-    "tasks", "template",
+    "tasks", "template", "score", "inputs",
 )  # fmt: skip
 
 
@@ -61,6 +62,11 @@ def export_member(
     if run.config.evaluation.phase == PREFILL:
         raise VortexError(
             f"run {run.name} measured sparse prefill, and {engine} reads prompts densely; export from a run of decode"
+        )
+    if read_config(run.config.evaluation.model).get("kv_lora_rank"):
+        raise VortexError(
+            f"run {run.name} is about a model with latent attention, whose cache {engine} keeps latent: programs are "
+            "not exported to it; export from a run of a model with grouped heads, such as Qwen3 or Llama"
         )
     trial = run.history.find(identifier)
     verdict = trial.verdict

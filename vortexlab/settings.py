@@ -41,6 +41,7 @@ def evaluation_config(
     sources: Iterable[str] = (),
     template: str | None = None,
     dense_floor: float | None = None,
+    score: str | None = None,
     lengths: Iterable[int] = (),
     contexts: int | None = None,
     turns: int | None = None,
@@ -52,14 +53,17 @@ def evaluation_config(
     geometry: str | None = None,
     batch_tokens: int | None = None,
     threads: int | None = None,
+    context_cache: float | None = None,
+    memory_mb: int | None = None,
 ) -> EvaluationConfig:
     """The conditions of an evaluation; what is not given keeps `EvaluationConfig`'s default.
 
     A task that ends in ``.jsonl`` is a file of `data`. With `data` (files of JSON lines) and without `lengths`, those
     of the data's contexts are taken, rounded down to powers of two. Raises `VortexError` for values that are not
-    allowed, for a model folder without a model, and for tasks and data that cannot be used.
+    allowed, for a model that cannot be evaluated, and for tasks and data that cannot be used.
     """
-    from vortexlab.evaluator.config import EvaluationConfig, is_worded, model_digest
+    from vortexlab.evaluator.architectures import check_config, model_folder
+    from vortexlab.evaluator.config import EvaluationConfig, is_worded
     from vortexlab.evaluator.sources import absolute
 
     tasks = tuple(tasks)
@@ -67,12 +71,13 @@ def evaluation_config(
     asked = [Path(name).stem if name in named else name for name in tasks]
     files = [*data, *named]
     given: dict[str, Any] = {
-        "model": None if model_dir is None else str(Path(model_dir).absolute()),
+        "model": None if model_dir is None else model_folder(model_dir),
         "tasks": tuple(asked) or None,
         "data": tuple(str(Path(path).absolute()) for path in files) or None,
         "sources": tuple(map(absolute, sources)) or None,
         "template": template,
         "dense_floor": dense_floor,
+        "score": score,
         "lengths": tuple(lengths) or None,
         "contexts": contexts,
         "turns": turns,
@@ -83,9 +88,11 @@ def evaluation_config(
         "geometry": geometry,
         "batch_tokens": batch_tokens,
         "threads": threads,
+        "context_cache": context_cache,
+        "memory_mb": memory_mb,
     }
     if model_dir is not None:
-        model_digest(str(model_dir))
+        check_config(given["model"])
     chosen = {name: value for name, value in given.items() if value is not None}
     config = EvaluationConfig(device=pick_device(device), **chosen)
     if not config.data and not any(map(is_worded, config.tasks)):

@@ -24,9 +24,12 @@ class Encoder:
     """Encodes prompts for one model, and decodes what it generates; `template` as in `EvaluationConfig`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "auto"):
-        """Raises `VortexError` for a chat template that does not hold the user's message as it is."""
+        """Raises `VortexError` for a chat template that does not hold the user's message as it is, and where one is
+        asked for that the tokenizer has not."""
         self.tokenizer = tokenizer
-        self.chat = template == "auto" and bool(getattr(tokenizer, "chat_template", None))
+        self.chat = template != "none" and bool(getattr(tokenizer, "chat_template", None))
+        if template == "chat" and not self.chat:
+            raise VortexError("the model's tokenizer has no chat template; leave --template chat out for a base model")
         self._before, self._after = _around(tokenizer) if self.chat else ("", "")
 
     def context(self, text: str) -> list[int]:

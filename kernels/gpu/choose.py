@@ -28,12 +28,13 @@ def write_choose(graph: Graph, plan: Schedule, dtypes: Dtypes, whole: bool) -> K
 class _Choose(KernelText):
     def __init__(self, graph: Graph, plan: Schedule, dtypes: Dtypes, whole: bool):
         super().__init__("choose_whole" if whole else "choose_tiled", graph, plan.available, dtypes)
-        self.whole = whole
+        self.whole, self.follows = whole, bool(plan.maps)
 
     def write(self) -> KernelText:
         w, lists = self.writer, self.graph.lists
         self.line("list_row = tl.program_id(0).to(tl.int64)")
-        self.request_head(f"list_row // {lists}", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)")
+        places = f"list_row // {lists}", "row // KV_HEADS", "(row % KV_HEADS).to(tl.int32)"
+        self.request_head(*places, waits=not self.follows)
         listings = self.graph.listings
         roots = [i for item in listings for i in (*item.sets, item.weight) if i is not None]
         if any("head" in self.graph.ops[i].axes for i in roots):
@@ -44,6 +45,9 @@ class _Choose(KernelText):
         if self.whole:
             self.line("start = 0")
             self.tile_head()
+            self._units("page * PAGE < length")
+        if self.follows:
+            self.line("start_after_previous(CHAINED)")
         totals = [self.scalar("tl.full((), 0, tl.int32)") for _ in listings]
         self.open()
         for number, listing in enumerate(listings):
@@ -68,16 +72,13 @@ class _Choose(KernelText):
         chosen = " | ".join(self.set(index).text for index in listing.sets)
         self.line(f"listed = ({chosen} | (page == own)) & (page <= own) & (page < length)")
         self.line(f"rank = {total} + tl.cumsum(listed.to(tl.int32), 0) - 1")
-        blocks = "table + request * table_row"
+        if not self.whole:
+            self._units("listed")
+        places = "list_row * most, table + request * table_row, rank, page, unit, listed, length, most, PAGE, BLOCK"
         if number:
-            entries = self.param(f"entries{number}")
-            self.line(
-                f"list_places({entries}, list_row * most, {blocks}, rank, page, listed, length, most, PAGE, BLOCK)"
-            )
+            self.line(f"list_places({self.param(f'entries{number}')}, {places})")
         else:
-            self.line(
-                f"list_pages(pages, entries, list_row * most, {blocks}, rank, page, listed, length, most, PAGE, BLOCK)"
-            )
+            self.line(f"list_pages(pages, entries, {places})")
         self._weigh(number, listing, "most")
         self.line(f"{total} += tl.sum(listed.to(tl.int32), 0)")
 
@@ -87,12 +88,15 @@ class _Choose(KernelText):
         entries, capacity = self.param(f"entries{number}"), self.param("capacity")
         self.line(f"listed = live{among}")
         self.line(f"rank = {total} + tl.cumsum(listed.to(tl.int32), 0) - 1")
-        self.line(
-            f"tl.store({entries} + list_row * {capacity} + rank, page_unit(table + request * table_row, page, listed, "
-            "PAGE, BLOCK).to(tl.int32), mask=listed)"
-        )
+        if not self.whole:
+            self._units("listed")
+        self.line(f"tl.store({entries} + list_row * {capacity} + rank, unit, mask=listed)")
         self._weigh(number, listing, capacity)
         self.line(f"{total} += tl.sum(listed.to(tl.int32), 0)")
+
+    def _units(self, live: str) -> None:
+        """Where the tile's pages lie. A row of one tile asks for all of them, before what it waits for is there."""
+        self.line(f"unit = list_unit(table + request * table_row, page, {live}, own, PAGE, BLOCK)")
 
     def _weigh(self, number: int, listing: Listing, most: str) -> None:
         """Writes the log-weights of the pages just listed, in their order, for a softmax in powers of two; the own page

@@ -34,8 +34,8 @@ import triton
 import triton.language as tl
 
 from vortexlab.kernels.gpu.device import (
-    as_count, chosen, digit_counts, edge_page, floor_divide, floor_mod, is_settled, list_pages, list_places, mass_cut,
-    next_cut, order_key, page_unit, product_operand, random_key, round_bf16, settled_edge, sigmoid,
+    as_count, chosen, digit_counts, edge_page, floor_divide, floor_mod, is_settled, list_pages, list_places, list_unit,
+    mass_cut, next_cut, order_key, page_unit, product_operand, random_key, round_bf16, settled_edge, sigmoid,
     start_after_previous, tanh, ties_needed, to_int, token_offset, top_cut,
 )
 from vortexlab.kernels.gpu.fp8 import fp8_code, fp8_scale, round_fp8, widened

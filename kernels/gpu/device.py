@@ -67,20 +67,32 @@ def page_unit(table, page, live, PAGE: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def list_unit(blocks, page, live, own, PAGE: tl.constexpr, BLOCK: tl.constexpr):
+    """The physical page of each page, int32; 0 for the own one where pages are larger than blocks, whose last block may
+    not be there yet. `blocks` is the request's row of the block table."""
+    if PAGE > BLOCK:
+        live = live & (page < own)
+    return page_unit(blocks, page, live, PAGE, BLOCK).to(tl.int32)
+
+
+@triton.jit
 def list_pages(
-    pages, entries, first, blocks, rank, page, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr
+    pages, entries, first, blocks, rank, page, unit, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Writes one list's pages and where they lie: `rank` is the place of each page that is `listed` in the list, whose
     place 0 is `first`."""
     tl.store(pages + first + rank, page, mask=listed & (rank < most))
-    list_places(entries, first, blocks, rank, page, listed, length, most, PAGE, BLOCK)
+    list_places(entries, first, blocks, rank, page, unit, listed, length, most, PAGE, BLOCK)
 
 
 @triton.jit
-def list_places(entries, first, blocks, rank, page, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr):
+def list_places(
+    entries, first, blocks, rank, page, unit, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     """Writes where one list's pages lie.
 
-    `blocks`: the request's row of the block table. An entry is a physical page, or a block where a page has several.
+    `blocks`: the request's row of the block table. An entry is a physical page (`unit`, of `list_unit`), or a block
+    where a page has several.
     """
     listed = listed & (rank < most)
     if PAGE > BLOCK:
@@ -90,7 +102,7 @@ def list_places(entries, first, blocks, rank, page, listed, length, most, PAGE: 
             block = tl.load(blocks + number, mask=listed & (number * BLOCK < length), other=0)
             tl.store(entries + (first + rank) * SPAN + part, block, mask=listed)
     else:
-        tl.store(entries + first + rank, page_unit(blocks, page, listed, PAGE, BLOCK).to(tl.int32), mask=listed)
+        tl.store(entries + first + rank, unit, mask=listed)
 
 
 @triton.jit
@@ -161,11 +173,23 @@ def is_settled(counts, n):
 
 
 @triton.jit
+def common_bits(key):
+    """What all keys other than 0 share: a cut of their upper bits and the place of the next two; below 0 if all are
+    equal, or none."""
+    highest = tl.max(key, 0)
+    differ = highest ^ tl.min(tl.where(key > 0, key, highest), 0)
+    # The exponent of a float is the place of the highest bit, or one more if rounding carried.
+    exponent = (differ.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+    shift = tl.where(differ == 0, -2, tl.minimum(exponent, 31) & -2)
+    lower = (tl.full((), 4, tl.uint64) << tl.maximum(shift, 0).to(tl.uint64)) - 1
+    return tl.where(differ == 0, highest, highest & ~lower.to(tl.uint32)), shift
+
+
+@triton.jit
 def top_cut(key, n):
     """The largest cut that at least `n` keys reach, as far as bits matter: its lower bits are 0 where exactly `n` keys
     reach it already. 0 when there are fewer keys."""
-    cut = tl.full((), 0, tl.uint32)
-    shift = tl.full((), 30, tl.int32)
+    cut, shift = common_bits(key)
     while shift >= 0:
         counts = digit_counts(key, cut, shift.to(tl.uint32))
         cut = next_cut(cut, counts, n, shift.to(tl.uint32))

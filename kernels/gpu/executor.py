@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import ModuleType
@@ -333,7 +334,7 @@ class TritonExecutor:
 
     def prefill(
         self, q: Tensor, cache: PagedKV, state: TritonState | None = None, memory: Memory | None = None
-    ) -> tuple[Tensor, list[PageLists]]:
+    ) -> tuple[Tensor, Sequence[PageLists]]:
         """The prompts of all rows: q [batch, query_heads, tokens, channel] holds a query for every token of the cache
         (those past a row's length are ignored); returns the output, of q's shape, and the lists of each block of
         queries, none where prefill is dense. `state`: summaries of the complete pages; those that it lacks, since

@@ -1,7 +1,8 @@
 """Kernels of mixtures of experts in a decode step: routing, and products that read each chosen expert's weights once.
 
 A step has few rows for an expert, so its products are bound by reading weights: a program takes some output channels of
-one expert and streams their weights past all of its rows. What each computes is said in `vortexlab.kernels.experts`.
+one expert, finds which choices are the expert's, and streams the weights past their rows. What each computes is said in
+`vortexlab.kernels.experts`.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
@@ -13,102 +14,98 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vortexlab.kernels import experts
 from vortexlab.kernels.experts import TINY, Routed, Routing
 from vortexlab.kernels.gpu import launch
 from vortexlab.kernels.gpu.device import matrix_operand, round_bf16, start_after_previous
 
-#: Scores that one program holds: tokens times experts, both rounded up to powers of two.
-MOST_SCORES = 1 << 13
+#: Choices that an expert's program looks through at a time.
+CHUNK = 256
 
 
 @triton.jit
 def route_kernel(
-    logits, logits_row, bias, to, weights, whose, ends, tokens, factor, tiny,
-    TOTAL: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, SIGMOID: tl.constexpr,
-    NORMALISED: tl.constexpr, CHAINED: tl.constexpr,
+    logits, logits_row, bias, experts, weights, factor, tiny,
+    TOTAL: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr, SIGMOID: tl.constexpr, NORMALISED: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):  # fmt: skip
-    """All tokens in one program, a row of scores for each."""
+    """The choices of one token."""
     start_after_previous(CHAINED)
-    row = tl.arange(0, ROWS)
+    row = tl.program_id(0)
     expert = tl.arange(0, WIDTH)
     known = expert < TOTAL
-    live = (row < tokens)[:, None] & known[None, :]
-    x = tl.load(logits + row[:, None] * logits_row + expert[None, :], mask=live, other=0.0).to(tl.float32)
+    x = tl.load(logits + row.to(tl.int64) * logits_row + expert, mask=known, other=0.0).to(tl.float32)
     if SIGMOID:
         score = 1.0 / (1.0 + tl.exp(-x))
-        order = score + tl.load(bias + expert, mask=known, other=0.0)[None, :]
+        order = score + tl.load(bias + expert, mask=known, other=0.0)
     else:
-        x = tl.where(known[None, :], x, float("-inf"))
-        score = tl.exp(x - tl.max(x, 1)[:, None])
-        score = score / tl.sum(score, 1)[:, None]
+        x = tl.where(known, x, float("-inf"))
+        score = tl.exp(x - tl.max(x, 0))
+        score = score / tl.sum(score, 0)
         order = score
-    order = tl.where(live, order, float("-inf"))
-    choice = tl.zeros([ROWS, WIDTH], tl.int32)  # 1 for the best expert, 2 for the next, 0 for those not chosen
-    mass = tl.zeros([ROWS], tl.float32)
+    order = tl.where(known, order, float("-inf"))
+    choice = tl.zeros([WIDTH], tl.int32)  # 1 for the best expert, 2 for the next, 0 for those not chosen
     for number in tl.static_range(COUNT):
-        best = tl.max(order, 1)
-        first = tl.min(tl.where((order == best[:, None]) & live, expert[None, :], WIDTH), 1)
-        hit = expert[None, :] == first[:, None]
-        mass += tl.sum(tl.where(hit, score, 0.0), 1)
+        best = tl.max(order, 0)
+        hit = expert == tl.min(tl.where((order == best) & known & (choice == 0), expert, WIDTH), 0)
         choice = tl.where(hit, number + 1, choice)
         order = tl.where(hit, float("-inf"), order)
-    chosen = (choice > 0).to(tl.int32)
-    sizes = tl.sum(chosen, 0)
-    end = tl.cumsum(sizes, 0)
-    place = (end - sizes)[None, :] + tl.cumsum(chosen, 0) - chosen
     if NORMALISED:
-        score = score / (mass + tiny)[:, None]
-    slot = row[:, None] * COUNT + choice - 1
-    tl.store(to + slot, place, mask=choice > 0)
-    tl.store(whose + place, tl.broadcast_to(row[:, None], [ROWS, WIDTH]), mask=choice > 0)
+        score = score / (tl.sum(tl.where(choice > 0, score, 0.0), 0) + tiny)
+    slot = row * COUNT + choice - 1
+    tl.store(experts + slot, expert, mask=choice > 0)
     tl.store(weights + slot, score * factor, mask=choice > 0)
-    tl.store(ends + expert, end, mask=known)
 
 
 def route(logits: Tensor, bias: Tensor | None, how: Routing) -> Routed:
-    """See `vortexlab.kernels.experts.route`, which runs batches that are too large for one program."""
-    tokens = logits.shape[0]
-    rows, width = triton.next_power_of_2(tokens), triton.next_power_of_2(how.total)
-    if rows * width > MOST_SCORES:
-        return experts.route(logits, bias, how)
-    made = {"dtype": torch.int32, "device": logits.device}
-    found = Routed(
-        torch.empty(tokens, how.count, **made), torch.empty(tokens, how.count, device=logits.device),  # type: ignore[call-overload]
-        torch.empty(tokens * how.count, **made), torch.empty(how.total, **made),  # type: ignore[call-overload]
-    )  # fmt: skip
-    route_kernel[(1,)](
-        logits, logits.stride(0), logits if bias is None else bias, found.to, found.weights, found.tokens, found.ends,
-        tokens, how.factor, TINY,
-        TOTAL=how.total, COUNT=how.count, ROWS=rows, WIDTH=width, SIGMOID=how.sigmoid, NORMALISED=how.normalised,
-        num_warps=max(4, min(16, rows * width // 512)), **launch.chained(logits.device),
+    """See `vortexlab.kernels.experts.route`."""
+    shape = logits.shape[0], how.count
+    found = Routed(*(torch.empty(shape, dtype=kind, device=logits.device) for kind in (torch.int32, torch.float32)))
+    route_kernel[(logits.shape[0],)](
+        logits, logits.stride(0), logits if bias is None else bias, found.experts, found.weights, how.factor, TINY,
+        TOTAL=how.total, COUNT=how.count, WIDTH=triton.next_power_of_2(how.total), SIGMOID=how.sigmoid,
+        NORMALISED=how.normalised, num_warps=1, **launch.chained(logits.device),
     )  # fmt: skip
     return found
 
 
 @triton.jit
-def expert_kernel(
-    x, x_row, tokens, weight, ends, out, wide, long,
-    ROWS: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, GATED: tl.constexpr, CHAINED: tl.constexpr,
-):  # fmt: skip
-    """TILE of the `long` output channels of one expert's rows, from `wide` input channels.
+def choices_of(expert, experts, choices, start, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    """The numbers of ROWS of an expert's choices, from its `start`-th on, 0 past the last, and how many it has."""
+    rank = start + tl.arange(0, ROWS)
+    found = tl.zeros([ROWS], tl.int32)
+    mine = 0
+    for first in range(0, choices, CHUNK):
+        number = first + tl.arange(0, CHUNK)
+        hit = (tl.load(experts + number, mask=number < choices, other=-1) == expert).to(tl.int32)
+        place = tl.where(hit > 0, mine + tl.cumsum(hit, 0) - 1, -1)
+        found += tl.sum(tl.where(place[None, :] == rank[:, None], number[None, :], 0), 1)
+        mine += tl.sum(hit, 0)
+    return found, mine
 
-    GATED: row r reads row `tokens[r]` of `x`, and the weight holds the channels of the gate, then those of up.
+
+@triton.jit
+def expert_kernel(
+    x, x_row, experts, choices, weight, out, wide, long,
+    COUNT: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, CHUNK: tl.constexpr,
+    GATED: tl.constexpr, CHAINED: tl.constexpr,
+):  # fmt: skip
+    """TILE of the `long` output channels of one expert's choices, from `wide` input channels.
+
+    GATED: choice n reads row n // COUNT of `x`, and the weight holds the channels of the gate, then those of up.
     """
     start_after_previous(CHAINED)
     expert = tl.program_id(1)
-    begin = tl.load(ends + expert - 1, mask=expert > 0, other=0)
-    end = tl.load(ends + expert)
+    row, mine = choices_of(expert, experts, choices, 0, ROWS, CHUNK)
     channel = tl.program_id(0) * TILE + tl.arange(0, TILE)
     known = channel < long
     step = tl.arange(0, STEP)
     weight += expert.to(tl.int64) * long * wide * (2 if GATED else 1)
     first = weight + channel[None, :] * wide + step[:, None]
-    for start in range(begin, end, ROWS):
-        row = start + tl.arange(0, ROWS)
-        live = row < end
-        source = tl.load(tokens + row, mask=live, other=0) if GATED else row
-        at = x + source.to(tl.int64)[:, None] * x_row + step[None, :]
+    for start in range(0, mine, ROWS):
+        if start > 0:
+            row, mine = choices_of(expert, experts, choices, start, ROWS, CHUNK)
+        live = start + tl.arange(0, ROWS) < mine
+        at = x + (row // COUNT if GATED else row).to(tl.int64)[:, None] * x_row + step[None, :]
         sums = tl.zeros([ROWS, TILE], tl.float32)
         more = tl.zeros([ROWS, TILE], tl.float32)
         for here in range(0, wide, STEP):
@@ -124,28 +121,29 @@ def expert_kernel(
             sums = sums / (1.0 + tl.exp(-sums)) * more
         if out.dtype.element_ty == tl.bfloat16:
             sums = round_bf16(sums)
-        place = out + row.to(tl.int64)[:, None] * long + channel[None, :]
-        tl.store(place, sums.to(out.dtype.element_ty), mask=live[:, None] & known[None, :])
+        to = out + row.to(tl.int64)[:, None] * long + channel[None, :]
+        tl.store(to, sums.to(out.dtype.element_ty), mask=live[:, None] & known[None, :])
 
 
-def _launch(x: Tensor, weight: Tensor, tokens: Tensor, ends: Tensor, out: Tensor, gated: bool) -> Tensor:
+def _launch(x: Tensor, weight: Tensor, experts: Tensor, long: int, gated: bool) -> Tensor:
+    choices, total = experts.numel(), weight.shape[0]
+    x, out = x.contiguous(), torch.empty(choices, long, dtype=x.dtype, device=x.device)
     # Most experts have a few rows: tiles of 16 where these are enough for twice the mean.
-    rows = min(64, max(16, triton.next_power_of_2(2 * out.shape[0] // len(ends))))
+    rows = min(64, max(16, triton.next_power_of_2(2 * choices // total)))
     tile = 32 if gated else 64
-    expert_kernel[(-(-out.shape[1] // tile), len(ends))](
-        x, x.stride(0), tokens, weight, ends, out, x.shape[1], out.shape[1],
-        ROWS=rows, TILE=tile, STEP=128, GATED=gated, num_warps=4, num_stages=4, **launch.chained(x.device),
+    expert_kernel[(-(-long // tile), total)](
+        x, x.stride(0), experts, choices, weight.contiguous(), out, x.shape[1], long,
+        COUNT=experts.shape[1], ROWS=rows, TILE=tile, STEP=128, CHUNK=min(CHUNK, triton.next_power_of_2(choices)),
+        GATED=gated, num_warps=4, num_stages=4, **launch.chained(x.device),
     )  # fmt: skip
     return out
 
 
-def gated_product(x: Tensor, weight: Tensor, tokens: Tensor, ends: Tensor) -> Tensor:
+def gated_product(x: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
     """See `vortexlab.kernels.experts.gated_product`; gate and up stay in fp32 until they are multiplied."""
-    out = torch.empty(tokens.shape[0], weight.shape[1] // 2, dtype=x.dtype, device=x.device)
-    return _launch(x.contiguous(), weight.contiguous(), tokens, ends, out, True)
+    return _launch(x, weight, experts, weight.shape[1] // 2, True)
 
 
-def grouped_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+def grouped_product(rows: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
     """See `vortexlab.kernels.experts.grouped_product`."""
-    out = torch.empty(rows.shape[0], weight.shape[1], dtype=rows.dtype, device=rows.device)
-    return _launch(rows.contiguous(), weight.contiguous(), ends, ends, out, False)
+    return _launch(rows, weight, experts, weight.shape[1], False)

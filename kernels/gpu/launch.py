@@ -47,7 +47,7 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
     tile = triton.next_power_of_2(min(capacity, most)) if whole else striding
     # As many values are held of a page as scores are read, and then some.
     held = WHOLE_ROW // most * (1 if whole or most == WHOLE_ROW else 2)
-    return {"TILE": tile}, {"num_warps": max(4, warps(tile * held))}
+    return {"TILE": tile}, {"num_warps": max(4, min(8, warps(4 * tile * held)))}
 
 
 def map_programs(kernel: Kernel, tiles: int, rows: int, processors: int) -> int:

@@ -26,7 +26,7 @@ def rounded(x, like):
 
 @triton.jit
 def add_norm_kernel(
-    x, x_row, to, weights, shared, shared_row, residual, residual_row, weight, out, total, eps,
+    x, x_row, weights, shared, shared_row, residual, residual_row, weight, out, total, eps,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr, SHARED: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
     """One row, in one piece. COUNT: how many rows of `x` the row is a weighted sum of, 0 where it is a row of `x`."""
@@ -39,9 +39,9 @@ def add_norm_kernel(
     else:
         a = tl.zeros([WIDTH], tl.float32)
         for choice in tl.static_range(COUNT):
-            source = tl.load(to + row * COUNT + choice).to(tl.int64)
             factor = tl.load(weights + row * COUNT + choice)
-            a += tl.load(x + source * x_row + channel, mask=live, other=0.0).to(tl.float32) * factor
+            at = x + (row * COUNT + choice) * x_row + channel
+            a += tl.load(at, mask=live, other=0.0).to(tl.float32) * factor
         a = rounded(a, total).to(tl.float32)
     if SHARED:
         a += tl.load(shared + row * shared_row + channel, mask=live, other=0.0).to(tl.float32)
@@ -174,13 +174,14 @@ def add_norm(x: Tensor | Mixture, residual: Tensor, weight: Tensor, eps: float) 
     """See `vortexlab.kernels.place.add_norm`."""
     rows, channels = residual.shape
     out, total = (torch.empty(rows, channels, dtype=residual.dtype, device=residual.device) for _ in "ab")
-    mixed = x if isinstance(x, Mixture) else Mixture(x, x, x, None)
+    mixed = x if isinstance(x, Mixture) else Mixture(x, x, None)
     shared = residual if mixed.shared is None else mixed.shared
+    count = mixed.weights.shape[1] if mixed is x else 0
     width = triton.next_power_of_2(channels)
     add_norm_kernel[(rows,)](
-        mixed.rows, mixed.rows.stride(0), mixed.to, mixed.weights, shared, shared.stride(0),
+        mixed.rows, mixed.rows.stride(0), mixed.weights, shared, shared.stride(0),
         residual, residual.stride(0), weight, out, total, eps,
-        CHANNELS=channels, WIDTH=width, COUNT=mixed.to.shape[1] if mixed is x else 0, SHARED=mixed.shared is not None,
+        CHANNELS=channels, WIDTH=width, COUNT=count, SHARED=mixed.shared is not None,
         num_warps=max(1, min(16, width // 512)), **launch.chained(residual.device),
     )  # fmt: skip
     return out, total

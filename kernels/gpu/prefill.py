@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 import triton
@@ -128,7 +129,7 @@ class Blocks:
         pages = pad(lists.pages, (0, more), value=-1).scatter_(3, place, next_pages.expand(shape))
         return PageLists(pages, lists.counts + (touched - 1).int()[:, None, None])
 
-    def by_number(self, lists: PageLists) -> list[PageLists]:
+    def by_number(self, lists: PageLists) -> Sequence[PageLists]:
         """The lists of each block number for all requests; those that have no such block read nothing in it."""
         count = int(self.starts[-1]) // self.size + 1
         pages, counts = lists.pages, lists.counts
@@ -136,8 +137,25 @@ class Blocks:
             place = (self.starts // self.size * self.batch + self.rows).to(pages.device)
             pages = pages.new_full((count * self.batch, *pages.shape[1:]), -1).index_copy_(0, place, pages)
             counts = counts.new_zeros((count * self.batch, *counts.shape[1:])).index_copy_(0, place, counts)
-        both = (x.unflatten(0, (count, self.batch)).unbind(0) for x in (pages, counts))
-        return [PageLists(*pair) for pair in zip(*both, strict=True)]
+        return _Numbered(*(x.unflatten(0, (count, self.batch)) for x in (pages, counts)))
+
+
+class _Numbered(Sequence[PageLists]):
+    """The lists of every block number, cut out when asked for: a long prompt has a thousand, and seldom a reader."""
+
+    def __init__(self, pages: Tensor, counts: Tensor) -> None:
+        self._pages, self._counts = pages, counts
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    @overload
+    def __getitem__(self, at: int) -> PageLists: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[PageLists]: ...
+    def __getitem__(self, at: int | slice) -> PageLists | Sequence[PageLists]:
+        of = PageLists if isinstance(at, int) else _Numbered
+        return of(self._pages[at], self._counts[at])
 
 
 def tile_queries(size: int, heads: int, shape: PrefillShape) -> int:

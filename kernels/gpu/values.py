@@ -49,12 +49,13 @@ class KernelText:
         params = "".join(f"    {name},\n" for name in self.params)
         return f"\n\n@triton.jit\ndef {self.name}(\n{params}):\n{body}\n"
 
-    def request_head(self, row: str, request: str, kv_head: str) -> None:
-        """Opening lines of a kernel of the query stage."""
+    def request_head(self, row: str, request: str, kv_head: str, *, waits: bool = True) -> None:
+        """Opening lines of a kernel of the query stage. One that does not wait here waits later, and comes directly
+        after another kernel of the stage: what that one waited for, lengths among it, is there already."""
         for name in ("table", "table_row", "lengths", "CHAINED: tl.constexpr"):
             self.param(name)
         for line in (
-            "start_after_previous(CHAINED)",
+            *(["start_after_previous(CHAINED)"] if waits else []),
             f"row = {row}",
             f"request = {request}",
             f"kv_head = {kv_head}",

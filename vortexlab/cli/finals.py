@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vortexlab.cli import options
-from vortexlab.cli.output import AsJson, Runs, interval, print_json, printable, table
+from vortexlab.cli.output import AsJson, Runs, print_json, printable, table
 from vortexlab.dsl.errors import VortexError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def finals(
     """
     from vortexlab.agent.finals import final_config, hold, recorded
     from vortexlab.agent.run import Run
+    from vortexlab.report.finals import conditions
 
     name, ids = options.run_and_rest(values or [], 0, None, "[RUN] [ID...]")
     run = Run.open(name, runs)
@@ -47,33 +48,14 @@ def finals(
         hold(run, ids, config=config, again=again, on_progress=lambda text: print(printable(text), file=sys.stderr))
         rows = recorded(run)
     if as_json:
-        print_json({"run": run.name, "rows": [row.to_json() for row in rows], **_conditions(run)})
+        print_json({"run": run.name, "rows": [row.to_json() for row in rows], **conditions(run)})
         return
     _print(run, rows)
 
 
-def _conditions(run: Run) -> dict[str, Any]:
-    evaluation = run.history.openings[-1].evaluation
-    return {key: evaluation[key] for key in ("split", "lengths", "contexts", "margin")}
-
-
 def _print(run: Run, rows: list[Final]) -> None:
-    cells = []
-    for row in rows:
-        searched, found = row.trial.verdict, row.verdict
-        assert searched is not None
-        decision = found.non_inferiority.get("decision", "-") if found else "not yet measured"
-        cells.append((
-            row.trial.id, row.trial.proposal.name, str(row.opening), interval(searched.accuracy),
-            interval(found.accuracy if found else None), str(decision), interval(found.speedup if found else None, 2),
-            str(found.contexts if found else 0), "; ".join(found.alarms) if found else "",
-        ))  # fmt: skip
-    terms = _conditions(run)
-    title = (
-        f"run {run.name}: accuracy kept [95 %] in the search and on the {terms['split']} contexts, at "
-        f"{', '.join(map(str, terms['lengths']))} tokens; margin {terms['margin']:g}, declared with the run"
-    )
-    names = ("id", "name", "opening", "searched", "sealed", "than dense", "speed-up", "contexts", "alarms")
-    table(title, names, cells, right=("opening", "contexts"))
+    from vortexlab.report import finals as shown
+
+    table(f"run {run.name}: {shown.title(run)}", shown.HEADINGS, shown.cells(rows), right=("opening", "contexts"))
     if any(row.opening > 1 for row in rows):
-        print("Rows of an opening after the first are about contexts that had been seen before.")
+        print(shown.SEEN_BEFORE)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from vortexlab.cli import bench, deployment, doctor, finals, handoff, programs, results, search, tasks, tune
+from vortexlab.cli import attack, bench, deployment, doctor, finals, handoff, programs, results, search, tasks, tune
 from vortexlab.dsl.errors import VortexError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
@@ -46,6 +46,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     handoff.tell,
     tune.tune,
     tasks.tasks,
+    attack.attack,
     doctor.doctor,
 )
 for function in COMMANDS:

@@ -11,7 +11,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
 
 ModelDir = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder of the evaluated model; by default the shipped one.")
+    str | None, typer.Option(metavar="DIR", help="Folder or downloaded name of the model; by default the shipped one.")
 ]
 Tasks = Annotated[
     list[str] | None, typer.Option(help="Tasks, repeated or with commas; by default all, with --data its own.")
@@ -24,8 +24,11 @@ Source = Annotated[
     list[str] | None,
     typer.Option("--source", metavar="NAME=WHERE", help="Documents or a data set of a task (docs/tasks.md)."),
 ]
-Template = Annotated[str | None, typer.Option(metavar="auto|none", help="The model's chat template around tasks.")]
+Template = Annotated[str | None, typer.Option(metavar="auto|chat|none", help="The model's chat template around tasks.")]
 DenseFloor = Annotated[float | None, typer.Option(help="Tasks on which dense attention scores less are not judged.")]
+Score = Annotated[
+    str | None, typer.Option(metavar="task|agreement", help="What answers are held against: expected, or dense ones.")
+]
 Lengths = Annotated[list[str] | None, typer.Option(help="Context lengths in tokens, repeated or with commas.")]
 Contexts = Annotated[int | None, typer.Option(help="Contexts per task and length.")]
 Phase = Annotated[str | None, typer.Option(metavar="decode|prefill", help="What runs sparsely, and is timed.")]
@@ -36,6 +39,12 @@ Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or floa
 Geometry = Annotated[str | None, typer.Option(help="Attention geometry of speed, or a config.json.")]
 BatchTokens = Annotated[int | None, typer.Option(help="Batch x context length of the speed gate.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; 0 for all.")]
+ContextCache = Annotated[
+    float | None, typer.Option(metavar="GB", help="Disk for contexts that were read; 0 for none.")
+]
+MemoryMb = Annotated[
+    int | None, typer.Option("--memory-mb", metavar="MB", help="Host memory of the worker; large models need more.")
+]
 Knobs = Annotated[list[str] | None, typer.Option("--knob", metavar="NAME=VALUE", help="A knob's value; repeatable.")]
 Parameters = Annotated[
     str | None, typer.Option("--parameters", metavar="FILE", help="Learned parameters, a safetensors file.")

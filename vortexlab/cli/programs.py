@@ -266,6 +266,7 @@ def evaluate(
     source: options.Source = None,
     template: options.Template = None,
     dense_floor: options.DenseFloor = None,
+    score: options.Score = None,
     lengths: options.Lengths = None,
     contexts: options.Contexts = None,
     speed: options.Speed = None,
@@ -275,6 +276,8 @@ def evaluate(
     geometry: options.Geometry = None,
     batch_tokens: options.BatchTokens = None,
     threads: options.Threads = None,
+    context_cache: options.ContextCache = None,
+    memory_mb: options.MemoryMb = None,
     screen: Annotated[bool, typer.Option("--screen", help="Stop after the screen, before speed.")] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -292,6 +295,7 @@ def evaluate(
         sources=source or (),
         template=template,
         dense_floor=dense_floor,
+        score=score,
         lengths=options.numbers("--lengths", lengths),
         contexts=contexts,
         speed=speed,
@@ -301,6 +305,8 @@ def evaluate(
         geometry=geometry,
         batch_tokens=batch_tokens,
         threads=threads,
+        context_cache=context_cache,
+        memory_mb=memory_mb,
     )
     bound = binding.bind(program, values, parameters)
     binding.check_evaluation(bound, config)

@@ -419,7 +419,8 @@ class Evaluated(_Form):
 
 
 class BenchRow(_Form):
-    """One context length; times are medians in milliseconds, `predicted` is the cost model's answer."""
+    """One context length; times are medians in milliseconds, `predicted` is the cost model's answer. `drift`: how far
+    dense attention moved within the run, as a share; `by_inputs` has a ratio where more than one `inputs` was timed."""
 
     context: int
     batch: int
@@ -435,6 +436,9 @@ class BenchRow(_Form):
     baselines_ms: dict[str, float]
     density: float
     worst_error: float
+    drift: float
+    inputs: Literal["synthetic", "recorded"]
+    by_inputs: dict[str, float]
     recorded_counts: int
     predicted: dict[str, Any]
 
@@ -655,6 +659,29 @@ class Tasks(_Form):
     digests: dict[str, Hash]
 
 
+class AttackRow(_Form):
+    """One attack: what it `tries`, in how many `ways`, the verdict `expected` and the one `found`; `wall` stops it."""
+
+    id: Annotated[str, Field(pattern="^[AS][0-9]+$")]
+    kind: str
+    tries: str
+    expected: str
+    found: str
+    ways: int
+    stopped: bool
+    wall: str
+    seconds: float
+
+
+class Attack(_Form):
+    """`vortex attack --json`. `walls` of the kernel that stand on this machine; `accepted`: attacks not stopped."""
+
+    walls: list[str]
+    bubblewrap: bool
+    rows: list[AttackRow]
+    accepted: int
+
+
 class Item(_Form):
     area: str
     name: str
@@ -687,6 +714,7 @@ OUTPUTS: dict[str, type[_Form]] = {
     "tell": Member,
     "tune": Tune,
     "tasks": Tasks,
+    "attack": Attack,
     "doctor": Doctor,
 }
 

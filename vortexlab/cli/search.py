@@ -49,6 +49,7 @@ def search(
     source: options.Source = None,
     template: options.Template = None,
     dense_floor: options.DenseFloor = None,
+    score: options.Score = None,
     lengths: options.Lengths = None,
     contexts: options.Contexts = None,
     phase: options.Phase = None,
@@ -59,6 +60,8 @@ def search(
     geometry: options.Geometry = None,
     batch_tokens: options.BatchTokens = None,
     threads: options.Threads = None,
+    context_cache: options.ContextCache = None,
+    memory_mb: options.MemoryMb = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run, or `latest`.")] = None,
     replay: Annotated[
         str | None, typer.Option(metavar="RUN", help="Repeat this run from its recorded replies, calling nothing.")
@@ -92,6 +95,7 @@ def search(
             sources=source or (),
             template=template,
             dense_floor=dense_floor,
+            score=score,
             lengths=options.numbers("--lengths", lengths),
             contexts=contexts,
             phase=phase,
@@ -102,6 +106,8 @@ def search(
             geometry=geometry,
             batch_tokens=batch_tokens,
             threads=threads,
+            context_cache=context_cache,
+            memory_mb=memory_mb,
         )
         campaign = Campaign(
             settings.campaign_config(

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vortexlab import __version__
+from vortexlab.agent.finals import recorded
 from vortexlab.cli.output import duration, interval, number, settings
 from vortexlab.dsl.errors import VortexError
+from vortexlab.report import finals
 from vortexlab.report.plot import funnel_figure, pareto
 from vortexlab.report.summary import conditions_line, summary_lines
 
@@ -77,6 +79,7 @@ def render(run: Run) -> str:
         "ROWS": "\n".join(_row(entry) for entry in board.entries),
         "AUDITS": _audits(run),
         "REJECTED": _rejected(run),
+        "FINALS": _finals(run),
         "TEXTS": "\n".join(_program(run, trial) for trial in _shown(run)),
         "FOOT": _text(f"Written by vortexlab {__version__} from the record of {len(run.trials)} programs."),
         "FIGURES": _data(figures),
@@ -149,6 +152,15 @@ def _audits(run: Run) -> str:
         "frontier members lost (95 % bound)", "rank correlation with full accuracy",
     )  # fmt: skip
     return _table(headings, rows) if rows else "<p>None.</p>"
+
+
+def _finals(run: Run) -> str:
+    """What the sealed contexts said of the finalists, beside what the search had said."""
+    if not run.history.openings:
+        return "<p>None were held: <code>vortex finals</code> measures the best programs once more.</p>"
+    rows = recorded(run)
+    seen = f"<p>{finals.SEEN_BEFORE}</p>" if any(row.opening > 1 for row in rows) else ""
+    return f'<p class="note">{_text(finals.title(run))}</p>{_table(finals.HEADINGS, finals.cells(rows))}{seen}'
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -1,0 +1,49 @@
+"""What the kernel tells of a process in /proc."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def stat(pid: int | str) -> list[str]:
+    """The fields of a process's state, beginning with the third."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()
+
+
+def environment_of(pid: int | str) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb", 0) as file:
+        return file.read()
+
+
+def network_of(pid: int | str) -> str:
+    """The network namespace of a process; empty when it is gone or may not be looked at."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return ""
+
+
+def hold_network(pid: int) -> tuple[str, int]:
+    """The network namespace of a process as `network_of` names it, and a descriptor: as long as that is open no other
+    namespace gets the name, which the kernel gives again at once. Raises `OSError` when the process is gone."""
+    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    return os.readlink(f"/proc/self/fd/{descriptor}"), descriptor
+
+
+def threads(pid: int) -> int:
+    with suppress(OSError, ValueError, IndexError):
+        return int(stat(pid)[17])
+    return 0
+
+
+def private_bytes(pid: int) -> int:
+    """Resident memory of a process that no file backs, shared memory included, in bytes; 0 when it is gone."""
+    total = 0
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(("RssAnon:", "RssShmem:")):
+                total += int(line.split()[1]) << 10
+    return total

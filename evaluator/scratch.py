@@ -1,0 +1,80 @@
+"""The folder of a worker: it outlives the worker, goes with the controller, and changes to it can be seen."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+_NAME = "vortex-scratch-"
+_MOST_ENTRIES = 1_000_000
+#: Folders of compiled code, Triton's and the driver's. Compilers rewrite files there, so they go with every worker.
+_COMPILED = ("triton", ".nv")
+Stamp = tuple[int, ...]
+
+
+def new_folder(root: str) -> tuple[Path, int]:
+    """A new folder and the descriptor whose lock says that its controller lives.
+
+    Folders that killed controllers left behind, which hold gigabytes of contexts, are removed first. A folder gets the
+    name by which it is found only when it is locked, so that nobody removes one that is being made.
+    """
+    for left in Path(root).glob(f"{_NAME}*"):
+        with suppress(OSError):
+            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(descriptor).st_uid == os.getuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+    made = Path(tempfile.mkdtemp(prefix="vortex-new-", dir=root))
+    held = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        named = made.with_name(made.name.replace("vortex-new-", _NAME))
+        made.rename(named)
+    except OSError:  # a file system without locks: the folder stays under a name that nobody clears away
+        os.close(held)
+        return made, -1
+    return named, held
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """Bytes on disk below a folder; beyond `_MOST_ENTRIES` entries it counts as endless."""
+    total, seen, todo = 0, 0, [str(folder)]
+    while todo:
+        with suppress(OSError):
+            for entry in os.scandir(todo.pop()):
+                seen += 1
+                with suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+        if seen > _MOST_ENTRIES:
+            return 1 << 62
+    return total
+
+
+def stamps(folder: Path) -> dict[str, Stamp]:
+    """Files below a folder but compiled code, with what changes when they do."""
+    found: dict[str, Stamp] = {}
+    for where, folders, files in os.walk(folder):
+        if where == str(folder):
+            folders[:] = [name for name in folders if name not in _COMPILED]
+        for name in files:
+            if told := stamp(Path(where, name)):
+                found[os.path.relpath(os.path.join(where, name), folder)] = told
+    return found
+
+
+def stamp(path: Path) -> Stamp:
+    """Inode, size and time of change of a file; empty when it is gone."""
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return ()
+    return facts.st_ino, facts.st_size, facts.st_ctime_ns
