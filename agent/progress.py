@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.agent.pareto import hypervolume
 from vortexlab.agent.trials import History
 
 
@@ -66,9 +65,7 @@ def progress(
 ) -> ProgressState:
     """`seconds` of work so far, by default up to the last event; `seed_structures` are those that are not new."""
     worked = history.seconds if seconds is None else seconds
-    statuses = [trial.verdict.status for trial in history.trials if trial.verdict]
-    accepted = [trial for trial in history.trials if trial.point is not None]
-    structures = {trial.structure for trial in accepted}
+    totals = history.totals
     rate = history.evaluated / worked if worked > 0 else 0.0
     left: list[float] = []
     if config.evaluations is not None and rate > 0:
@@ -76,7 +73,6 @@ def progress(
     if config.hours is not None:
         left.append(max(0.0, config.hours * 3600 - worked))
     spent = history.spent()
-    front = history.frontier()
     return ProgressState(
         run=config.name,
         phase=phase,
@@ -84,17 +80,17 @@ def progress(
         evaluations=history.evaluated,
         budget=config.evaluations,
         recorded=len(history.trials),
-        accepted=statuses.count("accepted"),
-        rejected=statuses.count("rejected"),
-        errors=statuses.count("error"),
-        structures=len(structures),
-        new_structures=len(structures - seed_structures),
+        accepted=totals.statuses["accepted"],
+        rejected=totals.statuses["rejected"],
+        errors=totals.statuses["error"],
+        structures=len(totals.structures),
+        new_structures=len(totals.structures - seed_structures),
         per_hour=rate * 3600,
         seconds=worked,
         seconds_left=min(left) if left else None,
-        funnel=history.funnel(),
-        frontier=len(front),
-        hypervolume=hypervolume([trial.point for trial in front if trial.point]),
+        funnel=totals.funnel(),
+        frontier=len(totals.front),
+        hypervolume=totals.area,
         calls=spent.calls,
         tokens=spent.tokens,
         money=spent.money,

@@ -91,6 +91,7 @@ class Slots:
         self.config, self.proposers, self.fallback, self.on_failure = config, list(proposers), fallback, on_failure
         self._plan = seed_plan(config)
         self._by_name = {proposer.name: proposer for proposer in self.proposers}
+        self._tuner = study.Tuner()
 
     def propose(self, history: History) -> Prepared | None:
         """What the next slot evaluates; None when there is nothing left that was not evaluated already."""
@@ -129,7 +130,7 @@ class Slots:
         ]  # fmt: skip
         if any(item["permanent"] for item in failures):
             return True
-        worked = max((trial.slot for trial in history.trials if trial.arm.proposer == name), default=-1)
+        worked = next((trial.slot for trial in reversed(history.trials) if trial.arm.proposer == name), -1)
         recent = [item["slot"] for item in failures if item["slot"] > worked]
         if len(recent) < _BREAKER:
             return False
@@ -166,11 +167,11 @@ class Slots:
         seen, tokens = history.hashes(), max(self.config.evaluation.lengths)
         while targets:
             target = rng.choices(list(targets), weights=list(targets.values()))[0]
-            trial = next(trial for trial in history.trials if trial.slot == target)
+            trial = history.trials[target]
             program = parse(trial.proposal.source)
             for attempt in range(_ASKS + _DRAWS):
                 if attempt < _ASKS:
-                    values = study.ask(
+                    values = self._tuner.ask(
                         history.trials, program, trial.structure,
                         tokens=tokens, seed=self.config.seed, slot=slot, attempt=attempt,
                     )  # fmt: skip
@@ -202,9 +203,7 @@ def _tunable(history: History) -> dict[int, float]:
     while it has only its first numbers.
     """
     front = {trial.slot for trial in history.frontier()}
-    tried: dict[str, int] = {}
-    for trial in history.trials:
-        tried[trial.structure] = tried.get(trial.structure, 0) + 1
+    tried = history.totals.tried
     weights = {}
     for trial in history.trials:
         if trial.point is None or not trial.knobs:

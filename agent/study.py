@@ -1,10 +1,11 @@
 """Knob values from Optuna, by ask and tell with two objectives; the one file that knows Optuna.
 
-The study holds no state of its own: it is rebuilt from the trials at every `ask`, with a sampler seeded from
-(campaign seed, slot), so a resumed campaign is asked exactly what an uninterrupted one would have been.
+The study holds nothing but the trials, each added once, and every `ask` has a sampler of its own, seeded from
+(campaign seed, slot): a resumed campaign is asked exactly what an uninterrupted one would have been.
 
 Structure never enters the study. A knob that means the same in every program (see `search_spaces.knobs`) is one
-parameter for all of them; any other is a parameter of its structure alone, ``p/<structure>/<name>``.
+parameter for all of them; any other is a parameter of its structure and form, ``p/<structure>/<name>:<form>``, since
+programs of one structure may declare a name with other choices or on another scale.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def derive(seed: int, *path: int | str) -> int:
 
 
 def parameter(knob: Knob, structure: str) -> str:
-    return knob.name if is_shared(knob) else f"p/{structure[:8]}/{knob.name}"
+    if is_shared(knob):
+        return knob.name
+    form = f"{knob.kind}-{digest(list(knob.choices))[:4]}" if knob.choices else knob.kind + "-log" * knob.log
+    return f"p/{structure[:8]}/{knob.name}:{form}"
 
 
 def distribution(knob: Knob) -> BaseDistribution:
@@ -71,21 +75,35 @@ def narrowed(knob: Knob, page: int, tokens: int) -> Knob:
     return replace(knob, high=max(int(knob.low), min(int(knob.high), tokens // (2 * page))))
 
 
-def ask(
-    trials: Sequence[Trial], program: Program, structure: str, *, tokens: int, seed: int, slot: int, attempt: int = 0
-) -> dict[str, Attr]:
-    """Values for the knobs of one unbound program, given everything that was evaluated.
+class Tuner:
+    """The study of one campaign in memory, kept from one `ask` to the next."""
 
-    `tokens` is the longest context; `attempt` draws again for the same slot.
-    """
-    sampler = TPESampler(seed=derive(seed, "knobs", slot, attempt), n_startup_trials=_STARTUP)
-    study = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
-    study.add_trials([frozen(trial) for trial in trials])
-    trial = study.ask()
-    with warnings.catch_warnings():
-        # The ranges of a shared knob may differ between programs; Optuna remarks on it at every suggestion.
-        warnings.simplefilter("ignore")
-        return _fill(program, tokens, lambda knob: _suggest(trial, parameter(knob, structure), distribution(knob)))
+    def __init__(self) -> None:
+        self._study = optuna.create_study(directions=_DIRECTIONS)
+        self._added = 0
+
+    def ask(
+        self, trials: Sequence[Trial], program: Program, structure: str, *, tokens: int, seed: int, slot: int,
+        attempt: int = 0,
+    ) -> dict[str, Attr]:  # fmt: skip
+        """Values for the knobs of one unbound program, given everything that was evaluated.
+
+        `trials` begin with those of earlier calls. `tokens` is the longest context; `attempt` draws again for the
+        same slot.
+        """
+        self._study.add_trials([frozen(trial) for trial in trials[self._added :]])
+        self._added = len(trials)
+        self._study.sampler = TPESampler(seed=derive(seed, "knobs", slot, attempt), n_startup_trials=_STARTUP)
+        trial = self._study.ask()
+        try:
+            with warnings.catch_warnings():
+                # The ranges of a shared knob may differ between programs; Optuna remarks on it at every suggestion.
+                warnings.simplefilter("ignore")
+                return _fill(
+                    program, tokens, lambda knob: _suggest(trial, parameter(knob, structure), distribution(knob))
+                )
+        finally:  # the trial that comes of it is added once it is evaluated; samplers skip this one
+            self._study.tell(trial, state=TrialState.FAIL)
 
 
 def draw(program: Program, rng: random.Random, *, tokens: int) -> dict[str, Attr]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from vortexlab.agent.budget import Spent
-from vortexlab.agent.pareto import Point, frontier, gains
+from vortexlab.agent.pareto import Point, frontier, hypervolume
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.agent.store import Event
 from vortexlab.dsl import parse, structure_hash
@@ -53,7 +56,7 @@ class Trial:
     def knobs(self) -> Mapping[str, Attr]:
         return self.proposal.knobs
 
-    @property
+    @cached_property
     def point(self) -> Point | None:
         """(speed-up, accuracy kept) of an accepted trial."""
         verdict = self.verdict
@@ -61,7 +64,7 @@ class Trial:
             return None
         return verdict.speedup.value, verdict.accuracy.value
 
-    @property
+    @cached_property
     def in_full(self) -> bool:
         """Whether this counts against the budget: it went through the last gate (some that the screen rejects do, to
         audit it), or the worker was lost over it."""
@@ -89,6 +92,60 @@ def trial_id(slot: int) -> str:
 
 
 @dataclass
+class Totals:
+    """What trials add up to, kept one by one: the thousandth costs no more than the first.
+
+    `evaluated` counts trials that went through the whole evaluation, `statuses` verdicts by status, `structures`
+    are those of accepted trials and `tried` counts trials by structure. `front` is the Pareto frontier by point
+    estimate, fastest first, of equal points the earliest; `gains` holds what each trial added to the hypervolume when
+    it came. `members` are the trials as proposers see them.
+    """
+
+    evaluated: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    passed: Counter[str] = field(default_factory=Counter)
+    hashes: set[str] = field(default_factory=set)
+    structures: set[str] = field(default_factory=set)
+    tried: Counter[str] = field(default_factory=Counter)
+    front: list[Trial] = field(default_factory=list)
+    area: float = 0.0
+    gains: list[float] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
+
+    def add(self, trial: Trial) -> None:
+        """The next trial, with its verdict; slots count from 0."""
+        verdict = trial.verdict
+        assert verdict is not None and trial.slot == len(self.members)
+        self.evaluated += trial.in_full
+        self.statuses[verdict.status] += 1
+        self.passed.update(gate.name for gate in verdict.gates if gate.passed)
+        self.hashes.add(trial.hash)
+        self.tried[trial.structure] += 1
+        self.members.append(_member(trial))
+        grown = self.area
+        if trial.point is not None:
+            self.structures.add(trial.structure)
+            grown = self._join(trial)
+        self.gains.append(max(0.0, grown - self.area))
+        self.area = grown
+
+    def funnel(self) -> dict[str, int]:
+        """How many evaluated programs passed each gate that any of them reached, in order."""
+        return {"proposed": len(self.members), **{name: self.passed[name] for name in GATES if self.passed[name]}}
+
+    def _join(self, trial: Trial) -> float:
+        """Takes a trial into the frontier, where it belongs there, and returns the hypervolume."""
+        joined = [*self.front, trial]
+        points = [item.point or (0.0, 0.0) for item in joined]
+        kept = frontier(points)
+        on, before = {joined[i].slot for i in kept}, {item.slot for item in self.front}
+        for slot in on ^ before:
+            self.members[slot] = replace(self.members[slot], on_frontier=slot in on)
+        self.front = [joined[i] for i in kept]
+        return hypervolume([points[i] for i in kept])
+
+
+@dataclass
 class History:
     """Everything that decisions are made from, folded from the events one at a time.
 
@@ -110,8 +167,12 @@ class History:
     finished: str | None = None
     sessions: list[tuple[float, float]] = field(default_factory=list)
     openings: list[Opening] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
     _spent: Spent = field(default_factory=Spent)
-    _gains: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for trial in self.trials:
+            self.totals.add(trial)
 
     @staticmethod
     def of(events: Iterable[Event]) -> History:
@@ -141,11 +202,12 @@ class History:
             )
         elif event.kind == "trial_started":
             assert self.pending is not None
-            self.pending = Trial(**{**self.pending.__dict__, "started": event.time})
+            self.pending = replace(self.pending, started=event.time)
         elif event.kind == "verdict":
             assert self.pending is not None and self.pending.slot == data["slot"]
             verdict = Verdict.from_json(data["verdict"])
-            self.trials.append(Trial(**{**self.pending.__dict__, "verdict": verdict, "finished": event.time}))
+            self.trials.append(replace(self.pending, verdict=verdict, finished=event.time))
+            self.totals.add(self.trials[-1])
             self.pending = None
         elif event.kind == "exchange":
             self._exchange(data)
@@ -164,7 +226,7 @@ class History:
 
     @property
     def evaluated(self) -> int:
-        return sum(trial.in_full for trial in self.trials)
+        return self.totals.evaluated
 
     @property
     def seconds(self) -> float:
@@ -173,32 +235,18 @@ class History:
 
     def frontier(self) -> list[Trial]:
         """Accepted trials on the Pareto frontier by point estimate, fastest first."""
-        measured = [trial for trial in self.trials if trial.point is not None]
-        return [measured[i] for i in frontier([trial.point or (0.0, 0.0) for trial in measured])]
+        return list(self.totals.front)
 
     def gains(self) -> list[float]:
         """What each trial added to the hypervolume when it came."""
-        if len(self._gains) != len(self.trials):
-            self._gains = gains([trial.point for trial in self.trials])
-        return self._gains
+        return self.totals.gains
 
-    def hashes(self) -> set[str]:
-        return {trial.hash for trial in self.trials}
+    def hashes(self) -> AbstractSet[str]:
+        return self.totals.hashes
 
     def members(self) -> list[Member]:
         """The trials as proposers see them."""
-        front = {trial.slot for trial in self.frontier()}
-        return [_member(trial, trial.slot in front) for trial in self.trials]
-
-    def funnel(self) -> dict[str, int]:
-        """How many evaluated programs passed each gate that any of them reached, in order."""
-        passed = {name: 0 for name in GATES}
-        for trial in self.trials:
-            assert trial.verdict is not None
-            for gate in trial.verdict.gates:
-                if gate.passed and gate.name in passed:
-                    passed[gate.name] += 1
-        return {"proposed": len(self.trials), **{name: count for name, count in passed.items() if count}}
+        return list(self.totals.members)
 
     def _exchange(self, data: Mapping[str, Any]) -> None:
         self.exchanges.append(data)
@@ -243,7 +291,8 @@ class History:
         raise VortexError(f"there is no trial {identifier!r} in this run; {known}")
 
 
-def _member(trial: Trial, on_frontier: bool) -> Member:
+def _member(trial: Trial) -> Member:
+    """A trial as proposers see it, not on the frontier so far."""
     verdict, proposal = trial.verdict, trial.proposal
     assert verdict is not None
     return Member(
@@ -258,7 +307,7 @@ def _member(trial: Trial, on_frontier: bool) -> Member:
         speedup=verdict.speedup.value if verdict.speedup else None,
         accuracy=verdict.accuracy.value if verdict.accuracy else None,
         density=verdict.density,
-        on_frontier=on_frontier,
+        on_frontier=False,
         parents=proposal.parents,
         operator=proposal.operator,
         proposer=proposal.proposer,

@@ -36,8 +36,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_shared_names_are_one_parameter_and_others_belong_to_their_structure() -> None:
     shared = load("quest").knobs["budget"]
     assert study.parameter(shared, STRUCTURE) == "budget"
-    assert study.parameter(replace(shared, log=False), STRUCTURE) == "p/abababab/budget"
-    assert study.parameter(Knob("tilt", "float", 0.5, 0.0, 1.0), STRUCTURE) == "p/abababab/tilt"
+    assert study.parameter(replace(shared, log=False), STRUCTURE) == "p/abababab/budget:int"
+    assert study.parameter(Knob("tilt", "float", 0.5, 0.0, 1.0), STRUCTURE) == "p/abababab/tilt:float"
 
 
 def test_every_kind_of_knob_has_its_distribution() -> None:
@@ -58,7 +58,7 @@ def test_a_suggestion_depends_on_history_seed_slot_and_attempt_alone(run: Run) -
     structure = structure_hash(program)
 
     def ask(trials: list[Trial], seed: int = 0, slot: int = 40, attempt: int = 0) -> dict[str, object]:
-        return study.ask(trials, program, structure, tokens=4096, seed=seed, slot=slot, attempt=attempt)
+        return study.Tuner().ask(trials, program, structure, tokens=4096, seed=seed, slot=slot, attempt=attempt)
 
     first = ask(run.trials)
     assert set(first) == set(program.knobs)
@@ -72,7 +72,7 @@ def test_page_counts_stay_below_half_of_the_context(run: Run) -> None:
     program, rng = load("quest"), random.Random(0)
     drawn = [study.draw(program, rng, tokens=4096) for _ in range(200)]
     asked = [
-        study.ask(run.trials, program, structure_hash(program), tokens=4096, seed=0, slot=slot) for slot in range(20)
+        study.Tuner().ask(run.trials, program, structure_hash(program), tokens=4096, seed=0, slot=slot) for slot in range(20)
     ]
     for values in drawn + asked:
         assert isinstance(values["page"], int) and isinstance(values["budget"], int)
@@ -115,8 +115,11 @@ class P:
     structure = structure_hash(program)
     trials: list[Trial] = []
     distances = []
+    tuner = study.Tuner()
     for slot in range(40):
-        values = study.ask(trials, program, structure, tokens=4096, seed=3, slot=slot)
+        tuner.ask(trials, program, structure, tokens=4096, seed=3, slot=slot, attempt=1)
+        values = tuner.ask(trials, program, structure, tokens=4096, seed=3, slot=slot)
+        assert values == study.Tuner().ask(trials, program, structure, tokens=4096, seed=3, slot=slot)
         x = values["x"]
         assert isinstance(x, float)
         good = 1.0 - abs(x - 0.8)
@@ -126,6 +129,31 @@ class P:
                             structure, verdict))  # fmt: skip
         distances.append(abs(x - 0.8))
     assert sum(distances[-10:]) < 0.5 * sum(distances[:10])
+
+
+def test_programs_of_one_structure_may_declare_a_knob_in_several_ways(tmp_path: Path) -> None:
+    text = """
+@program(page=16)
+class P:
+    n = {}
+    def select(ctx):
+        return first(n)
+"""
+    kinds = ["choice(1, 2, default=1)", "choice(4, 1, 2, default=1)", "int(1, 9, log=True, default=1)",
+             "int(1, 9, default=1)", "int(1, 4, default=1)"]  # fmt: skip
+    programs = [parse(text.format(f"knob.{kind}")) for kind in kinds]
+    assert len({structure_hash(program) for program in programs}) == 1
+    structure, tuner, trials = structure_hash(programs[0]), study.Tuner(), list[Trial]()
+    for slot in range(30):
+        program = programs[slot % len(programs)]
+        values = tuner.ask(trials, program, structure, tokens=4096, seed=3, slot=slot)
+        exact = Estimate(1.0, 1.0, 1.0)
+        verdict = Verdict("P", "", structure, values, "accepted", speedup=exact, accuracy=exact)
+        proposal = Proposal(program.source, "P", "knobs", "sampler", knobs=values)
+        trials.append(Trial(slot, Arm("knobs", "sampler"), proposal, "", structure, verdict))
+    study.Mirror(tmp_path, "run").bring_up(trials)
+    names = {study.parameter(program.knobs["n"], structure) for program in programs}
+    assert len(names) == 4 and all(name.startswith(f"p/{structure[:8]}/n:") for name in names)
 
 
 def test_rejected_programs_are_infeasible_and_lost_workers_are_skipped(run: Run) -> None:
