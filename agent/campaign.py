@@ -32,7 +32,6 @@ from vortexlab.dsl.ir import Attr, digest
 from vortexlab.evaluator.verdict import ERROR, Verdict
 
 FULL = "full"
-_MIRROR_EVERY = 10  # trials: writing the copy costs more than a proposal
 _LOST_IN_A_ROW = 5  # workers lost one after the other: not the programs' fault any more
 
 
@@ -248,8 +247,7 @@ class _Session:
             verdict = self.evaluator.evaluate(trial.proposal.source, dict(trial.knobs), fidelity=FULL)
         data["verdict"] = verdict.to_json()
         self._append("verdict", data, slot=trial.slot, key=key)
-        if len(self.history.trials) % _MIRROR_EVERY == 0:
-            self._mirror_up()
+        self._mirror_up()
         self.report("recorded", trial.proposal.name)
         self._lost = self._lost + 1 if verdict.status == ERROR else 0
         if self._lost >= _LOST_IN_A_ROW:

@@ -11,7 +11,6 @@ programs of one structure may declare a name with other choices or on another sc
 from __future__ import annotations
 
 import functools
-import logging
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,7 @@ from vortexlab.dsl.ir import Attr, Knob, KnobRef, Program, digest
 from vortexlab.evaluator.verdict import ERROR
 from vortexlab.search_spaces.knobs import is_shared
 
-MIRROR = "study.sqlite"
+MIRROR = "study.journal"
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MAXIMIZE]  # speed-up, accuracy kept
 _METRICS = ["speedup", "accuracy"]
 _STARTUP = 10  # trials drawn at random before the sampler trusts its model; the seeds fill them
@@ -39,7 +38,6 @@ _PAGE_COUNTS = ("budget", "recent", "random_pages")
 _CONSTRAINT = "rejected"  # above 0: the gates said no
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
 def derive(seed: int, *path: int | str) -> int:
@@ -182,34 +180,32 @@ def frozen(trial: Trial) -> FrozenTrial:
 
 
 class Mirror:
-    """A copy of the study in a file of its own, for `optuna-dashboard sqlite:///RUN/study.sqlite`.
+    """A copy of the study in a file of its own, for `optuna-dashboard RUN/study.journal`.
 
-    It may be thrown away at any time: `bring_up` adds what is missing, or starts over when the file disagrees.
+    It may be thrown away at any time, and every session begins it afresh: a kill may have torn its last line.
     """
 
     def __init__(self, folder: Path, name: str):
         self.file, self.name = folder / MIRROR, name
         self._study: optuna.Study | None = None
+        self._added = 0
 
     def bring_up(self, trials: Sequence[Trial]) -> None:
-        """Raises whatever Optuna or its database raise; the caller decides that a mirror is not worth a campaign."""
-        study = self._study or self._open()
-        slots = [item.user_attrs.get("slot") for item in study.get_trials(deepcopy=False)]
-        if slots != [trial.slot for trial in trials[: len(slots)]]:
-            study = self._open(afresh=True)
-            slots = []
-        study.add_trials([frozen(trial) for trial in trials[len(slots) :]])
-        self._study = study
+        """Adds what is missing; `trials` begin with those of earlier calls.
 
-    def _open(self, afresh: bool = False) -> optuna.Study:
-        if afresh:
-            for suffix in ("", "-journal", "-wal", "-shm"):
-                self.file.with_name(self.file.name + suffix).unlink(missing_ok=True)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{self.file}", engine_kwargs={"connect_args": {"timeout": 5.0}})
+        Raises whatever Optuna or the disk raise; the caller decides that a mirror is not worth a campaign.
+        """
+        study = self._study = self._study or self._begin()
+        study.add_trials([frozen(trial) for trial in trials[self._added :]])
+        self._added = len(trials)
+
+    def _begin(self) -> optuna.Study:
+        # The lock is left behind by a kill. Nobody else writes here: the campaign's own lock sees to that.
+        for file in (self.file, self.file.with_name(f"{MIRROR}.lock")):
+            file.unlink(missing_ok=True)
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(self.file)))
+        study = optuna.create_study(storage=storage, study_name=self.name, directions=_DIRECTIONS)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            study = optuna.create_study(
-                storage=storage, study_name=self.name, directions=_DIRECTIONS, load_if_exists=True
-            )
+            warnings.simplefilter("ignore")  # names of metrics are marked experimental
             study.set_metric_names(_METRICS)
         return study
