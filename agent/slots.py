@@ -15,11 +15,12 @@ from vortexlab.agent import bandit, study
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.proposers.base import Proposal, Proposer, ProposerError
 from vortexlab.agent.trials import HANDOFF, KNOBS, SEED, Arm, History, Trial
-from vortexlab.dsl import canonical_hash, parse, structure_hash
+from vortexlab.dsl import canonical_hash, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
 from vortexlab.search_spaces.knobs import is_shared
 from vortexlab.search_spaces.library import source as seed_source
+from vortexlab.search_spaces.parsed import parsed
 
 SAMPLER = "sampler"  # the one operator of the arm `KNOBS`
 _ASKS, _DRAWS = 8, 64  # tries of the sampler, and then at random, until knobs are new
@@ -42,7 +43,7 @@ class Prepared:
 
 def prepare(proposal: Proposal, arm: Arm) -> Prepared:
     """Raises `VortexError` when the text is no program or a knob is out of range."""
-    program = parse(proposal.source)
+    program = parsed(proposal.source)
     knobs = {**program.defaults, **{name: knob.check(proposal.knobs[name]) for name, knob in program.knobs.items()
                                     if name in proposal.knobs}}  # fmt: skip
     unknown = sorted(set(proposal.knobs) - set(program.knobs))
@@ -56,7 +57,7 @@ def seed_plan(config: CampaignConfig) -> list[Prepared]:
     plan = [_seed(name, {}) for name in config.seeds]
     for share in config.budget_points:
         for name in config.seeds:
-            knobs = _budget(parse(seed_source(name)), share, max(config.evaluation.lengths))
+            knobs = _budget(parsed(seed_source(name)), share, max(config.evaluation.lengths))
             if knobs:
                 plan.append(_seed(name, knobs))
     seen: set[str] = set()
@@ -66,7 +67,7 @@ def seed_plan(config: CampaignConfig) -> list[Prepared]:
 def _seed(name: str, knobs: Mapping[str, Attr]) -> Prepared:
     text = seed_source(name)
     operator = "default" if not knobs else "budget-point"
-    return prepare(Proposal(text, parse(text).name, SEED, operator, knobs=knobs), Arm(SEED, operator))
+    return prepare(Proposal(text, parsed(text).name, SEED, operator, knobs=knobs), Arm(SEED, operator))
 
 
 def _budget(program: Program, share: float, tokens: int) -> dict[str, Attr]:
@@ -168,7 +169,7 @@ class Slots:
         while targets:
             target = rng.choices(list(targets), weights=list(targets.values()))[0]
             trial = history.trials[target]
-            program = parse(trial.proposal.source)
+            program = parsed(trial.proposal.source)
             for attempt in range(_ASKS + _DRAWS):
                 if attempt < _ASKS:
                     values = self._tuner.ask(

@@ -1,6 +1,6 @@
 """Knob values from Optuna, by ask and tell with two objectives; the one file that knows Optuna.
 
-The study holds nothing but the trials, each added once, and every `ask` has a sampler of its own, seeded from
+The study holds nothing but trials, each added once, and every `ask` has a sampler of its own, seeded from
 (campaign seed, slot): a resumed campaign is asked exactly what an uninterrupted one would have been.
 
 Structure never enters the study. A knob that means the same in every program (see `search_spaces.knobs`) is one
@@ -10,10 +10,9 @@ programs of one structure may declare a name with other choices or on another sc
 
 from __future__ import annotations
 
-import functools
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,24 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from vortexlab.agent.pareto import frontier
 from vortexlab.agent.trials import Trial
-from vortexlab.dsl import parse
 from vortexlab.dsl.ir import Attr, Knob, KnobRef, Program, digest
 from vortexlab.evaluator.verdict import ERROR
 from vortexlab.search_spaces.knobs import is_shared
+from vortexlab.search_spaces.parsed import parsed
 
 MIRROR = "study.journal"
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MAXIMIZE]  # speed-up, accuracy kept
 _METRICS = ["speedup", "accuracy"]
 _STARTUP = 10  # trials drawn at random before the sampler trusts its model; the seeds fill them
+#: A suggestion costs more the more trials the sampler sees: the latest, `_LATEST` + `_STEP` at most, and the frontier.
+_LATEST, _STEP = 400, 100
 _PAGE_COUNTS = ("budget", "recent", "random_pages")
 _CONSTRAINT = "rejected"  # above 0: the gates said no
 
@@ -74,11 +78,11 @@ def narrowed(knob: Knob, page: int, tokens: int) -> Knob:
 
 
 class Tuner:
-    """The study of one campaign in memory, kept from one `ask` to the next."""
+    """The study of one campaign in memory, kept from one `ask` to the next, of its latest trials and its frontier."""
 
     def __init__(self) -> None:
         self._study = optuna.create_study(directions=_DIRECTIONS)
-        self._added = 0
+        self._start = self._added = 0
 
     def ask(
         self, trials: Sequence[Trial], program: Program, structure: str, *, tokens: int, seed: int, slot: int,
@@ -89,8 +93,7 @@ class Tuner:
         `trials` begin with those of earlier calls. `tokens` is the longest context; `attempt` draws again for the
         same slot.
         """
-        self._study.add_trials([frozen(trial) for trial in trials[self._added :]])
-        self._added = len(trials)
+        self._bring_up(trials)
         self._study.sampler = TPESampler(seed=derive(seed, "knobs", slot, attempt), n_startup_trials=_STARTUP)
         trial = self._study.ask()
         try:
@@ -102,6 +105,18 @@ class Tuner:
                 )
         finally:  # the trial that comes of it is added once it is evaluated; samplers skip this one
             self._study.tell(trial, state=TrialState.FAIL)
+
+    def _bring_up(self, trials: Sequence[Trial]) -> None:
+        """What the study holds follows from the trials alone, not from the calls that there were before."""
+        start = max(0, len(trials) // _STEP * _STEP - _LATEST)
+        if start != self._start:
+            self._study = optuna.create_study(directions=_DIRECTIONS)
+            old = [trial for trial in trials[:start] if trial.point]
+            front = sorted(frontier([trial.point for trial in old if trial.point]))
+            self._study.add_trials([frozen(old[i]) for i in front])
+            self._start = self._added = start
+        self._study.add_trials([frozen(trial) for trial in trials[self._added :]])
+        self._added = len(trials)
 
 
 def draw(program: Program, rng: random.Random, *, tokens: int) -> dict[str, Attr]:
@@ -143,11 +158,6 @@ def _uniform(space: BaseDistribution, rng: random.Random) -> Any:
     return round(value) if isinstance(space, IntDistribution) else value
 
 
-@functools.lru_cache(maxsize=4096)
-def _knobs(source: str) -> Mapping[str, Knob]:
-    return parse(source).knobs
-
-
 def frozen(trial: Trial) -> FrozenTrial:
     """A trial as Optuna keeps it.
 
@@ -157,7 +167,7 @@ def frozen(trial: Trial) -> FrozenTrial:
     verdict = trial.verdict
     assert verdict is not None
     params, distributions = {}, {}
-    for name, knob in _knobs(trial.proposal.source).items():
+    for name, knob in parsed(trial.proposal.source).knobs.items():
         if name in trial.knobs:
             key = parameter(knob, trial.structure)
             params[key], distributions[key] = trial.knobs[name], distribution(knob)
@@ -203,7 +213,7 @@ class Mirror:
         # The lock is left behind by a kill. Nobody else writes here: the campaign's own lock sees to that.
         for file in (self.file, self.file.with_name(f"{MIRROR}.lock")):
             file.unlink(missing_ok=True)
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(self.file)))
+        storage = JournalStorage(JournalFileBackend(str(self.file)))
         study = optuna.create_study(storage=storage, study_name=self.name, directions=_DIRECTIONS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names of metrics are marked experimental

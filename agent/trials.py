@@ -95,13 +95,13 @@ def trial_id(slot: int) -> str:
 class Totals:
     """What trials add up to, kept one by one: the thousandth costs no more than the first.
 
-    `evaluated` counts trials that went through the whole evaluation, `statuses` verdicts by status, `structures`
-    are those of accepted trials and `tried` counts trials by structure. `front` is the Pareto frontier by point
-    estimate, fastest first, of equal points the earliest; `gains` holds what each trial added to the hypervolume when
-    it came. `members` are the trials as proposers see them.
+    `in_full` counts trials that went through the whole evaluation, by proposer; `statuses` counts verdicts by status,
+    `passed` those that passed a gate, `tried` trials by structure; `structures` are those of accepted trials. `front`
+    is the Pareto frontier by point estimate, fastest first, of equal points the earliest; `gains` holds what each trial
+    added to the hypervolume when it came. `members` are the trials as proposers see them.
     """
 
-    evaluated: int = 0
+    in_full: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     passed: Counter[str] = field(default_factory=Counter)
     hashes: set[str] = field(default_factory=set)
@@ -116,7 +116,7 @@ class Totals:
         """The next trial, with its verdict; slots count from 0."""
         verdict = trial.verdict
         assert verdict is not None and trial.slot == len(self.members)
-        self.evaluated += trial.in_full
+        self.in_full[trial.arm.proposer] += trial.in_full
         self.statuses[verdict.status] += 1
         self.passed.update(gate.name for gate in verdict.gates if gate.passed)
         self.hashes.add(trial.hash)
@@ -226,7 +226,7 @@ class History:
 
     @property
     def evaluated(self) -> int:
-        return self.totals.evaluated
+        return self.totals.in_full.total()
 
     @property
     def seconds(self) -> float:

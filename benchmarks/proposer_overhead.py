@@ -2,7 +2,8 @@
 
 The evaluator is trivial, the language model a script in this process, and everything else what a campaign runs: the
 bandit, the prompt, reading the reply, the sampler of the knobs, and the store with a commit to disk for every event.
-Prints the mean milliseconds of the first and of the last proposals and writes them, with their parts, as JSON.
+Prints the mean milliseconds of the first and of the last proposals, by the clock (which other work on the machine
+lengthens) and of this process's CPU time, and writes them as JSON.
 
     python -m benchmarks.proposer_overhead --proposals 2000 --out overhead.json
 """
@@ -38,6 +39,17 @@ from vortexlab.dsl.testing import random_program
 from vortexlab.evaluator.config import versions
 from vortexlab.evaluator.verdict import GATES, Estimate, GateResult, Verdict
 
+_Seconds = tuple[float, float]  # by the clock, and of the CPU
+
+
+def _now() -> _Seconds:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(began: _Seconds) -> _Seconds:
+    clock, cpu = _now()
+    return clock - began[0], cpu - began[1]
+
 
 class Trivial:
     """Verdicts drawn from the program's hash; one in five is rejected."""
@@ -45,10 +57,10 @@ class Trivial:
     environment = "trivial"
 
     def __init__(self) -> None:
-        self.spans: list[float] = []  # seconds of each evaluation, which are not overhead
+        self.spans: list[_Seconds] = []  # of each evaluation, which are not overhead
 
     def evaluate(self, source: str, knobs: dict[str, Any] | None = None, *, fidelity: str = "full") -> Verdict:
-        began = time.perf_counter()
+        began = _now()
         program = parse(source)
         mark = canonical_hash(program.bind(knobs))
         rng = random.Random(mark)
@@ -61,7 +73,7 @@ class Trivial:
             gates=gates, speedup=None if rejected else speed, accuracy=None if rejected else Estimate(kept, kept, kept),
             density=kept, conditions={"speed": "predicted"}, seconds=0.1,
         )  # fmt: skip
-        self.spans.append(time.perf_counter() - began)
+        self.spans.append(_since(began))
         return verdict
 
     def recall(self, verdicts: Any) -> None:
@@ -98,8 +110,8 @@ class Script:
         return
 
 
-def measure(proposals: int, runs: Path, mirror: bool) -> list[float]:
-    """Milliseconds of each slot beside its evaluation, in order."""
+def measure(proposals: int, runs: Path, mirror: bool) -> list[_Seconds]:
+    """Milliseconds of each slot beside its evaluation, in order, by the clock and of the CPU."""
     limits = LLMConfig((ModelConfig("script"),), calls=10**9, tokens=10**12)
     config = CampaignConfig(
         name="overhead", runs=str(runs), evaluations=proposals, attempts=1.0, mirror=mirror,
@@ -114,15 +126,24 @@ def measure(proposals: int, runs: Path, mirror: bool) -> list[float]:
         budget, about = Budget(limits.calls, limits.tokens), assemble.briefing(config)
         return [GrammarProposer(), LLMProposer(limits.models[0], limits, about, record, budget, Script())]
 
-    marks = [time.perf_counter()]
+    marks = [_now()]
 
     def watch(state: Any) -> None:
         if state.phase == "recorded":
-            marks.append(time.perf_counter())
+            marks.append(_now())
 
     Campaign(config, evaluator=evaluator, proposers=proposers).run(watch)
     spans = zip(marks, marks[1:], evaluator.spans, strict=False)
-    return [1000 * (end - begin - evaluation) for begin, end, evaluation in spans]
+    return [
+        (1000 * (end[0] - begin[0] - evaluation[0]), 1000 * (end[1] - begin[1] - evaluation[1]))
+        for begin, end, evaluation in spans
+    ]
+
+
+def _summary(milliseconds: list[float]) -> dict[str, float]:
+    return {
+        "mean": statistics.fmean(milliseconds), "median": statistics.median(milliseconds), "max": max(milliseconds),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -140,18 +161,22 @@ def main() -> None:
         spans = measure(options.proposals, Path(folder), not options.no_mirror)
         profile.disable()
     window = min(options.window, len(spans) // 2)
-    first, last = spans[:window], spans[-window:]
+    first, first_cpu = map(list, zip(*spans[:window], strict=True))
+    last, last_cpu = map(list, zip(*spans[-window:], strict=True))
     result = {
         "proposals": len(spans),
         "window": window,
         "mirror": not options.no_mirror,
-        "first_ms": {"mean": statistics.fmean(first), "median": statistics.median(first), "max": max(first)},
-        "last_ms": {"mean": statistics.fmean(last), "median": statistics.median(last), "max": max(last)},
+        "first_ms": _summary(first),
+        "last_ms": _summary(last),
+        "first_cpu_ms": _summary(first_cpu),
+        "last_cpu_ms": _summary(last_cpu),
         "machine": platform.processor() or platform.machine(),
         "versions": versions(),
     }
-    means = statistics.fmean(first), statistics.fmean(last)
-    print(f"first {window}: {means[0]:.1f} ms a proposal; last {window}: {means[1]:.1f} ms")
+    for name, part, cpu in (("first", first, first_cpu), ("last", last, last_cpu)):
+        mean, busy = statistics.fmean(part), statistics.fmean(cpu)
+        print(f"{name} {window}: {mean:.1f} ms a proposal, {busy:.1f} ms of the CPU")
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
     if options.profile:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vortexlab.dsl import parse, structure_hash
+from vortexlab.dsl import structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.genome import Genome, expression, fill, is_attribute, is_declaration, sites, swapped
 from vortexlab.search_spaces.joining import joined
 from vortexlab.search_spaces.knobs import SHARED
+from vortexlab.search_spaces.parsed import parsed
 
 Operator = Callable[[Genome, random.Random], Genome | None]
 _REDUCERS = ("max", "mean", "sum", "min", "norm")
@@ -364,7 +365,7 @@ def _valid(genome: Genome | None, doc: str, known: set[str], tally: Counter[str]
         return None
     try:
         text = genome.render(doc)
-        program = parse(text)
+        program = parsed(text)
         program.bind()
     except VortexError:
         tally["discarded"] += 1

@@ -66,8 +66,7 @@ class _Pieces(ast.NodeTransformer):
         if node is self._body or not _is_piece(node):
             return self.generic_visit(node)
         key = ast.dump(node)
-        large = sum(1 for _ in ast.walk(node)) >= _LEAST
-        if key not in self._named and not (self._count[key] > 1 and large):
+        if key not in self._named and not (self._count[key] > 1 and _is_large(node)):
             return self.generic_visit(node)
         if key not in self._variables:
             piece: Any = self.generic_visit(node)
@@ -88,6 +87,10 @@ def _axes_made(body: ast.expr) -> Iterator[str]:
     for node in ast.walk(body):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("split", "window"):
             yield from (word.arg for word in node.keywords if word.arg)
+
+
+def _is_large(node: ast.AST) -> bool:
+    return sum(1 for _ in ast.walk(node)) >= _LEAST
 
 
 def _is_piece(node: ast.AST) -> bool:

@@ -132,6 +132,32 @@ class P:
     assert sum(distances[-10:]) < 0.5 * sum(distances[:10])
 
 
+def test_a_long_campaign_shows_the_sampler_its_latest_trials_and_its_frontier(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = load("quest")
+    structure, rng = structure_hash(program), random.Random(0)
+    trials = []
+    for slot in range(1200):
+        values, speed, kept = study.draw(program, rng, tokens=4096), rng.random(), rng.random()
+        verdict = Verdict("P", "", structure, values, "accepted", speedup=Estimate(speed, speed, speed),
+                          accuracy=Estimate(kept, kept, kept))  # fmt: skip
+        if slot in (3, 7):  # once found, never beaten
+            verdict = replace(verdict, speedup=Estimate(2.0 + slot, 0, 0), accuracy=Estimate(9.0 - slot, 0, 0))
+        proposal = Proposal(program.source, "P", "knobs", "sampler", knobs=values)
+        trials.append(Trial(slot, Arm("knobs", "sampler"), proposal, "", structure, verdict))
+    added: list[str] = []
+    frozen = study.frozen
+    monkeypatch.setattr(study, "frozen", lambda trial: added.append(trial.id) or frozen(trial))
+    kept_on = study.Tuner()
+    for count in range(390, 1200, 45):
+        values = kept_on.ask(trials[:count], program, structure, tokens=4096, seed=3, slot=count)
+        before = len(added)
+        fresh = study.Tuner()
+        assert values == fresh.ask(trials[:count], program, structure, tokens=4096, seed=3, slot=count)
+        shown = added[before:]
+        latest = {trial.id for trial in trials[count - 400 : count]} if count > 400 else set()
+        assert len(shown) < 520 and set(shown) >= {"t0003", "t0007", *latest}
+
+
 def test_programs_of_one_structure_may_declare_a_knob_in_several_ways(tmp_path: Path) -> None:
     text = """
 @program(page=16)

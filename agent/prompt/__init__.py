@@ -162,7 +162,8 @@ def nearest(failed: Sequence[Member], shown: Sequence[Member]) -> list[Member]:
 
     def likeness(member: Member) -> tuple[bool, float]:
         own = _words(member.source)
-        alike = max((len(own & other) / (len(own | other) or 1) for other in words), default=0.0)
+        common = [(len(own & other), len(own) + len(other)) for other in words]
+        alike = max((both / ((total - both) or 1) for both, total in common), default=0.0)
         return not ids.isdisjoint(member.parents), alike
 
     ranked = sorted(latest.values(), key=lambda member: member.id, reverse=True)

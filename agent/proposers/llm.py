@@ -27,9 +27,9 @@ from vortexlab.agent.proposers.endpoint import (
 )
 from vortexlab.agent.proposers.models import LLMConfig, ModelConfig
 from vortexlab.agent.proposers.replies import ReplyError, parse_reply
-from vortexlab.dsl import parse
 from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import digest
+from vortexlab.search_spaces.parsed import parsed
 
 #: Requests for one reply, while the endpoint is busy or breaks off, and the first pause between them in seconds.
 TRIES, _PAUSE = 5, 0.5
@@ -71,7 +71,7 @@ class LLMProposer:
             completion = self._reply(chat, seed, slot, attempt, slot_seconds)
             try:
                 reply = parse_reply(completion.text, cut_off=completion.finish == "length")
-                program = parse(reply.program)
+                program = parsed(reply.program)
                 program.bind()
                 return Proposal(
                     source=reply.program,
