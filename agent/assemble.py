@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vortexlab.agent import prompt
 from vortexlab.agent.budget import Budget
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.agent.proposers.base import Proposer
+from vortexlab.agent.proposers.base import Proposer, Record
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History
@@ -93,9 +93,8 @@ def _language_models(config: CampaignConfig, store: Store, history: History) -> 
     cut_off = [] if history.pending else history.exchanges
     recording = recorded_exchanges(resolve(config.replay, config.runs)) if config.replay else []
 
-    def record(exchange: dict[str, Any]) -> None:
-        data = {key: value for key, value in exchange.items() if key != "slot"}
-        store.append("exchange", data, slot=exchange["slot"])
+    def recorder(kind: str) -> Record:
+        return lambda data: store.append(kind, {k: v for k, v in data.items() if k != "slot"}, slot=data["slot"])
 
     made: list[Proposer] = []
     for model in limits.models:
@@ -107,7 +106,10 @@ def _language_models(config: CampaignConfig, store: Store, history: History) -> 
         if own := _of(cut_off, model.model):
             endpoint = endpoints.ResumedEndpoint(endpoints.ReplayEndpoint(own), endpoint)
         dropped = frozenset(history.dropped.get(model.model, ()))
-        made.append(LLMProposer(model, limits, briefing(config), record, budget, endpoint, dropped))
+        reserve = None if config.replay else recorder("reserved")
+        made.append(
+            LLMProposer(model, limits, briefing(config), recorder("exchange"), budget, endpoint, dropped, reserve)
+        )
     return made
 
 

@@ -1,8 +1,8 @@
 """What a campaign may spend on language models: calls, tokens, money and time, reserved before each call.
 
-All models of a campaign share one budget. A reservation is the most that a call can cost, so the limits are never
-overshot, whatever the endpoint answers or claims: a call is never charged more than its reservation, and its whole
-reservation where what the endpoint says of it cannot be believed.
+All models of a campaign share one budget. A reservation is the most that a call can cost. Whatever may have been
+billed is charged that much, so the limits are never overshot, whatever the endpoint answers or claims; only where a
+model's `trust_usage` says that the endpoint's counts are those of the bill is a call charged what it counted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent on language models so far."""
+    """What was spent on language models so far, calls that a kill cut off included."""
 
     calls: int = 0
     tokens: int = 0
@@ -59,7 +59,7 @@ class Spent:
     seconds: float = 0.0
 
     def plus(self, exchange: Mapping[str, Any]) -> Spent:
-        """With one recorded exchange; those of older releases have no money and no time."""
+        """With one recorded exchange or reservation; exchanges of older releases have no money and no time."""
         return Spent(
             self.calls + 1,
             self.tokens + int(exchange.get("tokens", 0)),
@@ -137,7 +137,7 @@ def most(request_bytes: int, max_tokens: int, price: Price) -> Cost:
 
 
 def believed(usage: Any, read_bytes: int, written_bytes: int) -> tuple[int, int] | None:
-    """(tokens read, tokens written) to charge for an answer; None where the endpoint's counts cannot be believed.
+    """(tokens read, tokens written) that a trusted endpoint counted; None where the counts cannot be believed.
 
     `usage` is (read, written) as the endpoint sent them, of any type. Counts that are missing, no whole numbers,
     negative, or below what the texts must have taken are not believed; others count at least what the texts take in

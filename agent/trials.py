@@ -152,7 +152,9 @@ class History:
     `trials` are the evaluated ones in slot order; `pending` is the proposal that was recorded and not evaluated, if
     any (the one that was running when the controller was killed). `exchanges` with language models are kept for the
     slot that is being proposed only. `dropped`: by model, parameters that its endpoint refused; `untrusted`: by model,
-    answers whose token counts could not be believed.
+    answers whose token counts could not be believed. `counted`: by model, tokens that its endpoint counted and tokens
+    that were charged for the same answers. A request that was reserved and has no exchange counts as spent: it runs,
+    or a kill cut it off.
     """
 
     started: Mapping[str, Any] = field(default_factory=dict)
@@ -162,6 +164,7 @@ class History:
     exchanges: list[Mapping[str, Any]] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
     untrusted: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, tuple[int, int]] = field(default_factory=dict)
     failures: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     finished: str | None = None
@@ -169,6 +172,7 @@ class History:
     openings: list[Opening] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     _spent: Spent = field(default_factory=Spent)
+    _reserved: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for trial in self.trials:
@@ -194,6 +198,7 @@ class History:
                 self.started = data
             self.resumed = data
             self.finished = None
+            self._spent, self._reserved = self.spent(), None
             self.sessions.append((event.time, event.time))
         elif event.kind == "proposal":
             self.exchanges = []
@@ -209,6 +214,8 @@ class History:
             self.trials.append(replace(self.pending, verdict=verdict, finished=event.time))
             self.totals.add(self.trials[-1])
             self.pending = None
+        elif event.kind == "reserved":
+            self._reserved = data
         elif event.kind == "exchange":
             self._exchange(data)
         elif event.kind == "proposer_failed":
@@ -250,16 +257,20 @@ class History:
 
     def _exchange(self, data: Mapping[str, Any]) -> None:
         self.exchanges.append(data)
-        self._spent = self._spent.plus(data)
+        self._spent, self._reserved = self._spent.plus(data), None
         model = data["request"]["model"]
+        usage = data.get("usage")
+        if isinstance(usage, (list, tuple)) and all(isinstance(item, int) and item >= 0 for item in usage):
+            known, charged = self.counted.get(model, (0, 0))
+            self.counted[model] = known + sum(usage), charged + int(data.get("tokens", 0))
         if data.get("drop"):
             self.dropped.setdefault(model, []).append(data["drop"])
         if not data.get("trusted", True):
             self.untrusted[model] = self.untrusted.get(model, 0) + 1
 
     def spent(self) -> Spent:
-        """What language models have cost."""
-        return self._spent
+        """What language models have cost, or may have."""
+        return self._spent if self._reserved is None else self._spent.plus(self._reserved)
 
     def stopped(self) -> dict[str, str]:
         """Proposers that are not asked any more in the last session, and why."""
@@ -274,7 +285,12 @@ class History:
             f"the endpoint of {model} refuses {', '.join(dict.fromkeys(names))} and is asked without"
             for model, names in self.dropped.items()
         ]
-        return refused + [
+        charged = [
+            f"{tokens:,} tokens were charged for answers of {model} that its endpoint counted {known:,} for: each is "
+            "charged the most that it can have cost, unless a table of models says trust_usage = true"
+            for model, (known, tokens) in self.counted.items() if 2 * known < tokens
+        ]  # fmt: skip
+        return refused + charged + [
             f"{count} answers of {model} came without usable token counts; each was charged the most that it can have "
             "cost: raise --llm-tokens or --llm-money where that is too cautious"
             for model, count in self.untrusted.items()

@@ -78,15 +78,19 @@ def test_a_chat_that_a_kill_cut_off_goes_on_where_it_stopped(tmp_path: Path, mon
     dying = Model(dies=4)  # the repair of the second chat
     monkeypatch.setattr(endpoint, "OpenAIEndpoint", lambda config: dying)
     with pytest.raises(Killed):
-        # With exactly the calls that the other one needed: what was paid before the kill must not count twice.
-        Campaign(settings(tmp_path / "killed", calls=alone.calls), evaluator=FakeEvaluator()).run()
+        # With exactly the calls that the other one needed and the one that the kill cuts off, which may be billed: what
+        # was paid before the kill must not count twice.
+        Campaign(settings(tmp_path / "killed", calls=alone.calls + 1), evaluator=FakeEvaluator()).run()
+    cut_off = Run.open("run", tmp_path / "killed")
+    assert cut_off.progress().calls == dying.calls
     again = Model()
     monkeypatch.setattr(endpoint, "OpenAIEndpoint", lambda config: again)
     Campaign.resume("run", tmp_path / "killed", evaluator=FakeEvaluator()).run()
     other = Run.open("run", tmp_path / "killed")
     assert [t.proposal for t in other.trials] == [t.proposal for t in one.trials]
     assert dying.calls - 1 + again.calls == alone.calls
-    assert other.progress().tokens == one.progress().tokens
+    lost = [event.data["tokens"] for event in other.events("reserved")][dying.calls - 1]
+    assert other.progress().tokens == one.progress().tokens + lost and other.progress().calls == alone.calls + 1
     keys = [event.data["key"] for event in other.events("exchange")]
     assert keys == [event.data["key"] for event in one.events("exchange")]
 

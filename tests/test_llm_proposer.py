@@ -75,9 +75,17 @@ def test_a_good_reply_becomes_a_proposal() -> None:
     assert made is not None and made.name == "Loud" and made.hypothesis == "loud values matter"
     assert made.predicted_effect == {"speedup": 2.0, "accuracy": 0.9} and made.label == "authored"
     assert len(record) == 1 and record[0]["slot"] == 3 and not record[0]["error"]
-    assert record[0]["tokens"] == sum(server.billed)
+    sent = json.dumps(server.requests[0], ensure_ascii=False).encode()
+    assert record[0]["tokens"] == len(sent) + 64 + 3000 and record[0]["usage"] == tuple(server.billed)
     assert record[0]["request"] == server.requests[0]
     assert record[0]["temperature"] == 0.8 and record[0]["seed"] == server.requests[0]["seed"]
+
+
+def test_counts_of_an_endpoint_are_charged_where_they_are_trusted() -> None:
+    record: list[dict[str, Any]] = []
+    with serving([reply(PROGRAM)]) as server:
+        proposer(server.url, record, trust_usage=True).propose([], random.Random(0), 0)
+    assert record[0]["tokens"] == sum(server.billed) and record[0]["trusted"]
 
 
 def test_a_malformed_program_is_mended_from_its_diagnostics() -> None:

@@ -247,7 +247,7 @@ class OpenAIEndpoint:
             return self._error(f"says that the account has no money left: {text}", "denied", charged=False)
         if status in (408, 409, 425, 429) or status >= 500:
             return self._error(
-                f"answered with status {status}: {text}", "busy", charged=status >= 500,
+                f"answered with status {status}: {text}", "busy", charged=status >= 500 or status == 408,
                 retry_after=_retry_after(error),
             )  # fmt: skip
         if status in (400, 422):

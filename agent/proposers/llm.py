@@ -38,8 +38,8 @@ TRIES, _PAUSE = 5, 0.5
 class LLMProposer:
     """Asks one model for programs; `record` receives one JSON object per request, as soon as it ends.
 
-    `budget` is shared with the other models of the campaign. `dropped` are parameters that the endpoint is known to
-    refuse.
+    `budget` is shared with the other models of the campaign. `reserve` receives what a request may cost before it is
+    sent, so that a request that a kill cuts off counts. `dropped` are parameters that the endpoint is known to refuse.
     """
 
     def __init__(
@@ -51,13 +51,14 @@ class LLMProposer:
         budget: Budget,
         endpoint: Endpoint | None = None,
         dropped: frozenset[str] = frozenset(),
+        reserve: Record | None = None,
     ):
         self.model, self.config, self.briefing = model, config, briefing
         self.name = model.name
         self.operators = (self.name,)
         self.budget = budget
         self._endpoint = endpoint or OpenAIEndpoint(model)
-        self._record, self._dropped = record, dropped
+        self._record, self._reserve, self._dropped = record, reserve, dropped
 
     def propose(
         self, history: Sequence[Member], rng: random.Random, slot: int, operator: str | None = None
@@ -133,6 +134,11 @@ class LLMProposer:
                 self.budget.reserve(ceiling)
             except BudgetExhausted as error:
                 raise ProposerError(str(error), permanent=True) from None
+            if self._reserve is not None:
+                self._reserve({
+                    "key": call.key, "slot": slot, "model": self.model.model, "tokens": ceiling.tokens,
+                    "money": ceiling.money,
+                })  # fmt: skip
         record: dict[str, Any] = {
             "key": call.key, "slot": slot, "attempt": attempt, "try": number, "model": self.model.model,
             "label": self._endpoint.label, "prompt_version": prompt.version(), "request": sent, "waited": waited,
@@ -160,11 +166,13 @@ class LLMProposer:
         return Completion(text, completion.usage, completion.finish, completion.seconds)
 
     def _cost(self, completion: Completion, ceiling: Cost, sent: Mapping[str, Any]) -> tuple[Cost, bool]:
-        """What an answer is charged, and whether that follows from the endpoint's own counts."""
+        """What an answer is charged, and whether that is as it should be: not where trusted counts are unbelievable."""
+        if completion.booked is not None:
+            return completion.booked, True
+        if not self.model.trust_usage:
+            return ceiling, True
         read_bytes = sum(len(message["content"].encode()) for message in sent.get("messages") or sent["input"])
         counted = believed(completion.usage, read_bytes, len(completion.text.encode()))
-        if completion.booked is not None:
-            return completion.booked, counted is not None
         if counted is None:
             return ceiling, False
         read, written = (min(counted[0], ceiling.read), min(counted[1], ceiling.written))

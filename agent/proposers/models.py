@@ -16,7 +16,10 @@ from vortexlab.dsl.errors import VortexError
 
 APIS = ("chat", "responses")
 #: Settings of one model that a table of models may give.
-_TABLE = ("base_url", "key_variable", "api", "temperature", "max_tokens", "input_price", "output_price", "label")
+_TABLE = (
+    "base_url", "key_variable", "api", "temperature", "max_tokens", "input_price", "output_price", "trust_usage",
+    "label",
+)  # fmt: skip
 _LIMITS = ("calls", "tokens", "money", "seconds")
 
 
@@ -25,8 +28,9 @@ class ModelConfig:
     """One model.
 
     `key_variable` names the environment variable with the key. `api`: ``chat`` (Chat Completions) or ``responses``.
-    `temperature` None leaves it to the endpoint. `input_price` and `output_price` are for a million tokens. `label` is
-    shown beside every program of this source: ``authored`` where a person wrote the replies.
+    `temperature` None leaves it to the endpoint. `input_price` and `output_price` are for a million tokens.
+    `trust_usage`: the endpoint's own counts are those of the bill; else a call is charged the most that it can have
+    cost. `label` is shown beside every program of this source: ``authored`` where a person wrote the replies.
     """
 
     model: str
@@ -37,6 +41,7 @@ class ModelConfig:
     max_tokens: int = 3000
     input_price: float | None = None
     output_price: float | None = None
+    trust_usage: bool = False
     label: str = ""
 
     def __post_init__(self) -> None:
@@ -45,6 +50,8 @@ class ModelConfig:
         for text in (self.base_url or "", self.key_variable, self.label):
             if not isinstance(text, str):
                 raise VortexError(f"base_url, key_variable and label of model {self.model!r} are texts, found {text!r}")
+        if not isinstance(self.trust_usage, bool):
+            raise VortexError(f"trust_usage of model {self.model!r} is true or false, found {self.trust_usage!r}")
         if "@" in urlsplit(self.base_url or "").netloc:
             raise VortexError(
                 f"the address of model {self.model!r} holds a password, which would be recorded; put it into an "
@@ -83,7 +90,7 @@ class LLMConfig:
 
     models: tuple[ModelConfig, ...]
     calls: int = 400
-    tokens: int = 4_000_000
+    tokens: int = 20_000_000
     money: float | None = None
     seconds: float | None = None
     deadline: float = 180.0
