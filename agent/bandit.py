@@ -17,7 +17,7 @@ from vortexlab.evaluator.verdict import GATES
 
 _EXPLORATION = 0.5
 _DECAY = 0.97  # per slot: what an arm brought long ago, on another frontier, counts for less
-_FORGOTTEN = 1e-12  # a weight below which an arm counts as never tried
+_FORGOTTEN = 1e-6  # a weight below which an arm counts as never tried
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ def choose(
         elif measured - tuned < structure_share * (measured + 1):
             candidates.remove(KNOBS)
     proposer = _ucb(candidates, ((trial.arm.proposer, gain, cost(trial)) for trial, gain in _later(history)), rng)
+    if len(arms[proposer]) == 1:
+        return Arm(proposer, arms[proposer][0])
     own = (
         (credited(trial, arms).operator, gain, cost(trial))
         for trial, gain in _later(history) if trial.arm.proposer == proposer

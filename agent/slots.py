@@ -203,14 +203,9 @@ def _tunable(history: History) -> dict[int, float]:
     The frontier comes first, structures that were tried often come last; a structure off the frontier keeps a chance
     while it has only its first numbers.
     """
-    front = {trial.slot for trial in history.frontier()}
-    tried = history.totals.tried
-    weights = {}
-    for trial in history.trials:
-        if trial.point is None or not trial.knobs:
-            continue
-        if trial.slot in front:
-            weights[trial.slot] = 1.0 / tried[trial.structure]
-        elif tried[trial.structure] == 1 and trial.arm.proposer != HANDOFF:
-            weights[trial.slot] = 0.25
-    return weights
+    totals = history.totals
+    weights = {
+        trial.slot: 0.25 for trial in totals.alone.values() if trial.knobs and trial.arm.proposer != HANDOFF
+    }  # fmt: skip
+    weights |= {trial.slot: 1.0 / totals.tried[trial.structure] for trial in totals.front if trial.knobs}
+    return dict(sorted(weights.items()))

@@ -96,9 +96,10 @@ class Totals:
     """What trials add up to, kept one by one: the thousandth costs no more than the first.
 
     `in_full` counts trials that went through the whole evaluation, by proposer; `statuses` counts verdicts by status,
-    `passed` those that passed a gate, `tried` trials by structure; `structures` are those of accepted trials. `front`
-    is the Pareto frontier by point estimate, fastest first, of equal points the earliest; `gains` holds what each trial
-    added to the hypervolume when it came. `members` are the trials as proposers see them.
+    `passed` those that passed a gate, `tried` trials by structure; `structures` are those of accepted trials. `alone`
+    holds accepted trials whose structure was tried once, by that. `front` is the Pareto frontier by point estimate,
+    fastest first, of equal points the earliest; `gains` holds what each trial added to the hypervolume when it came.
+    `members` are the trials as proposers see them.
     """
 
     in_full: Counter[str] = field(default_factory=Counter)
@@ -107,6 +108,7 @@ class Totals:
     hashes: set[str] = field(default_factory=set)
     structures: set[str] = field(default_factory=set)
     tried: Counter[str] = field(default_factory=Counter)
+    alone: dict[str, Trial] = field(default_factory=dict)
     front: list[Trial] = field(default_factory=list)
     area: float = 0.0
     gains: list[float] = field(default_factory=list)
@@ -121,10 +123,13 @@ class Totals:
         self.passed.update(gate.name for gate in verdict.gates if gate.passed)
         self.hashes.add(trial.hash)
         self.tried[trial.structure] += 1
+        self.alone.pop(trial.structure, None)
         self.members.append(_member(trial))
         grown = self.area
         if trial.point is not None:
             self.structures.add(trial.structure)
+            if self.tried[trial.structure] == 1:
+                self.alone[trial.structure] = trial
             grown = self._join(trial)
         self.gains.append(max(0.0, grown - self.area))
         self.area = grown

@@ -88,7 +88,17 @@ class Script:
 
     label = "script"
 
+    def __init__(self) -> None:
+        self.spent = (0.0, 0.0)  # in answers, which are no overhead
+
     def complete(self, call: Call) -> Completion:
+        began = _now()
+        answer = self._answer(call)
+        clock, cpu = _since(began)
+        self.spent = self.spent[0] + clock, self.spent[1] + cpu
+        return answer
+
+    def _answer(self, call: Call) -> Completion:
         seed = call.request["seed"]
         if seed % 10 == 0 and call.attempt == 0:
             return Completion("let me think", (12_000, 4))
@@ -111,26 +121,27 @@ class Script:
 
 
 def measure(proposals: int, runs: Path, mirror: bool) -> list[_Seconds]:
-    """Milliseconds of each slot beside its evaluation, in order, by the clock and of the CPU."""
+    """Milliseconds of each slot in order, evaluation and answers of the model aside, by the clock and of the CPU."""
     limits = LLMConfig((ModelConfig("script"),), calls=10**9, tokens=10**12)
     config = CampaignConfig(
         name="overhead", runs=str(runs), evaluations=proposals, attempts=1.0, mirror=mirror,
         proposers=("grammar", "llm"), llm=limits,
     )  # fmt: skip
-    evaluator = Trivial()
+    evaluator, script = Trivial(), Script()
 
     def proposers(store: Store, history: History) -> list[Proposer]:
         def record(exchange: dict[str, Any]) -> None:
             store.append("exchange", {k: v for k, v in exchange.items() if k != "slot"}, slot=exchange["slot"])
 
         budget, about = Budget(limits.calls, limits.tokens), assemble.briefing(config)
-        return [GrammarProposer(), LLMProposer(limits.models[0], limits, about, record, budget, Script())]
+        return [GrammarProposer(), LLMProposer(limits.models[0], limits, about, record, budget, script)]
 
-    marks = [_now()]
+    marks = [_now()]  # less what the script took so far
 
     def watch(state: Any) -> None:
         if state.phase == "recorded":
-            marks.append(_now())
+            clock, cpu = _now()
+            marks.append((clock - script.spent[0], cpu - script.spent[1]))
 
     Campaign(config, evaluator=evaluator, proposers=proposers).run(watch)
     spans = zip(marks, marks[1:], evaluator.spans, strict=False)

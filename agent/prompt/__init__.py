@@ -30,6 +30,7 @@ BUDGETS = {
 }  # fmt: skip
 _REPLY_SHOWN, _PROBLEM_SHOWN = 2_400, 1_600  # bytes of a reply that is sent back, characters of what is wrong with it
 _PARENTS, _FAILURES, _REASONS = 3, 40, 12
+_COMPARED = 150  # latest failures that are compared with the programs shown
 
 
 @dataclass(frozen=True)
@@ -151,12 +152,16 @@ def repair(reply: str, problem: str) -> list[dict[str, str]]:
 
 
 def nearest(failed: Sequence[Member], shown: Sequence[Member]) -> list[Member]:
-    """Failures in order of likeness to the programs shown, of each structure and gate the latest one.
+    """The latest failures in order of likeness to the programs shown, of each structure and gate the last one.
 
     A child of a shown program comes before the others; then counts what share of their words two programs have in
     common.
     """
-    latest = {(member.structure, member.gate): member for member in failed}
+    latest: dict[tuple[str, str | None], Member] = {}
+    for member in reversed(failed):
+        latest.setdefault((member.structure, member.gate), member)
+        if len(latest) == _COMPARED:
+            break
     ids = {member.id for member in shown}
     words = [_words(member.source) for member in shown]
 
