@@ -250,10 +250,12 @@ def test_the_failures_shown_are_those_nearest_to_the_programs_shown() -> None:
     child = replace(near, name="Child", id="t0003", source="x", parents=("t0001",), structure="c")
     far = [
         member("Far", id=f"t{i:04d}", status="rejected", source=f"other words {i}", structure=str(i), on_frontier=False)
-        for i in range(10, 200)
+        for i in range(10, 150)
     ]  # fmt: skip
     found = prompt.nearest([near, child, *far], [member()])
     assert [item.name for item in found[:2]] == ["Child", "Near"] and len(found) < 50
+    late = [replace(item, id=f"t1{item.id[2:]}", structure=f"{item.structure}/2") for item in far]
+    assert prompt.nearest([near, child, *far, *late], [member()])[0].name == "Child"
 
 
 # ---- whole campaigns

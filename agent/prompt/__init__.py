@@ -30,7 +30,7 @@ BUDGETS = {
 }  # fmt: skip
 _REPLY_SHOWN, _PROBLEM_SHOWN = 2_400, 1_600  # bytes of a reply that is sent back, characters of what is wrong with it
 _PARENTS, _FAILURES, _REASONS = 3, 40, 12
-_COMPARED = 150  # latest failures that are compared with the programs shown
+_COMPARED = 150  # failures that are compared word by word
 
 
 @dataclass(frozen=True)
@@ -152,27 +152,25 @@ def repair(reply: str, problem: str) -> list[dict[str, str]]:
 
 
 def nearest(failed: Sequence[Member], shown: Sequence[Member]) -> list[Member]:
-    """The latest failures in order of likeness to the programs shown, of each structure and gate the last one.
+    """Failures in order of likeness to the programs shown, of each structure and gate the latest one.
 
-    A child of a shown program comes before the others; then counts what share of their words two programs have in
-    common.
+    Children of shown programs come before the others; then counts what share of their words two programs have in
+    common. The latest `_COMPARED` are looked at.
     """
-    latest: dict[tuple[str, str | None], Member] = {}
-    for member in reversed(failed):
-        latest.setdefault((member.structure, member.gate), member)
-        if len(latest) == _COMPARED:
-            break
+    latest = {(member.structure, member.gate): member for member in failed}
     ids = {member.id for member in shown}
     words = [_words(member.source) for member in shown]
 
-    def likeness(member: Member) -> tuple[bool, float]:
+    def likeness(member: Member) -> float:
         own = _words(member.source)
         common = [(len(own & other), len(own) + len(other)) for other in words]
-        alike = max((both / ((total - both) or 1) for both, total in common), default=0.0)
-        return not ids.isdisjoint(member.parents), alike
+        return max((both / ((total - both) or 1) for both, total in common), default=0.0)
 
     ranked = sorted(latest.values(), key=lambda member: member.id, reverse=True)
-    return sorted(ranked, key=likeness, reverse=True)[:_FAILURES]
+    children = [member for member in ranked if not ids.isdisjoint(member.parents)][:_COMPARED]
+    others = [member for member in ranked if ids.isdisjoint(member.parents)][: _COMPARED - len(children)]
+    order = [member for part in (children, others) for member in sorted(part, key=likeness, reverse=True)]
+    return order[:_FAILURES]
 
 
 @functools.lru_cache(maxsize=8192)
