@@ -68,7 +68,7 @@ def build_proposers(config: CampaignConfig, store: Store, history: History) -> l
     made: list[Proposer] = []
     for name in config.proposers:
         if name == "grammar":
-            made.append(GrammarProposer())
+            made.append(GrammarProposer(config.library()))
         elif name == "llm":
             made += _language_models(config, store, history)
     return made

@@ -179,7 +179,8 @@ class _Session:
         self._recorded = _recorded_verdicts(config)
         self._lost = 0
         self.report("starting")
-        self.slots = Slots(config, proposers(store, self.history), GrammarProposer(), self._proposer_failed)
+        fallback = GrammarProposer(config.library())
+        self.slots = Slots(config, proposers(store, self.history), fallback, self._proposer_failed)
 
     def work(self, interrupt: _Interrupt) -> str:
         """Slot after slot; returns why it ended."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
-from vortexlab.search_spaces.library import NAMES, SEEDS
+from vortexlab.search_spaces.library import NAMES, SEEDS, source
 
 if TYPE_CHECKING:  # the client library of the language model is loaded by the campaigns that use one
     from vortexlab.agent.proposers.models import LLMConfig
@@ -90,6 +90,10 @@ class CampaignConfig:
     @property
     def folder(self) -> Path:
         return Path(self.runs) / self.name
+
+    def library(self) -> dict[str, str] | None:
+        """The text of every seed by name; None (all there are) without seeds."""
+        return {name: source(name) for name in self.seeds} or None
 
     def with_budget(
         self, evaluations: int | None = None, hours: float | None = None, llm: Mapping[str, Any] | None = None

@@ -38,7 +38,7 @@ _METRICS = ["speedup", "accuracy"]
 _STARTUP = 10  # trials drawn at random before the sampler trusts its model; the seeds fill them
 #: A suggestion costs more the more trials the sampler sees: the latest, `_LATEST` + `_STEP` at most, and the frontier.
 _LATEST, _STEP = 400, 100
-_PAGE_COUNTS = ("budget", "recent", "random_pages")
+PAGE_COUNTS = ("budget", "recent", "random_pages")
 _CONSTRAINT = "rejected"  # above 0: the gates said no
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -71,7 +71,7 @@ def distribution(knob: Knob) -> BaseDistribution:
 
 def narrowed(knob: Knob, page: int, tokens: int) -> Knob:
     """A shared knob that counts pages, kept to half of a context of `tokens`: more is all but dense."""
-    if knob.kind != "int" or knob.name not in _PAGE_COUNTS or not is_shared(knob):
+    if knob.kind != "int" or knob.name not in PAGE_COUNTS or not is_shared(knob):
         return knob
     assert knob.low is not None and knob.high is not None
     return replace(knob, high=max(int(knob.low), min(int(knob.high), tokens // (2 * page))))
@@ -97,12 +97,7 @@ class Tuner:
         self._study.sampler = TPESampler(seed=derive(seed, "knobs", slot, attempt), n_startup_trials=_STARTUP)
         trial = self._study.ask()
         try:
-            with warnings.catch_warnings():
-                # The ranges of a shared knob may differ between programs; Optuna remarks on it at every suggestion.
-                warnings.simplefilter("ignore")
-                return _fill(
-                    program, tokens, lambda knob: _suggest(trial, parameter(knob, structure), distribution(knob))
-                )
+            return suggested(trial, program, structure, tokens=tokens)
         finally:  # the trial that comes of it is added once it is evaluated; samplers skip this one
             self._study.tell(trial, state=TrialState.FAIL)
 
@@ -117,6 +112,14 @@ class Tuner:
             self._start = self._added = start
         self._study.add_trials([frozen(trial) for trial in trials[self._added :]])
         self._added = len(trials)
+
+
+def suggested(trial: optuna.Trial, program: Program, structure: str, *, tokens: int) -> dict[str, Attr]:
+    """Values for the knobs of one unbound program, as a trial of a study suggests them."""
+    with warnings.catch_warnings():
+        # The ranges of a shared knob may differ between programs; Optuna remarks on it at every suggestion.
+        warnings.simplefilter("ignore")
+        return _fill(program, tokens, lambda knob: _suggest(trial, parameter(knob, structure), distribution(knob)))
 
 
 def draw(program: Program, rng: random.Random, *, tokens: int) -> dict[str, Attr]:

@@ -13,6 +13,9 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -23,9 +26,13 @@ from vortexlab.evaluator.evaluator import Evaluator
 from vortexlab.search_spaces.library import LIBRARY, source
 
 
-def measured(evaluator: Evaluator, name: str) -> Row:
+def measured(idle: Queue[Evaluator], name: str) -> Row:
+    evaluator = idle.get()
     began, load = time.monotonic(), os.getloadavg()[0]
-    verdict = evaluator.evaluate(source(name))
+    try:
+        verdict = evaluator.evaluate(source(name))
+    finally:
+        idle.put(evaluator)
     if verdict.accuracy is None:
         raise ValueError(verdict.reason)
     return {
@@ -34,13 +41,13 @@ def measured(evaluator: Evaluator, name: str) -> Row:
     }  # fmt: skip
 
 
-def sums(rows: Sequence[Row]) -> dict[str, Any]:
-    """Programs an hour, and median and largest seconds of every gate."""
+def sums(rows: Sequence[Row], workers: int) -> dict[str, Any]:
+    """Programs an hour while all workers are busy, and median and largest seconds of every gate."""
     names = dict.fromkeys(name for row in rows for name in row["gates"])
     times = {name: [row["gates"][name] for row in rows if name in row["gates"]] for name in names}
     return {
         "programs": len(rows),
-        "programs_per_hour": 3600 * len(rows) / sum(row["seconds"] for row in rows),
+        "programs_per_hour": 3600 * len(rows) * workers / sum(row["seconds"] for row in rows),
         "gates": {name: {"median": float(np.median(t)), "most": max(t)} for name, t in times.items()},
     }
 
@@ -49,7 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--programs", type=int, default=len(LIBRARY["decode"]))
     parser.add_argument("--contexts", type=int, default=12, help="of every task")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of every worker")
+    parser.add_argument("--workers", type=int, default=1, help="at once on the device, which has one while it is timed")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="on a GPU speed is measured too")
     parser.add_argument("--stop", action="store_true", help="stop where a program certainly keeps too little")
     add_options(parser, "gate-times.json")
@@ -61,19 +69,33 @@ def main() -> None:
     if not options.stop:
         config = EvaluationConfig(**{**config.to_json(), "stop_below": 0.0})
     conditions = {
-        "device": device_name(options.device), "threads": options.threads, "versions": versions(),
-        "lengths": list(config.lengths),
+        "device": device_name(options.device), "threads": options.threads, "workers": options.workers,
+        "versions": versions(), "lengths": list(config.lengths),
         "contexts_per_task": options.contexts, "model_digest": model_digest(config.model), "seed": config.seed,
-        "dtype": config.resolved_dtype, "stop_below": config.stop_below,
+        "dtype": config.resolved_dtype, "stop_below": config.stop_below, "speed": config.speed,
     }  # fmt: skip
-    with Evaluator(config) as evaluator:
-        began = time.monotonic()
-        evaluator.open()
+    with ExitStack() as stack:
+        began, idle = time.monotonic(), Queue[Evaluator]()
+        evaluators = [stack.enter_context(Evaluator(config)) for _ in range(options.workers)]
+        pool = stack.enter_context(ThreadPoolExecutor(options.workers))
+        evaluators[0].open()  # keeps the contexts on disk, where the others find them
+        for evaluator in evaluators:
+            idle.put(evaluator)
+        list(pool.map(Evaluator.open, evaluators))
         records = Records(options, conditions, ("program",))
         records.sums["open_seconds"] = time.monotonic() - began
-        for name in LIBRARY["decode"][: options.programs]:
-            records.measure({"program": name}, lambda name=name: measured(evaluator, name))
-    records.sums.update(sums([row for row in records.rows if "error" not in row]))
+        names = LIBRARY["decode"][: options.programs]
+        stack.callback(pool.shutdown, cancel_futures=True)
+
+        def work(name: str) -> Row:
+            if records.is_over:
+                raise TimeoutError("not begun in the time given")
+            return measured(idle, name)
+
+        under_way = {name: pool.submit(work, name) for name in names if records.find(program=name) is None}
+        for name in names:
+            records.measure({"program": name}, lambda name=name: under_way[name].result())
+    records.sums.update(sums([row for row in records.rows if "error" not in row], options.workers))
     records.write()
     print(f"{records.sums['programs_per_hour']:.0f} programs an hour; opened in {records.sums['open_seconds']:.0f} s")
     for name, times in records.sums["gates"].items():

@@ -17,7 +17,7 @@ from vortexlab import dsl
 from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.dsl.parameters import Parameters
-from vortexlab.evaluator import costs, replies, sequential, statistics
+from vortexlab.evaluator import costs, replies, sequential, statistics, turns
 from vortexlab.evaluator.config import (
     AGREEMENT,
     DTYPE_NAMES,
@@ -206,7 +206,10 @@ class Evaluator:
         return self._contexts
 
     def _ask(self, operation: str, seconds: float | None = None, **arguments: Any) -> dict[str, Any]:
-        return self._sandbox.request({"op": operation, **arguments}, seconds=seconds)
+        """One request to the worker; timing has the device to itself. Compiling is no work for a GPU."""
+        device = "cpu" if operation == "compile" else self.config.device
+        with turns.turn(device, alone=operation == "speed"):
+            return self._sandbox.request({"op": operation, **arguments}, seconds=seconds)
 
     @property
     def tasks(self) -> list[str]:

@@ -219,7 +219,7 @@ class Worker:
             self._workloads[key] = Workload.make(
                 Geometry(**geometry), length, batch_tokens, self.device, getattr(torch, dtype), seed
             )
-        found = {}
+        found: dict[str, speed.Timing] = {}
         try:
             for name, workload in self._inputs(key).items():
                 found[name] = speed.measure(
@@ -229,6 +229,7 @@ class Worker:
                     layers=self.model.layers,
                     counts=counts,
                     seed=seed,
+                    baseline=found["synthetic"].baseline if found else "",
                 )
         except speed.SpeedError as error:
             return {"failure": str(error)}

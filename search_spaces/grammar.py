@@ -17,113 +17,52 @@ from typing import Any
 
 from vortexlab.dsl import structure_hash
 from vortexlab.dsl.errors import VortexError
-from vortexlab.search_spaces.genome import Genome, expression, fill, is_attribute, is_declaration, sites, swapped
-from vortexlab.search_spaces.joining import joined
+from vortexlab.search_spaces.genome import Genome, expression, fill, is_declaration, sites, swapped
+from vortexlab.search_spaces.joining import grafted, joined
 from vortexlab.search_spaces.knobs import SHARED
+from vortexlab.search_spaces.moves import MOVES
 from vortexlab.search_spaces.parsed import parsed
+from vortexlab.search_spaces.sites import (
+    REDUCERS,
+    choose_site,
+    is_call,
+    is_reduction,
+    main_score,
+    split_head_reduction,
+    with_term,
+)
 
 Operator = Callable[[Genome, random.Random], Genome | None]
-_REDUCERS = ("max", "mean", "sum", "min", "norm")
 _ATTEMPTS = 24
-
-#: Summaries and the score terms they allow; every term is [head, page] or broadcasts to it.
-_TERMS = [
-    ({"c": "k.mean(token)"}, "dot(q, s.c, channel)"),
-    ({"lo": "k.min(token)", "hi": "k.max(token)"}, "maximum(q * s.lo, q * s.hi).sum(channel)"),
-    ({"e": "v.norm(channel).mean(token)"}, "s.e"),
-    ({"n": "k.norm(channel).max(token)"}, "q.norm(channel) * s.n"),
-    ({"hi": "k.max(token)"}, "dot(relu(q), s.hi, channel)"),
-    ({"d": "k.max(token) - k.min(token)"}, "dot(abs(q), s.d, channel)"),
-    ({"h": "k.split(token, sub=2).mean(token)"}, "dot(q, s.h, channel).max(sub)"),
-]
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A subtree of one part of a genome. `node` is whatever the matcher asked for."""
-
-    place: str
-    key: str
-    tree: ast.expr
-    node: Any
-
-    def replaced(self, genome: Genome, new: ast.expr) -> Genome:
-        return genome.with_part(self.place, self.key, swapped(self.tree, self.node, new))
-
-
-def _choose_site(genome: Genome, rng: random.Random, match: Callable[[Any], bool]) -> _Site | None:
-    found = [
-        _Site(place, key, tree, node)
-        for place, key, tree in genome.parts()
-        for node in sites(tree, ast.AST)
-        if match(node)
-    ]
-    return rng.choice(found) if found else None
-
-
-def _is_call(node: ast.AST, *names: str) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
-
-
-def _is_reduction(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _REDUCERS
-
-
-def _main_score(genome: Genome) -> str | None:
-    return next(iter(genome.scores), None)
-
 
 def swap_reducer(genome: Genome, rng: random.Random) -> Genome | None:
     """Another way to reduce an axis: max for mean, mean for sum."""
-    site = _choose_site(genome, rng, _is_reduction)
+    site = choose_site(genome, rng, is_reduction)
     if site is None:
         return None
     call: ast.Call = site.node
     assert isinstance(call.func, ast.Attribute)
-    how = rng.choice([name for name in _REDUCERS if name != call.func.attr])
+    how = rng.choice([name for name in REDUCERS if name != call.func.attr])
     return site.replaced(genome, ast.Call(ast.Attribute(call.func.value, how, ast.Load()), call.args, call.keywords))
 
 
 def add_term(genome: Genome, rng: random.Random) -> Genome | None:
     """A further summary and a term of the score made from it, added with a weight or multiplied in."""
-    key = _main_score(genome)
+    key = main_score(genome)
     if key is None:
         return None
-    summaries, term = rng.choice(_TERMS)
-    fields, names = dict(genome.fields), {}
-    for name, text in summaries.items():
-        tree = expression(text)
-        same = next((k for k, v in fields.items() if ast.dump(v) == ast.dump(tree)), None)
-        fresh = same or next(f"{name}{i}" for i in ("", *range(1, 99)) if f"{name}{i}" not in fields)
-        fields[fresh] = tree
-        names[name] = fresh
-    made = expression(term)
-    for node in ast.walk(made):
-        if is_attribute(node, "s"):
-            node.attr = names[node.attr]
+    genome, made = with_term(genome, rng)
     held = genome.scores[key]
-    inner, outer = _split_head_reduction(held)
+    inner, outer = split_head_reduction(held)
     template = rng.choice(["a + weight * b", "a * b", "maximum(a, b)"])
     joined = outer(fill(template, a=inner, b=made))
-    genome = replace(genome, fields=fields).with_part("scores", key, joined)
+    genome = genome.with_part("scores", key, joined)
     return genome.with_knob("weight") if "weight" in template else genome
-
-
-def _split_head_reduction(tree: ast.expr) -> tuple[ast.expr, Callable[[ast.expr], ast.expr]]:
-    """The expression below an outermost `.max(head)` and the function that puts the reduction back."""
-    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) and any(
-        isinstance(arg, ast.Name) and arg.id == "head" for arg in tree.args
-    ):
-        call, func = tree, tree.func
-        return func.value, lambda inner: ast.Call(
-            ast.Attribute(inner, func.attr, ast.Load()), call.args, call.keywords
-        )
-    return tree, lambda inner: inner
 
 
 def drop_part(genome: Genome, rng: random.Random) -> Genome | None:
     """One side of a sum, product or set operation alone."""
-    site = _choose_site(genome, rng, lambda node: isinstance(node, ast.BinOp))
+    site = choose_site(genome, rng, lambda node: isinstance(node, ast.BinOp))
     if site is None:
         return None
     node: ast.BinOp = site.node
@@ -132,19 +71,18 @@ def drop_part(genome: Genome, rng: random.Random) -> Genome | None:
 
 def subdivide(genome: Genome, rng: random.Random) -> Genome | None:
     """Summaries of sub-pages instead of whole pages; the best sub-page speaks for its page (LServe)."""
-    key = _main_score(genome)
-    if key is None or any("sub" in ast.dump(tree) for tree in genome.fields.values()):
+    key = main_score(genome)
+    if key is None or any("split" in ast.dump(tree) for tree in genome.fields.values()):
         return None
-    parts = rng.choice([2, 4])
     fields = {}
     for name, tree in genome.fields.items():
         for node in sites(tree, ast.Name):
             if isinstance(node, ast.Name) and node.id in ("k", "v"):
-                tree = swapped(tree, node, expression(f"{node.id}.split(token, sub={parts})"))
+                tree = swapped(tree, node, expression(f"{node.id}.split(token, part=sub)"))
                 break
         fields[name] = tree
-    inner, outer = _split_head_reduction(genome.scores[key])
-    return replace(genome, fields=fields).with_part("scores", key, outer(fill("x.max(sub)", x=inner)))
+    inner, outer = split_head_reduction(genome.scores[key])
+    return replace(genome, fields=fields).with_part("scores", key, outer(fill("x.max(part)", x=inner))).with_knob("sub")
 
 
 def add_selector(genome: Genome, rng: random.Random) -> Genome | None:
@@ -158,8 +96,8 @@ def add_selector(genome: Genome, rng: random.Random) -> Genome | None:
 
 def spare_forced(genome: Genome, rng: random.Random) -> Genome | None:
     """Lets a scored selector choose only among pages that no static pattern forces anyway."""
-    statics = [node for node in sites(genome.select, ast.Call) if _is_call(node, "first", "last")]
-    site = _choose_site(genome, rng, lambda node: _is_call(node, "topk", "topp", "above")
+    statics = [node for node in sites(genome.select, ast.Call) if is_call(node, "first", "last")]
+    site = choose_site(genome, rng, lambda node: is_call(node, "topk", "topp", "above")
                         and not any(k.arg == "among" for k in node.keywords))  # fmt: skip
     if site is None or not statics:
         return None
@@ -182,7 +120,7 @@ _BUDGETS = {
 
 def change_budget(genome: Genome, rng: random.Random) -> Genome | None:
     """Another law for how many pages a top-k reads: fixed, a share, a root, or by layer."""
-    site = _choose_site(genome, rng, lambda node: _is_call(node, "topk") and len(node.args) == 2)
+    site = choose_site(genome, rng, lambda node: is_call(node, "topk") and len(node.args) == 2)
     if site is None:
         return None
     call: ast.Call = site.node
@@ -195,7 +133,7 @@ def change_budget(genome: Genome, rng: random.Random) -> Genome | None:
 
 def change_selector(genome: Genome, rng: random.Random) -> Genome | None:
     """A top-k becomes a top-p with a bound, or a threshold at the mean score; and back."""
-    site = _choose_site(genome, rng, lambda node: _is_call(node, "topk", "topp", "above"))
+    site = choose_site(genome, rng, lambda node: is_call(node, "topk", "topp", "above"))
     if site is None:
         return None
     call: ast.Call = site.node
@@ -213,20 +151,20 @@ def change_selector(genome: Genome, rng: random.Random) -> Genome | None:
 
 def normalise_heads(genome: Genome, rng: random.Random) -> Genome | None:
     """Softmax over pages before the heads are joined, so that no head outshouts the others (NSA)."""
-    key = _main_score(genome)
+    key = main_score(genome)
     if key is None or "softmax" in ast.dump(genome.scores[key]):
         return None
-    inner, outer = _split_head_reduction(genome.scores[key])
+    inner, outer = split_head_reduction(genome.scores[key])
     return genome.with_part("scores", key, outer(fill("softmax(ctx.scale * x, page)", x=inner)))
 
 
 def share_heads(genome: Genome, rng: random.Random) -> Genome | None:
     """One list for all KV heads, or back to one each."""
-    key = _main_score(genome)
+    key = main_score(genome)
     if key is None:
         return None
     tree = genome.scores[key]
-    if _is_call(tree, "share"):
+    if is_call(tree, "share"):
         assert isinstance(tree, ast.Call)
         return genome.with_part("scores", key, tree.args[0])
     return genome.with_part("scores", key, fill(f'share(x, "{rng.choice(["max", "sum", "mean"])}")', x=tree))
@@ -234,10 +172,10 @@ def share_heads(genome: Genome, rng: random.Random) -> Genome | None:
 
 def lists_per_head(genome: Genome, rng: random.Random) -> Genome | None:
     """Every query head chooses its own pages."""
-    key = _main_score(genome)
+    key = main_score(genome)
     if key is None:
         return None
-    inner, _ = _split_head_reduction(genome.scores[key])
+    inner, _ = split_head_reduction(genome.scores[key])
     return None if inner is genome.scores[key] else genome.with_part("scores", key, inner)
 
 
@@ -277,12 +215,12 @@ def reuse_over_layers(genome: Genome, rng: random.Random) -> Genome | None:
 
 def _reused(genome: Genome, rng: random.Random, template: str, keyword: str) -> Genome | None:
     def is_reuse(node: Any) -> bool:
-        return _is_call(node, "reuse") and any(word.arg == keyword for word in node.keywords)
+        return is_call(node, "reuse") and any(word.arg == keyword for word in node.keywords)
 
-    held = _choose_site(genome, rng, is_reuse)
+    held = choose_site(genome, rng, is_reuse)
     if held is not None:
         return held.replaced(genome, held.node.args[0])
-    site = _choose_site(genome, rng, lambda node: _is_call(node, "topk", "topp", "above"))
+    site = choose_site(genome, rng, lambda node: is_call(node, "topk", "topp", "above"))
     if site is None:
         return None
     made = site.replaced(genome, fill(template, a=site.node))
@@ -291,7 +229,7 @@ def _reused(genome: Genome, rng: random.Random, template: str, keyword: str) -> 
 
 def smooth_over_steps(genome: Genome, rng: random.Random) -> Genome | None:
     """The score of earlier steps counts on, less at every step; or only the present one counts."""
-    key = _main_score(genome)
+    key = main_score(genome)
     if key is None:
         return None
     name = next(word for word in ("smoothed", *(f"smoothed{i}" for i in range(2, 99))) if word not in genome.names)
@@ -335,14 +273,17 @@ OPERATORS: dict[str, Operator] = {
     for function in (
         swap_reducer, add_term, drop_part, subdivide, add_selector, spare_forced, change_budget, change_selector,
         normalise_heads, share_heads, lists_per_head, by_layer, change_precision, reuse_over_steps, reuse_over_layers,
-        smooth_over_steps,
+        smooth_over_steps, *MOVES,
     )
 }  # fmt: skip
 
 
 def unite(first: Genome, second: Genome, rng: random.Random) -> Genome | None:
-    """Crossover: both scores, joined into one; what the second one's score remembers comes with it."""
-    a, b = _main_score(first), _main_score(second)
+    """Crossover: both scores joined into one, what the second one's remembers included; or one's score under the other
+    one's selection."""
+    if rng.random() < 0.4:
+        return grafted(first, second)
+    a, b = main_score(first), main_score(second)
     if a is None or b is None:
         return None
     template = rng.choice(["l + weight * r", "maximum(l, r)", "l * sigmoid(r)"])

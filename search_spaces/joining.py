@@ -35,6 +35,24 @@ def joined(first: Genome, key: str, second: Genome, other: str, template: str) -
     return made.with_part("scores", key, fill(template, l=first.scores[key], r=scores[other]))
 
 
+def grafted(first: Genome, second: Genome) -> Genome | None:
+    """The scores of `first` under the selection, page size and precisions of `second`; None where these do not fit.
+
+    They fit where the selection reads no score that `first` has not, and nothing that `second` remembers.
+    """
+    read = _scores_read(second.select, second)
+    if not first.scores or not read <= set(first.scores) or members(second.select, "m"):
+        return None
+    clash = [
+        name for name, tree in second.names.items()
+        if name in first.names and name not in SHARED and ast.dump(tree) != ast.dump(first.names[name])
+    ]  # fmt: skip
+    if clash:
+        return None
+    names = {**{name: tree for name, tree in second.names.items() if not is_declaration(tree)}, **first.names}
+    return replace(first, names=names, select=copy.deepcopy(second.select), options=dict(second.options))
+
+
 @dataclass(frozen=True)
 class _Moved:
     """New names of what `s.`, `m.` and plain names stand for."""

@@ -77,6 +77,12 @@ def facts() -> None:
             file.read(1)
 
 
+def names_threads() -> None:
+    """A driver writes the names of its own threads as files, and fails where it may not."""
+    with open(f"/proc/self/task/{threading.get_native_id()}/comm", "w") as file:
+        file.write("cuda-EvtHandlr")
+
+
 def many_threads() -> None:
     threads = [threading.Thread(target=lambda: None, name="cuda-EvtHandlr") for _ in range(32)]
     for thread in threads:
@@ -92,7 +98,7 @@ def much_address_space() -> None:
 
 NEEDS: tuple[Callable[[], None], ...] = (
     memory_of_drivers, abstract_socket, looks_for_a_daemon, device_file, driver_cache, kernel_cache, facts,
-    many_threads, much_address_space, *([compiler] if shutil.which("cc") else []),
+    names_threads, many_threads, much_address_space, *([compiler] if shutil.which("cc") else []),
 )  # fmt: skip
 
 if __name__ == "__main__":

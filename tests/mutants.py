@@ -51,10 +51,10 @@ TESTS = {
     ],
     "worker": ["tests/test_evaluator_worker.py", "tests/test_evaluator_evaluate.py"],
     "sandbox": ["tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
-    "scratch": ["tests/test_walls.py", "tests/test_attacks_process.py"],
+    "scratch": ["tests/test_walls_kernel.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
     "procfs": ["tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
-    "walls": ["tests/test_walls.py", "tests/test_attacks_process.py"],
-    "confine": ["tests/test_walls.py", "tests/test_attacks_process.py"],
+    "walls": ["tests/test_walls_kernel.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
+    "confine": ["tests/test_walls_kernel.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
 }
 #: Runs tests among processes of their own: a sandbox that takes others for its own ends every process that it sees.
 ALONE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", '"$@"; exit $?', "sh"]

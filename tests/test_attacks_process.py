@@ -281,17 +281,14 @@ def test_a_worker_dies_with_its_controller(bubblewrap: bool, tmp_path: Path) -> 
 
 
 def test_a_compiling_process_dies_with_its_worker(tmp_path: Path) -> None:
-    """It has a session of its own and would go on, for as long as a compiler can."""
-    sleeper = tmp_path / "sleeper"
-    sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
-    sleeper.chmod(0o700)
+    """With all that it started: a compiler can go on for long."""
     code = (
-        "import os, signal, subprocess, sys; from vortexlab.kernels.gpu import report;"
-        "subprocess.Popen.communicate = lambda self, *_, **__: (print(self.pid, flush=True),"
-        " os.kill(os.getpid(), signal.SIGKILL));"
-        "sys.executable = sys.argv[1]; report._run('{}', 60.0, 1024)"
+        "import os, signal, sys, threading; from vortexlab.kernels.gpu import forks;"
+        "server = forks.Server('vortexlab.kernels.gpu.aot'); server._start(dict(os.environ));"
+        "print(server._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(sleeper)], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     assert done.returncode == -signal.SIGKILL
     assert _gone(int(done.stdout))
 

@@ -25,6 +25,7 @@ from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.gpu.report import KernelReport
 from vortexlab.kernels.torch_executor import TorchExecutor
 from vortexlab.kernels.torch_select import reversed_ties
+from vortexlab.search_spaces.library import source
 
 STATIC = Static(2, 2, 16, 0.25, 0, 2)
 PROGRAM = """@program(page=8)
@@ -51,6 +52,30 @@ def test_the_seeds_pass_numerics() -> None:
         found = numerics.check(search_spaces.load(name).bind({"page": 8}), STATIC, "cpu", 0)
         assert found["failure"] == "" and found["cases"] == len(numerics.KINDS) + 1
         assert found["open"] < 0.5 * found["pages"]
+
+
+def test_requests_end_within_at_and_after_a_page_and_one_is_long() -> None:
+    cases = list(numerics._cases(EXAMPLE, STATIC, torch.Generator().manual_seed(0)))
+    assert [case.kind for case in cases] == [*numerics.KINDS, "long integers"]
+    lengths = [[keys.shape[1] for keys in case.keys] for case in cases]
+    every = [1, 8, 9, 37, 72]
+    assert lengths[:2] == [every, every], "fp32 is exact there, so every length is judged exactly"
+    assert [rows[0] for rows in lengths[2:5]] == [37, 72, 1] and [rows[1] for rows in lengths[2:5]] == [74, 75, 76]
+    assert lengths[5] == [96 * 8 + 1]
+    assert {case.static.layer for case in cases} == {0, 1}
+    for case in cases:
+        assert case.q.shape == (len(case.keys), case.static.kv_heads * case.static.group, STATIC.head_dim)
+
+
+@pytest.mark.parametrize("name", ["running_average", "vattention"])
+def test_what_needs_a_course_is_judged_on_a_course_alone(name: str) -> None:
+    found = numerics.check(dsl.parse(source(name)).bind(), STATIC, "cpu", 0)
+    assert found["failure"] == "" and found["steps"] > 0 and found["cases"] == 0
+
+
+def test_long_lists_are_told_by_their_beginning() -> None:
+    assert numerics._short(range(12)) == "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]"
+    assert numerics._short(range(13)) == "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]"
 
 
 class _WrongPage(TorchExecutor):

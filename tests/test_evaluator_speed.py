@@ -192,6 +192,47 @@ def test_a_ratio_is_the_dense_time_around_a_step_over_the_step_with_its_summarie
 # --- clocks --------------------------------------------------------------------------------------------------------
 
 
+def test_every_call_gets_a_newest_token_and_a_query_that_none_has_seen(workload: timing.Workload) -> None:
+    generator = torch.Generator().manual_seed(1)
+    asked = [workload.fresh(generator) for _ in range(2)]
+    newest = []
+    for _ in range(2):
+        workload.fresh(generator)
+        newest.append(workload.newest())
+    assert not torch.equal(*asked)
+    for first, second in zip(*newest, strict=True):
+        assert not (first == second).any()
+    workload.restore(*newest[0])
+    assert all(torch.equal(now, old) for now, old in zip(workload.newest(), newest[0], strict=True))
+
+
+def test_a_cache_of_another_precision_is_a_copy_and_one_of_the_same_is_not(workload: timing.Workload) -> None:
+    assert workload.stored_in(torch.float32) is workload
+    other = workload.stored_in(torch.bfloat16)
+    assert other.k.dtype == other.v.dtype == torch.bfloat16 and other.dtype == torch.float32
+    assert torch.equal(other.k, workload.k.bfloat16()) and torch.equal(other.v, workload.v.bfloat16())
+
+
+@pytest.mark.parametrize(("dtype", "channel"), [(torch.float32, 4), (torch.bfloat16, 3), (torch.float16, 6)])
+def test_any_written_number_of_a_cache_shows(dtype: torch.dtype, channel: int) -> None:
+    cells = timing.Workload.make(Geometry("odd", 2, 1, 1, channel), 16, 32, "cpu", dtype, 0)
+    before = speed._fingerprint(cells)
+    for pool in (cells.k, cells.v):
+        for token in (0, 13):
+            old = pool[0, 1, token, -1].clone()
+            pool[0, 1, token, -1] = old + 1
+            assert any(not torch.equal(a, b) for a, b in zip(before, speed._fingerprint(cells), strict=True))
+            pool[0, 1, token, -1] = old
+    cells.k[:, :, 14:] = 7  # the newest token changes from call to call
+    assert all(torch.equal(a, b) for a, b in zip(before, speed._fingerprint(cells), strict=True))
+
+
+def test_other_inputs_are_timed_against_the_path_that_was_the_fastest(workload: timing.Workload) -> None:
+    first = _measure(EXAMPLE, workload)
+    again = _measure(EXAMPLE, workload, baseline=first.baseline)
+    assert len(first.baselines_ms) > 1 and list(again.baselines_ms) == [again.baseline] == [first.baseline]
+
+
 def test_drift_is_the_way_from_the_first_third_to_the_last() -> None:
     assert timing.drift([10.0] * 9) == timing.drift([]) == timing.drift([1.0, 2.0]) == 0.0
     assert timing.drift([10, 99, 10, 11, 11, 11, 12, 12, 0]) == pytest.approx(0.2), "medians, so outliers do not count"

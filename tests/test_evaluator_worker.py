@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -88,9 +88,22 @@ class Graph:
         self.replays += 1
 
 
+class Stream:
+    """Writes down who waited for whom."""
+
+    waited: ClassVar[list[tuple[str, str]]] = []
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def wait_stream(self, other: Stream) -> None:
+        self.waited.append((self.name, other.name))
+
+
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     made: list[Graph] = []
+    Stream.waited.clear()
 
     def graph() -> Graph:
         made.append(Graph())
@@ -100,10 +113,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     def entered(_: object) -> Iterator[None]:
         yield
 
-    stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, fake in {
-        "Stream": lambda: stream, "current_stream": lambda: stream, "stream": entered, "graph": entered,
-        "CUDAGraph": graph,
+        "Stream": lambda: Stream("side"), "current_stream": lambda: Stream("current"), "stream": entered,
+        "graph": entered, "CUDAGraph": graph,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, fake)
     return made
@@ -146,6 +158,7 @@ def test_a_captured_call_is_kept_as_long_as_its_graph(graphs: list[Graph]) -> No
     assert served(torch.tensor([3.0, 4.0])) is workspace
     assert captured.tolist() == [3.0, 4.0] and graphs[0].replays == 1
     assert len(found.seen) == 4, "a replay runs no Python"
+    assert Stream.waited == [("side", "current"), ("current", "side")], "before and after the calls to warm up"
     del found, served
     gc.collect()
     assert alive() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
+from vortexlab.agent.novelty import is_worth_a_slot
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.dsl import structure_hash
 from vortexlab.dsl.errors import VortexError
@@ -14,10 +15,13 @@ from vortexlab.search_spaces.parsed import parsed
 
 CROSS, FRESH = "cross", "random"
 _RANDOM_ATTEMPTS = 20
+_NOVEL_ATTEMPTS = 4
 
 
 class GrammarProposer:
     """Changes a parent of the campaign, or a seed where there is none yet.
+
+    What reads the same as a known program on a fixed trace and costs no less is made anew, a few times at most.
 
     Parents are drawn from the frontier half of the time and otherwise from all accepted programs, so that a
     structure which lost with its first numbers can still have children.
@@ -28,13 +32,23 @@ class GrammarProposer:
 
     def __init__(self, library: Mapping[str, str] | None = None):
         self._library = dict(library if library is not None else seeds())
-        self._structures = frozenset(structure_hash(parsed(text)) for text in self._library.values())
+        self._known = {structure_hash(parsed(text)) for text in self._library.values()}
 
     def propose(
         self, history: Sequence[Member], rng: random.Random, slot: int, operator: str | None = None
     ) -> Proposal | None:
         """None when the operators found nothing new; otherwise a valid program of a structure not in `history`."""
-        known = {member.structure for member in history} | self._structures
+        known = self._known | {member.structure for member in history}
+        texts = {*self._library.values(), *(member.source for member in history if member.status == "accepted")}
+        for _ in range(_NOVEL_ATTEMPTS):
+            made = self._made(history, rng, known, operator)
+            if made is None or is_worth_a_slot(made.source, texts):
+                break
+        return made
+
+    def _made(
+        self, history: Sequence[Member], rng: random.Random, known: set[str], operator: str | None
+    ) -> Proposal | None:
         if operator == FRESH:
             made = self._fresh(rng, known)
             return self._proposal(made, (), {}) if made else None

@@ -1,18 +1,19 @@
 """Compiles a program's kernels for architectures that need not be present, and reads what they use.
 
-Runs as a process of its own (``python -m vortexlab.kernels.gpu.aot``): a request as JSON on standard input, the
-answer as JSON on standard output. `report.compile_report` is its caller and limits its time and memory.
+Runs as a process of its own (``python -m vortexlab.kernels.gpu.aot``): requests and answers are lines of JSON on
+standard input and output. `report.compile_report` is its caller and limits time and memory.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import FP8, Program, Static
+from vortexlab.dsl.ir import FP8, SET, Node, Program, Static, Type
 from vortexlab.kernels.gpu import attention_kernels, latent_hopper, latent_kernels, launch, prefill_kernels
 from vortexlab.kernels.gpu.attention import AttentionShape
 from vortexlab.kernels.gpu.codegen import Kernels, generate_phases, query_dtype
+from vortexlab.kernels.gpu.forks import in_forks, serve
 from vortexlab.kernels.gpu.graph import Listing
 from vortexlab.kernels.gpu.latent import PART, LatentShape
 from vortexlab.kernels.gpu.modules import load_source
@@ -228,34 +230,54 @@ def resources(compiled: Any, target: GPUTarget) -> dict[str, int]:
 
 def reports(program: Program, static: Static, targets: list[str], dtype: str) -> list[dict[str, Any]]:
     """One report per kernel and target, with the fields of `report.KernelReport`."""
-    found, phases = [], generate_phases(program, static, dtype)
-    for target in targets:
-        for kernels, job in [(phase, job) for phase in phases for job in jobs(phase, dtype, target)]:
-            try:
-                compiled = compile_job(job, kernels, dtype, TARGETS[target])
-            except Exception as error:
-                reason = str(error).strip().splitlines()
-                raise VortexError(
-                    f"program {program.name}: kernel {job.name} does not compile for {target}: "
-                    f"{type(error).__name__}: {reason[-1][:300] if reason else ''}"
-                ) from error
-            text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
-            uses = [kind for kind, pattern in _INSTRUCTIONS.items() if re.search(pattern, text)]
-            found.append({"kernel": job.name, "target": target, **resources(compiled, TARGETS[target]), "uses": uses})
+    phases = generate_phases(program, static, dtype)
+    wanted = [(phase, job, name) for name in targets for phase in phases for job in jobs(phase, dtype, name)]
+    found = []
+    for answer in in_forks(lambda item: _report(*item, program, dtype), wanted, len(os.sched_getaffinity(0))):
+        if "error" in answer:
+            raise VortexError(answer["error"])
+        found.append(answer)
     return found
 
 
-def main() -> int:
-    """Answers one request; an error of the program's is an answer too."""
-    warnings.simplefilter("ignore")
-    request = json.loads(sys.stdin.read())
-    answer: dict[str, Any]
+def _report(kernels: Kernels, job: Job, name: str, program: Program, dtype: str) -> dict[str, Any]:
+    """One kernel's report for a target, or what kept it from being compiled."""
+    target = TARGETS[name]
+    try:
+        compiled = compile_job(job, kernels, dtype, target)
+        text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
+        uses = [kind for kind, pattern in _INSTRUCTIONS.items() if re.search(pattern, text)]
+        return {"kernel": job.name, "target": name, **resources(compiled, target), "uses": uses}
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[-1][:300]
+        kind = f"kernel {job.name} does not compile for {name}: {type(error).__name__}"
+        return {"error": f"program {program.name}: {kind}: {reason}"}
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Of one request; an error of the program's is an answer too."""
     try:
         program, static = Program.from_json(request["program"]), Static(**request["static"])
-        answer = {"reports": reports(program, static, request["targets"], request["dtype"])}
+        return {"reports": reports(program, static, request["targets"], request["dtype"])}
     except VortexError as error:
-        answer = {"error": str(error)}
-    print(json.dumps(answer))
+        return {"error": str(error)}
+
+
+def warm() -> None:
+    """Compiles the smallest kernel that there is, so that forks need not begin with what every first one does."""
+    everything = Program(name="everything", page=16, nodes=(Node("everything", Type(SET)),), fields={}, output=0)
+    kernels = generate_phases(everything, Static(1, 1, 16, 1.0), "bf16")[0]
+    smallest = list(jobs(kernels, "bf16", "sm_90"))[-1]
+    with suppress(Exception):  # whoever asks is told what is wrong here
+        compile_job(smallest, kernels, "bf16", TARGETS["sm_90"])
+
+
+def main() -> int:
+    warnings.simplefilter("ignore")
+    warm()
+    serve(answer)
     return 0
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import resource
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,9 +25,11 @@ from vortexlab.kernels.gpu import (
     prefill_kernels,
 )
 from vortexlab.kernels.gpu.codegen import Kernels, generate_phases
+from vortexlab.kernels.gpu.forks import ForkLost, Server
 from vortexlab.kernels.gpu.modules import cache_dir, replace_text, source_key
 
-_PR_SET_PDEATHSIG = 1
+#: Shared by all who ask in this process.
+_SERVER = Server("vortexlab.kernels.gpu.aot")
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
@@ -60,11 +58,11 @@ def compile_report(
     seconds: float = 120.0,
     memory_mb: int = 8192,
 ) -> list[KernelReport]:
-    """Compiles every kernel of a bound program for each target, in a process of its own.
+    """Compiles every kernel of a bound program for each target, in processes of their own.
 
-    `dtype` is that of the cache, and of the query but over a cache in fp8, whose queries are bf16. The process may take
-    `seconds` in all and `memory_mb` of address space. Raises `VortexError`, in one line, for an unknown target, for a
-    program whose tiles are too large, that does not compile, or that goes over a limit.
+    `dtype` is that of the cache, and of the query but over a cache in fp8, whose queries are bf16. They may take
+    `seconds` in all and `memory_mb` of address space each. Raises `VortexError`, in one line, for an unknown target,
+    for a program whose tiles are too large, that does not compile, or that goes over a limit.
     """
     unknown = [target for target in targets if target not in TARGETS]
     if unknown:
@@ -76,16 +74,14 @@ def compile_report(
     request = {
         "program": program.to_json(), "static": asdict(static), "targets": list(targets), "dtype": dtype,
     }  # fmt: skip
-    code, out, err = _run(json.dumps(request), seconds, memory_mb)
-    if code is None:
-        raise VortexError(f"program {program.name}: compiling its kernels took over {seconds:g} s; make it smaller")
     try:
-        answer = json.loads(out.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        last = err.strip().splitlines()[-1][:200] if err.strip() else "no message"
-        raise VortexError(
-            f"program {program.name}: the compiler ended with status {code} (limit {memory_mb} MB): {last}"
-        ) from None
+        answer = _SERVER.ask(request, _environment(), seconds, memory_mb)
+    except ForkLost as lost:
+        if lost.status is None:
+            why = f"compiling its kernels took over {seconds:g} s; make it smaller"
+        else:
+            why = f"the compiler ended with status {lost.status} (limit {memory_mb} MB): {lost.words}"
+        raise VortexError(f"program {program.name}: {why}") from None
     if "error" in answer:
         raise VortexError(answer["error"])
     replace_text(kept, json.dumps(answer["reports"]))
@@ -109,30 +105,9 @@ def _reports(items: list[dict[str, Any]]) -> list[KernelReport]:
     return [KernelReport(**{**item, "uses": tuple(item["uses"])}) for item in items]
 
 
-def _run(request: str, seconds: float, memory_mb: int) -> tuple[int | None, str, str]:
-    """Status, output and errors of the compiling process; the status is None when it ran out of time."""
+def _environment() -> dict[str, str]:
+    """That of the compiling process."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton's default; it warns when nothing is said
-
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-
-    def limit() -> None:
-        if prctl is not None:  # in a session of its own it would outlive a caller that is killed
-            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vortexlab.kernels.gpu.aot"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        start_new_session=True, preexec_fn=limit,
-    )  # fmt: skip
-    try:
-        out, err = process.communicate(request, timeout=seconds)
-        return process.returncode, out, err
-    except subprocess.TimeoutExpired:
-        # The assembler is a child of its own: end the whole session.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return None, "", ""
+    return environment
