@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vortexlab.agent import prompt
+from vortexlab.agent.budget import Budget
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.agent.proposers.base import Proposer
+from vortexlab.agent.proposers.base import Proposer, Record
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History
-from vortexlab.dsl.ir import digest
+from vortexlab.evaluator.geometries import find_geometry
+from vortexlab.kernels.devices import get_device, nearest_device
+from vortexlab.search_spaces.knobs import SHARED
 
 if TYPE_CHECKING:
-    from vortexlab.agent.proposers.llm import Completion, Endpoint
+    from vortexlab.agent.proposers.endpoint import Endpoint
 
 
 def task_text(config: CampaignConfig) -> str:
@@ -34,14 +38,39 @@ def task_text(config: CampaignConfig) -> str:
     )
 
 
+def hardware_text(config: CampaignConfig) -> str:
+    """The shapes and rates that a program of this campaign is measured at, for a language model."""
+    evaluation = config.evaluation
+    shape = find_geometry(evaluation.geometry)
+    predicted = evaluation.speed == "predicted"
+    device = get_device(evaluation.predicted_device if predicted else nearest_device())
+    tokens = evaluation.resolved_batch_tokens
+    batches = ", ".join(f"{max(1, tokens // length)} requests of {length} tokens" for length in evaluation.lengths)
+    return "\n".join((
+        f"- device: {device.name} ({device.kind}); its rates in the cost model are {device.evidence}: "
+        f"{device.read / 1e9:.0f} GB/s of streamed reads, {device.gather / 1e9:.0f} GB/s of K and V page by page, "
+        f"{device.dense / 1e9:.0f} GB/s in dense attention, {device.choose / 1e9:.1f} G scores/s ordered by exact "
+        f"selection, {device.choose_latency * 1e6:.1f} us more at least for it",
+        f"- geometry {shape.name}: {shape.layers} layers, {shape.kv_heads} KV heads, {shape.group} query heads for "
+        f"each, {shape.head_dim} channels" + (f", {shape.latent} of them latent" if shape.latent else ""),
+        f"- timed {evaluation.phase}: {batches}",
+        f"- page sizes: {', '.join(map(str, SHARED['page'].choices))} tokens are tuned over where a program declares "
+        "the shared knob `page`",
+    ))  # fmt: skip
+
+
+def briefing(config: CampaignConfig) -> prompt.Briefing:
+    return prompt.Briefing(task_text(config), hardware_text(config))
+
+
 def build_proposers(config: CampaignConfig, store: Store, history: History) -> list[Proposer]:
-    """Raises `VortexError` when the language model cannot be reached for want of a key."""
+    """Raises `VortexError` when a language model cannot be reached for want of a key."""
     made: list[Proposer] = []
     for name in config.proposers:
         if name == "grammar":
             made.append(GrammarProposer(config.library()))
         elif name == "llm":
-            made.append(_language_model(config, store, history))
+            made += _language_models(config, store, history)
     return made
 
 
@@ -51,41 +80,38 @@ def recorded_exchanges(folder: Path) -> list[Mapping[str, Any]]:
         return [event.data for event in store.events(kind="exchange")]
 
 
-def _language_model(config: CampaignConfig, store: Store, history: History) -> Proposer:
-    from vortexlab.agent.proposers.llm import LLMProposer, OpenAIEndpoint, ReplayEndpoint
+def _language_models(config: CampaignConfig, store: Store, history: History) -> list[Proposer]:
+    """One proposer for each model, all on one budget."""
+    from vortexlab.agent.proposers import endpoint as endpoints
+    from vortexlab.agent.proposers.llm import LLMProposer
     from vortexlab.agent.run import resolve
 
     assert config.llm is not None
+    limits = config.llm
+    budget = Budget(limits.calls, limits.tokens, limits.money, limits.seconds, history.spent())
     # A chat that a kill cut off is continued from its recorded exchanges, which were paid for already.
-    slot = None if history.pending else history.next_slot
-    cut_off = [item for item in history.exchanges if item["slot"] == slot]
-    known = {(item["slot"], item["key"]) for item in cut_off}
+    cut_off = [] if history.pending else history.exchanges
+    recording = recorded_exchanges(resolve(config.replay, config.runs)) if config.replay else []
 
-    def record(exchange: dict[str, Any]) -> None:
-        if (exchange["slot"], exchange["key"]) not in known:
-            data = {key: value for key, value in exchange.items() if key != "slot"}
-            store.append("exchange", data, slot=exchange["slot"])
+    def recorder(kind: str) -> Record:
+        return lambda data: store.append(kind, {k: v for k, v in data.items() if k != "slot"}, slot=data["slot"])
 
-    endpoint: Endpoint
-    if config.replay:
-        endpoint = ReplayEndpoint(recorded_exchanges(resolve(config.replay, config.runs)))
-    else:
-        endpoint = OpenAIEndpoint(config.llm)
-    if cut_off:
-        endpoint = _Resumed(cut_off, endpoint)
-    return LLMProposer(config.llm, task_text(config), record, endpoint, history.spent(but_slot=slot))
+    made: list[Proposer] = []
+    for model in limits.models:
+        endpoint: Endpoint
+        if config.replay:
+            endpoint = endpoints.ReplayEndpoint(_of(recording, model.model))
+        else:
+            endpoint = endpoints.OpenAIEndpoint(model)
+        if own := _of(cut_off, model.model):
+            endpoint = endpoints.ResumedEndpoint(endpoints.ReplayEndpoint(own), endpoint)
+        dropped = frozenset(history.dropped.get(model.model, ()))
+        reserve = None if config.replay else recorder("reserved")
+        made.append(
+            LLMProposer(model, limits, briefing(config), recorder("exchange"), budget, endpoint, dropped, reserve)
+        )
+    return made
 
 
-class _Resumed:
-    """Answers what was answered before the kill from the record, everything else from the endpoint."""
-
-    def __init__(self, recorded: Sequence[Mapping[str, Any]], endpoint: Endpoint):
-        from vortexlab.agent.proposers.llm import ReplayEndpoint
-
-        self._keys = {item["key"] for item in recorded}
-        self._recorded, self._endpoint = ReplayEndpoint(recorded), endpoint
-        self.label = endpoint.label
-
-    def complete(self, request: Mapping[str, Any]) -> Completion:
-        known = digest(dict(request)) in self._keys
-        return (self._recorded if known else self._endpoint).complete(request)
+def _of(exchanges: Sequence[Mapping[str, Any]], model: str) -> list[Mapping[str, Any]]:
+    return [item for item in exchanges if item["request"]["model"] == model]

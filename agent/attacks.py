@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from vortexlab.agent import prompt
-from vortexlab.agent.budget import Budget, BudgetExhausted
+from vortexlab.agent.budget import Budget, BudgetExhausted, Cost
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
@@ -51,10 +51,12 @@ def _orders() -> Iterator[tuple[str, str]]:
         "x",
         _ORDER,
     )
-    user = prompt.messages([hostile], random.Random(0), "a test")[1]["content"]
-    yield "a program's texts in a prompt", LIMITED if user.count("\nEND DATA\n") == 1 else "accepted: data is left"
-    repair = prompt.repair(_ORDER)["content"]
-    yield "a finding in a repair", LIMITED if repair.count("\nEND DATA\n") == 1 else "accepted: data is left"
+    end = "\nEND DATA\n"
+    user = prompt.compose([hostile], random.Random(0), prompt.Briefing("a test")).messages[1]["content"]
+    ours = sum(prompt.part(name).count(end) for name in prompt.BUDGETS if name != "repair")
+    yield "a program's texts in a prompt", LIMITED if user.count(end) == ours else "accepted: data is left"
+    repair = prompt.repair(_ORDER, _ORDER)[1]["content"]
+    yield "a finding in a repair", LIMITED if repair.count(end) == 1 else "accepted: data is left"
     try:
         replies.parse(replies.Empty, {"failed": _ORDER * 1000})
         yield "a worker's last words", "accepted"
@@ -68,17 +70,18 @@ def _evasion() -> Iterator[tuple[str, str]]:
     budget = Budget(calls=5, tokens=100)
     try:
         for _ in range(6):
-            budget.reserve(10)  # never settled: the call failed
+            budget.reserve(Cost(10))
+            budget.settle(Cost())  # refused: nothing was charged
         yield "failed calls", "accepted: they are free"
     except BudgetExhausted:
         yield "failed calls", LIMITED
     budget = Budget(calls=100, tokens=100)
-    budget.reserve(60)
-    budget.settle(-1000)
-    budget.reserve(90)
-    budget.settle(90)
+    budget.reserve(Cost(60))
+    budget.settle(Cost(-1000))
+    budget.reserve(Cost(90))
+    budget.settle(Cost(90))
     try:
-        budget.reserve(11)
+        budget.reserve(Cost(11))
         yield "costs below zero", "accepted: it overshoots"
     except BudgetExhausted:
         yield "costs below zero", LIMITED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vortexlab.agent.trials import HANDOFF, KNOBS, SEED, Arm, History, Trial
@@ -17,6 +17,7 @@ from vortexlab.evaluator.verdict import GATES
 
 _EXPLORATION = 0.5
 _DECAY = 0.97  # per slot: what an arm brought long ago, on another frontier, counts for less
+_FORGOTTEN = 1e-6  # a weight below which an arm counts as never tried
 
 
 @dataclass(frozen=True)
@@ -74,30 +75,44 @@ def choose(
     Of the trials measured after the seeds at least `structure_share` are new structures and at least `knob_share`
     new knobs for a known one, as far as both fit.
     """
-    later = [trial for trial in history.trials if trial.arm.proposer not in (SEED, HANDOFF)]
-    measured = [trial for trial in later if trial.in_full]
-    tuned = sum(trial.arm.proposer == KNOBS for trial in measured)
+    in_full = history.totals.in_full
+    tuned = in_full[KNOBS]
+    measured = in_full.total() - in_full[SEED] - in_full[HANDOFF]
     candidates = list(arms)
     if len(candidates) > 1 and KNOBS in arms:
-        if tuned + 1 <= min(knob_share, 1 - structure_share) * (len(measured) + 1):
+        if tuned + 1 <= min(knob_share, 1 - structure_share) * (measured + 1):
             candidates = [KNOBS]
-        elif len(measured) - tuned < structure_share * (len(measured) + 1):
+        elif measured - tuned < structure_share * (measured + 1):
             candidates.remove(KNOBS)
-    gains = dict(zip((trial.slot for trial in history.trials), history.gains(), strict=True))
-    pulls = [(credited(trial, arms), gains[trial.slot], cost(trial)) for trial in later]
-    proposer = _ucb(candidates, [(arm.proposer, gain, price) for arm, gain, price in pulls], rng)
-    own = [(arm.operator, gain, price) for arm, gain, price in pulls if arm.proposer == proposer]
+    proposer = _ucb(candidates, ((trial.arm.proposer, gain, cost(trial)) for trial, gain in _later(history)), rng)
+    if len(arms[proposer]) == 1:
+        return Arm(proposer, arms[proposer][0])
+    own = (
+        (credited(trial, arms).operator, gain, cost(trial))
+        for trial, gain in _later(history) if trial.arm.proposer == proposer
+    )  # fmt: skip
     return Arm(proposer, _ucb(list(arms[proposer]), own, rng))
 
 
-def _ucb(options: Sequence[str], pulls: Sequence[tuple[str, float, float]], rng: random.Random) -> str:
-    """The option with the highest upper confidence bound of gain per cost; ties and newcomers in random order."""
+def _later(history: History) -> Iterator[tuple[Trial, float]]:
+    """Trials and their gains, the seeds and programs from outside aside, the latest first."""
+    pairs = zip(reversed(history.trials), reversed(history.gains()), strict=True)
+    return ((trial, gain) for trial, gain in pairs if trial.arm.proposer not in (SEED, HANDOFF))
+
+
+def _ucb(options: Sequence[str], pulls: Iterable[tuple[str, float, float]], rng: random.Random) -> str:
+    """The option with the highest upper confidence bound of gain per cost; ties and newcomers in random order.
+
+    `pulls`, the latest first, are (option, gain, cost).
+    """
     order = sorted(options)
     rng.shuffle(order)
     weight = 1.0
     count = dict.fromkeys(order, 0.0)
     gain, price = dict(count), dict(count)
-    for option, won, paid in reversed(pulls):
+    for option, won, paid in pulls:
+        if weight < _FORGOTTEN:
+            break
         if option in count:
             count[option] += weight
             gain[option] += weight * won

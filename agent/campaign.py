@@ -10,7 +10,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,13 +93,18 @@ class Campaign:
         *,
         evaluations: int | None = None,
         hours: float | None = None,
+        llm: Mapping[str, Any] | None = None,
         evaluator: Evaluation | None = None,
     ) -> Campaign:
-        """The recorded campaign, with its budget or another one. Raises `VortexError` for an unknown run."""
+        """The recorded campaign, with its budget or another one (`llm`: limits of its language models).
+
+        Raises `VortexError` for an unknown run."""
         folder = resolve(name, runs)
         with Store.read(folder) as store:
             config = CampaignConfig.from_json(History.of(store.events()).resumed["config"])
-        config = replace(config, name=folder.name, runs=str(folder.parent)).with_budget(evaluations, hours)
+        config = replace(config, name=folder.name, runs=str(folder.parent)).with_budget(
+            evaluations, hours, llm
+        )
         return Campaign(config, evaluator=evaluator)
 
     def run(self, on_progress: OnProgress | None = None) -> Summary:
@@ -254,6 +259,7 @@ class _Session:
         return self.history.trials[-1]
 
     def finish(self, reason: str) -> Summary:
+        self._mirror_up()
         self._append("campaign_finished", {"reason": reason})
         state = self.report("finished")
         return Summary(self.config.name, self.config.folder, reason, state)

@@ -13,7 +13,7 @@ from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.search_spaces.library import NAMES, SEEDS, source
 
 if TYPE_CHECKING:  # the client library of the language model is loaded by the campaigns that use one
-    from vortexlab.agent.proposers.llm import LLMConfig
+    from vortexlab.agent.proposers.models import LLMConfig
 
 #: ``handoff`` proposes nothing by itself: after the seeds, programs come through `vortex tell`.
 PROPOSERS = ("grammar", "llm", "handoff")
@@ -95,10 +95,19 @@ class CampaignConfig:
         """The text of every seed by name; None (all there are) without seeds."""
         return {name: source(name) for name in self.seeds} or None
 
-    def with_budget(self, evaluations: int | None = None, hours: float | None = None) -> CampaignConfig:
-        """The same campaign with another budget; a limit that is None stays as it is."""
+    def with_budget(
+        self, evaluations: int | None = None, hours: float | None = None, llm: Mapping[str, Any] | None = None
+    ) -> CampaignConfig:
+        """The same campaign with another budget; a limit that is None stays as it is. `llm`: those of the models.
+
+        Raises `VortexError` for limits of language models in a campaign without any.
+        """
+        limits = {name: value for name, value in (llm or {}).items() if value is not None}
+        if limits and self.llm is None:
+            raise VortexError(f"run {self.name!r} asks no language model, so it has no budget for one to change")
         return replace(
             self,
+            llm=self.llm.with_limits(limits) if self.llm and limits else self.llm,
             evaluations=self.evaluations if evaluations is None else evaluations,
             hours=self.hours if hours is None else hours,
         )
@@ -106,6 +115,8 @@ class CampaignConfig:
     def differences(self, other: CampaignConfig) -> list[str]:
         """One line for each setting, the budget aside, in which `other` is another campaign."""
         mine, theirs = self.to_json(), other.to_json()
+        for settings, config in ((mine, self), (theirs, other)):
+            settings["llm"] = config.llm.without_limits() if config.llm else None
         lines = []
         for key in sorted(mine):
             if key == "evaluation":
@@ -131,8 +142,8 @@ class CampaignConfig:
             raise VortexError(f"campaign setting {unknown[0]!r} is unknown; known: {', '.join(sorted(known))}")
         llm = data.get("llm")
         if llm is not None:
-            from vortexlab.agent.proposers.llm import LLMConfig
+            from vortexlab.agent.proposers.models import LLMConfig
 
-            llm = LLMConfig(**llm)
+            llm = LLMConfig.from_json(llm)
         evaluation = EvaluationConfig.from_json(data.get("evaluation", {}))
         return CampaignConfig(**{**data, "evaluation": evaluation, "llm": llm})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vortexlab.agent import prompt
-from vortexlab.agent.assemble import task_text
+from vortexlab.agent.assemble import briefing
 from vortexlab.agent.campaign import Campaign, Evaluation
 from vortexlab.agent.progress import OnProgress
 from vortexlab.agent.proposers.base import Member, Proposal
@@ -31,14 +31,16 @@ def ask(run: str | Path = LATEST, runs: str | Path = "runs") -> dict[str, Any]:
     history = opened.history
     limit = opened.config.evaluations
     slot = history.next_slot
-    task = task_text(opened.config)
+    about = briefing(opened.config)
     return {
         "run": opened.name,
         "slot": slot,
-        "task": task,
+        "task": about.task,
         "budget_left": None if limit is None else max(0, limit - history.evaluated),
         "prompt_version": prompt.version(),
-        "messages": prompt.messages(history.members(), random.Random(f"{opened.config.seed}/{slot}"), task),
+        "messages": prompt.compose(
+            history.members(), random.Random(f"{opened.config.seed}/{slot}"), about
+        ).messages,
         "answer_with": f"vortex tell {opened.name} REPLY.json",
     }
 

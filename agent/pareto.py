@@ -43,18 +43,3 @@ def hypervolume(points: Sequence[Point]) -> float:
             area += speed * (kept - covered)
             covered = kept
     return area
-
-
-def gains(points: Sequence[Point | None]) -> list[float]:
-    """How much each point adds to the hypervolume of those before it; 0 for a trial without both objectives."""
-    front: list[Point] = []
-    area, result = 0.0, []
-    for point in points:
-        grown = area
-        if point is not None:
-            joined = [*front, point]
-            front = [joined[i] for i in frontier(joined)]
-            grown = hypervolume(front)
-        result.append(max(0.0, grown - area))
-        area = grown
-    return result

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.agent.pareto import hypervolume
 from vortexlab.agent.trials import History
 
 
@@ -22,7 +21,7 @@ class ProgressState:
     * `per_hour`: programs measured in full per hour of work; `seconds` of work so far, all sessions; `seconds_left`
       an estimate from that rate, or what the time limit leaves.
     * `funnel`: gate -> programs that passed it. `frontier` members, `hypervolume` above (0, 0).
-    * `calls`, `tokens`: spent on language models.
+    * `calls`, `tokens`, `money`, `model_seconds`: spent on language models.
     """
 
     run: str
@@ -44,6 +43,8 @@ class ProgressState:
     hypervolume: float = 0.0
     calls: int = 0
     tokens: int = 0
+    money: float = 0.0
+    model_seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,17 +65,14 @@ def progress(
 ) -> ProgressState:
     """`seconds` of work so far, by default up to the last event; `seed_structures` are those that are not new."""
     worked = history.seconds if seconds is None else seconds
-    statuses = [trial.verdict.status for trial in history.trials if trial.verdict]
-    accepted = [trial for trial in history.trials if trial.point is not None]
-    structures = {trial.structure for trial in accepted}
+    totals = history.totals
     rate = history.evaluated / worked if worked > 0 else 0.0
     left: list[float] = []
     if config.evaluations is not None and rate > 0:
         left.append(max(0, config.evaluations - history.evaluated) / rate)
     if config.hours is not None:
         left.append(max(0.0, config.hours * 3600 - worked))
-    calls, tokens = history.spent()
-    front = history.frontier()
+    spent = history.spent()
     return ProgressState(
         run=config.name,
         phase=phase,
@@ -82,17 +80,19 @@ def progress(
         evaluations=history.evaluated,
         budget=config.evaluations,
         recorded=len(history.trials),
-        accepted=statuses.count("accepted"),
-        rejected=statuses.count("rejected"),
-        errors=statuses.count("error"),
-        structures=len(structures),
-        new_structures=len(structures - seed_structures),
+        accepted=totals.statuses["accepted"],
+        rejected=totals.statuses["rejected"],
+        errors=totals.statuses["error"],
+        structures=len(totals.structures),
+        new_structures=len(totals.structures - seed_structures),
         per_hour=rate * 3600,
         seconds=worked,
         seconds_left=min(left) if left else None,
-        funnel=history.funnel(),
-        frontier=len(front),
-        hypervolume=hypervolume([trial.point for trial in front if trial.point]),
-        calls=calls,
-        tokens=tokens,
+        funnel=totals.funnel(),
+        frontier=len(totals.front),
+        hypervolume=totals.area,
+        calls=spent.calls,
+        tokens=spent.tokens,
+        money=spent.money,
+        model_seconds=spent.seconds,
     )

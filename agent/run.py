@@ -130,7 +130,8 @@ class Run:
                 for r in records(history, operators)
             ],
             "failures": [f"slot {f['slot']}: {f['proposer']}: {f['reason']}" for f in history.failures],
-            "notes": list(history.notes),
+            "stopped": history.stopped(),
+            "notes": [*history.notes, *history.remarks()],
         }  # fmt: skip
 
     def member(self, identifier: str) -> dict[str, Any]:

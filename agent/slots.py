@@ -15,15 +15,17 @@ from vortexlab.agent import bandit, study
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.proposers.base import Proposal, Proposer, ProposerError
 from vortexlab.agent.trials import HANDOFF, KNOBS, SEED, Arm, History, Trial
-from vortexlab.dsl import canonical_hash, parse, structure_hash
+from vortexlab.dsl import canonical_hash, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
 from vortexlab.search_spaces.knobs import is_shared
 from vortexlab.search_spaces.library import source as seed_source
+from vortexlab.search_spaces.parsed import parsed
 
 SAMPLER = "sampler"  # the one operator of the arm `KNOBS`
 _ASKS, _DRAWS = 8, 64  # tries of the sampler, and then at random, until knobs are new
-_BREAKER, _COOL_DOWN = 3, 10  # failures in a row that close a proposer, and for how many slots
+# Failures in a row that close a proposer, for how many slots, and how often that doubles while it goes on failing.
+_BREAKER, _COOL_DOWN, _DOUBLINGS = 3, 10, 4
 
 #: (slot, proposer, reason, permanent): records that a proposer could not deliver.
 OnFailure = Callable[[int, str, str, bool], None]
@@ -41,7 +43,7 @@ class Prepared:
 
 def prepare(proposal: Proposal, arm: Arm) -> Prepared:
     """Raises `VortexError` when the text is no program or a knob is out of range."""
-    program = parse(proposal.source)
+    program = parsed(proposal.source)
     knobs = {**program.defaults, **{name: knob.check(proposal.knobs[name]) for name, knob in program.knobs.items()
                                     if name in proposal.knobs}}  # fmt: skip
     unknown = sorted(set(proposal.knobs) - set(program.knobs))
@@ -55,7 +57,7 @@ def seed_plan(config: CampaignConfig) -> list[Prepared]:
     plan = [_seed(name, {}) for name in config.seeds]
     for share in config.budget_points:
         for name in config.seeds:
-            knobs = _budget(parse(seed_source(name)), share, max(config.evaluation.lengths))
+            knobs = _budget(parsed(seed_source(name)), share, max(config.evaluation.lengths))
             if knobs:
                 plan.append(_seed(name, knobs))
     seen: set[str] = set()
@@ -65,7 +67,7 @@ def seed_plan(config: CampaignConfig) -> list[Prepared]:
 def _seed(name: str, knobs: Mapping[str, Attr]) -> Prepared:
     text = seed_source(name)
     operator = "default" if not knobs else "budget-point"
-    return prepare(Proposal(text, parse(text).name, SEED, operator, knobs=knobs), Arm(SEED, operator))
+    return prepare(Proposal(text, parsed(text).name, SEED, operator, knobs=knobs), Arm(SEED, operator))
 
 
 def _budget(program: Program, share: float, tokens: int) -> dict[str, Attr]:
@@ -90,6 +92,7 @@ class Slots:
         self.config, self.proposers, self.fallback, self.on_failure = config, list(proposers), fallback, on_failure
         self._plan = seed_plan(config)
         self._by_name = {proposer.name: proposer for proposer in self.proposers}
+        self._tuner = study.Tuner()
 
     def propose(self, history: History) -> Prepared | None:
         """What the next slot evaluates; None when there is nothing left that was not evaluated already."""
@@ -128,9 +131,11 @@ class Slots:
         ]  # fmt: skip
         if any(item["permanent"] for item in failures):
             return True
-        worked = max((trial.slot for trial in history.trials if trial.arm.proposer == name), default=-1)
+        worked = next((trial.slot for trial in reversed(history.trials) if trial.arm.proposer == name), -1)
         recent = [item["slot"] for item in failures if item["slot"] > worked]
-        return len(recent) >= _BREAKER and slot < recent[-1] + _COOL_DOWN
+        if len(recent) < _BREAKER:
+            return False
+        return slot < recent[-1] + _COOL_DOWN * 2 ** min(len(recent) - _BREAKER, _DOUBLINGS)
 
     def _ask(self, proposer: Proposer, arm: Arm, history: History, slot: int) -> Prepared | None:
         """A new program from the proposer; None, recorded as a failure where it is one, when there is none."""
@@ -163,11 +168,11 @@ class Slots:
         seen, tokens = history.hashes(), max(self.config.evaluation.lengths)
         while targets:
             target = rng.choices(list(targets), weights=list(targets.values()))[0]
-            trial = next(trial for trial in history.trials if trial.slot == target)
-            program = parse(trial.proposal.source)
+            trial = history.trials[target]
+            program = parsed(trial.proposal.source)
             for attempt in range(_ASKS + _DRAWS):
                 if attempt < _ASKS:
-                    values = study.ask(
+                    values = self._tuner.ask(
                         history.trials, program, trial.structure,
                         tokens=tokens, seed=self.config.seed, slot=slot, attempt=attempt,
                     )  # fmt: skip
@@ -198,16 +203,9 @@ def _tunable(history: History) -> dict[int, float]:
     The frontier comes first, structures that were tried often come last; a structure off the frontier keeps a chance
     while it has only its first numbers.
     """
-    front = {trial.slot for trial in history.frontier()}
-    tried: dict[str, int] = {}
-    for trial in history.trials:
-        tried[trial.structure] = tried.get(trial.structure, 0) + 1
-    weights = {}
-    for trial in history.trials:
-        if trial.point is None or not trial.knobs:
-            continue
-        if trial.slot in front:
-            weights[trial.slot] = 1.0 / tried[trial.structure]
-        elif tried[trial.structure] == 1 and trial.arm.proposer != HANDOFF:
-            weights[trial.slot] = 0.25
-    return weights
+    totals = history.totals
+    weights = {
+        trial.slot: 0.25 for trial in totals.alone.values() if trial.knobs and trial.arm.proposer != HANDOFF
+    }  # fmt: skip
+    weights |= {trial.slot: 1.0 / totals.tried[trial.structure] for trial in totals.front if trial.knobs}
+    return dict(sorted(weights.items()))

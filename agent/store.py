@@ -7,7 +7,8 @@ system that dies with it; any number read.
 Kinds of event, in the order in which they appear:
 
 * ``campaign_started`` {config, environment, versions}; ``campaign_resumed`` {config} for every later session
-* ``exchange`` {slot, key, request, text, error, tokens, ...}: one request to a language model
+* ``reserved`` {slot, key, model, tokens, money}: what a request to a language model may cost, before it is sent
+* ``exchange`` {slot, key, request, text, error, tokens, ...}: that request, once it has ended
 * ``proposer_failed`` {slot, proposer, reason, permanent}
 * ``proposal`` {slot, arm, proposal, structure, hash}
 * ``trial_started`` {slot, knobs, key}; again after a kill
@@ -39,8 +40,8 @@ _APPLICATION_ID = 0x564F5254  # "VORT", so that `file` and we know one of ours
 _SCHEMA_VERSION = 1
 _PATIENCE = 3  # tries for the lock
 KINDS = (
-    "campaign_started", "campaign_resumed", "exchange", "proposer_failed", "proposal", "trial_started", "verdict",
-    "note", "campaign_finished", "finals_opened", "final",
+    "campaign_started", "campaign_resumed", "reserved", "exchange", "proposer_failed", "proposal", "trial_started",
+    "verdict", "note", "campaign_finished", "finals_opened", "final",
 )  # fmt: skip
 
 _SCHEMA = """

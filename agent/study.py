@@ -1,19 +1,18 @@
 """Knob values from Optuna, by ask and tell with two objectives; the one file that knows Optuna.
 
-The study holds no state of its own: it is rebuilt from the trials at every `ask`, with a sampler seeded from
-(campaign seed, slot), so a resumed campaign is asked exactly what an uninterrupted one would have been.
+The study holds nothing but trials, each added once, and every `ask` has a sampler of its own, seeded from
+(campaign seed, slot): a resumed campaign is asked exactly what an uninterrupted one would have been.
 
 Structure never enters the study. A knob that means the same in every program (see `search_spaces.knobs`) is one
-parameter for all of them; any other is a parameter of its structure alone, ``p/<structure>/<name>``.
+parameter for all of them; any other is a parameter of its structure and form, ``p/<structure>/<name>:<form>``, since
+programs of one structure may declare a name with other choices or on another scale.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,28 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from vortexlab.agent.pareto import frontier
 from vortexlab.agent.trials import Trial
-from vortexlab.dsl import parse
 from vortexlab.dsl.ir import Attr, Knob, KnobRef, Program, digest
 from vortexlab.evaluator.verdict import ERROR
 from vortexlab.search_spaces.knobs import is_shared
+from vortexlab.search_spaces.parsed import parsed
 
-MIRROR = "study.sqlite"
+MIRROR = "study.journal"
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MAXIMIZE]  # speed-up, accuracy kept
 _METRICS = ["speedup", "accuracy"]
 _STARTUP = 10  # trials drawn at random before the sampler trusts its model; the seeds fill them
+#: A suggestion costs more the more trials the sampler sees: the latest, `_LATEST` + `_STEP` at most, and the frontier.
+_LATEST, _STEP = 400, 100
 PAGE_COUNTS = ("budget", "recent", "random_pages")
 _CONSTRAINT = "rejected"  # above 0: the gates said no
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
 def derive(seed: int, *path: int | str) -> int:
@@ -47,7 +50,10 @@ def derive(seed: int, *path: int | str) -> int:
 
 
 def parameter(knob: Knob, structure: str) -> str:
-    return knob.name if is_shared(knob) else f"p/{structure[:8]}/{knob.name}"
+    if is_shared(knob):
+        return knob.name
+    form = f"{knob.kind}-{digest(list(knob.choices))[:4]}" if knob.choices else knob.kind + "-log" * knob.log
+    return f"p/{structure[:8]}/{knob.name}:{form}"
 
 
 def distribution(knob: Knob) -> BaseDistribution:
@@ -71,17 +77,41 @@ def narrowed(knob: Knob, page: int, tokens: int) -> Knob:
     return replace(knob, high=max(int(knob.low), min(int(knob.high), tokens // (2 * page))))
 
 
-def ask(
-    trials: Sequence[Trial], program: Program, structure: str, *, tokens: int, seed: int, slot: int, attempt: int = 0
-) -> dict[str, Attr]:
-    """Values for the knobs of one unbound program, given everything that was evaluated.
+class Tuner:
+    """The study of one campaign in memory, kept from one `ask` to the next, of its latest trials and its frontier."""
 
-    `tokens` is the longest context; `attempt` draws again for the same slot.
-    """
-    sampler = TPESampler(seed=derive(seed, "knobs", slot, attempt), n_startup_trials=_STARTUP)
-    study = optuna.create_study(directions=_DIRECTIONS, sampler=sampler)
-    study.add_trials([frozen(trial) for trial in trials])
-    return suggested(study.ask(), program, structure, tokens=tokens)
+    def __init__(self) -> None:
+        self._study = optuna.create_study(directions=_DIRECTIONS)
+        self._start = self._added = 0
+
+    def ask(
+        self, trials: Sequence[Trial], program: Program, structure: str, *, tokens: int, seed: int, slot: int,
+        attempt: int = 0,
+    ) -> dict[str, Attr]:  # fmt: skip
+        """Values for the knobs of one unbound program, given everything that was evaluated.
+
+        `trials` begin with those of earlier calls. `tokens` is the longest context; `attempt` draws again for the
+        same slot.
+        """
+        self._bring_up(trials)
+        self._study.sampler = TPESampler(seed=derive(seed, "knobs", slot, attempt), n_startup_trials=_STARTUP)
+        trial = self._study.ask()
+        try:
+            return suggested(trial, program, structure, tokens=tokens)
+        finally:  # the trial that comes of it is added once it is evaluated; samplers skip this one
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def _bring_up(self, trials: Sequence[Trial]) -> None:
+        """What the study holds follows from the trials alone, not from the calls that there were before."""
+        start = max(0, len(trials) // _STEP * _STEP - _LATEST)
+        if start != self._start:
+            self._study = optuna.create_study(directions=_DIRECTIONS)
+            old = [trial for trial in trials[:start] if trial.point]
+            front = sorted(frontier([trial.point for trial in old if trial.point]))
+            self._study.add_trials([frozen(old[i]) for i in front])
+            self._start = self._added = start
+        self._study.add_trials([frozen(trial) for trial in trials[self._added :]])
+        self._added = len(trials)
 
 
 def suggested(trial: optuna.Trial, program: Program, structure: str, *, tokens: int) -> dict[str, Attr]:
@@ -131,11 +161,6 @@ def _uniform(space: BaseDistribution, rng: random.Random) -> Any:
     return round(value) if isinstance(space, IntDistribution) else value
 
 
-@functools.lru_cache(maxsize=4096)
-def _knobs(source: str) -> Mapping[str, Knob]:
-    return parse(source).knobs
-
-
 def frozen(trial: Trial) -> FrozenTrial:
     """A trial as Optuna keeps it.
 
@@ -145,7 +170,7 @@ def frozen(trial: Trial) -> FrozenTrial:
     verdict = trial.verdict
     assert verdict is not None
     params, distributions = {}, {}
-    for name, knob in _knobs(trial.proposal.source).items():
+    for name, knob in parsed(trial.proposal.source).knobs.items():
         if name in trial.knobs:
             key = parameter(knob, trial.structure)
             params[key], distributions[key] = trial.knobs[name], distribution(knob)
@@ -168,34 +193,32 @@ def frozen(trial: Trial) -> FrozenTrial:
 
 
 class Mirror:
-    """A copy of the study in a file of its own, for `optuna-dashboard sqlite:///RUN/study.sqlite`.
+    """A copy of the study in a file of its own, for `optuna-dashboard RUN/study.journal`.
 
-    It may be thrown away at any time: `bring_up` adds what is missing, or starts over when the file disagrees.
+    It may be thrown away at any time, and every session begins it afresh: a kill may have torn its last line.
     """
 
     def __init__(self, folder: Path, name: str):
         self.file, self.name = folder / MIRROR, name
         self._study: optuna.Study | None = None
+        self._added = 0
 
     def bring_up(self, trials: Sequence[Trial]) -> None:
-        """Raises whatever Optuna or its database raise; the caller decides that a mirror is not worth a campaign."""
-        study = self._study or self._open()
-        slots = [item.user_attrs.get("slot") for item in study.get_trials(deepcopy=False)]
-        if slots != [trial.slot for trial in trials[: len(slots)]]:
-            study = self._open(afresh=True)
-            slots = []
-        study.add_trials([frozen(trial) for trial in trials[len(slots) :]])
-        self._study = study
+        """Adds what is missing; `trials` begin with those of earlier calls.
 
-    def _open(self, afresh: bool = False) -> optuna.Study:
-        if afresh:
-            for suffix in ("", "-journal", "-wal", "-shm"):
-                self.file.with_name(self.file.name + suffix).unlink(missing_ok=True)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{self.file}", engine_kwargs={"connect_args": {"timeout": 5.0}})
+        Raises whatever Optuna or the disk raise; the caller decides that a mirror is not worth a campaign.
+        """
+        study = self._study = self._study or self._begin()
+        study.add_trials([frozen(trial) for trial in trials[self._added :]])
+        self._added = len(trials)
+
+    def _begin(self) -> optuna.Study:
+        # The lock is left behind by a kill. Nobody else writes here: the campaign's own lock sees to that.
+        for file in (self.file, self.file.with_name(f"{MIRROR}.lock")):
+            file.unlink(missing_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(self.file)))
+        study = optuna.create_study(storage=storage, study_name=self.name, directions=_DIRECTIONS)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            study = optuna.create_study(
-                storage=storage, study_name=self.name, directions=_DIRECTIONS, load_if_exists=True
-            )
+            warnings.simplefilter("ignore")  # names of metrics are marked experimental
             study.set_metric_names(_METRICS)
         return study

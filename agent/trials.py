@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from vortexlab.agent.pareto import Point, frontier, gains
+from vortexlab.agent.budget import Spent
+from vortexlab.agent.pareto import Point, frontier, hypervolume
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.agent.store import Event
 from vortexlab.dsl import parse, structure_hash
@@ -52,7 +56,7 @@ class Trial:
     def knobs(self) -> Mapping[str, Attr]:
         return self.proposal.knobs
 
-    @property
+    @cached_property
     def point(self) -> Point | None:
         """(speed-up, accuracy kept) of an accepted trial."""
         verdict = self.verdict
@@ -60,7 +64,7 @@ class Trial:
             return None
         return verdict.speedup.value, verdict.accuracy.value
 
-    @property
+    @cached_property
     def in_full(self) -> bool:
         """Whether this counts against the budget: it went through the last gate (some that the screen rejects do, to
         audit it), or the worker was lost over it."""
@@ -88,11 +92,74 @@ def trial_id(slot: int) -> str:
 
 
 @dataclass
+class Totals:
+    """What trials add up to, kept one by one: the thousandth costs no more than the first.
+
+    `in_full` counts trials that went through the whole evaluation, by proposer; `statuses` counts verdicts by status,
+    `passed` those that passed a gate, `tried` trials by structure; `structures` are those of accepted trials. `alone`
+    holds accepted trials whose structure was tried once, by that. `front` is the Pareto frontier by point estimate,
+    fastest first, of equal points the earliest; `gains` holds what each trial added to the hypervolume when it came.
+    `members` are the trials as proposers see them.
+    """
+
+    in_full: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    passed: Counter[str] = field(default_factory=Counter)
+    hashes: set[str] = field(default_factory=set)
+    structures: set[str] = field(default_factory=set)
+    tried: Counter[str] = field(default_factory=Counter)
+    alone: dict[str, Trial] = field(default_factory=dict)
+    front: list[Trial] = field(default_factory=list)
+    area: float = 0.0
+    gains: list[float] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
+
+    def add(self, trial: Trial) -> None:
+        """The next trial, with its verdict; slots count from 0."""
+        verdict = trial.verdict
+        assert verdict is not None and trial.slot == len(self.members)
+        self.in_full[trial.arm.proposer] += trial.in_full
+        self.statuses[verdict.status] += 1
+        self.passed.update(gate.name for gate in verdict.gates if gate.passed)
+        self.hashes.add(trial.hash)
+        self.tried[trial.structure] += 1
+        self.alone.pop(trial.structure, None)
+        self.members.append(_member(trial))
+        grown = self.area
+        if trial.point is not None:
+            self.structures.add(trial.structure)
+            if self.tried[trial.structure] == 1:
+                self.alone[trial.structure] = trial
+            grown = self._join(trial)
+        self.gains.append(max(0.0, grown - self.area))
+        self.area = grown
+
+    def funnel(self) -> dict[str, int]:
+        """How many evaluated programs passed each gate that any of them reached, in order."""
+        return {"proposed": len(self.members), **{name: self.passed[name] for name in GATES if self.passed[name]}}
+
+    def _join(self, trial: Trial) -> float:
+        """Takes a trial into the frontier, where it belongs there, and returns the hypervolume."""
+        joined = [*self.front, trial]
+        points = [item.point or (0.0, 0.0) for item in joined]
+        kept = frontier(points)
+        on, before = {joined[i].slot for i in kept}, {item.slot for item in self.front}
+        for slot in on ^ before:
+            self.members[slot] = replace(self.members[slot], on_frontier=slot in on)
+        self.front = [joined[i] for i in kept]
+        return hypervolume([points[i] for i in kept])
+
+
+@dataclass
 class History:
     """Everything that decisions are made from, folded from the events one at a time.
 
     `trials` are the evaluated ones in slot order; `pending` is the proposal that was recorded and not evaluated, if
-    any (the one that was running when the controller was killed).
+    any (the one that was running when the controller was killed). `exchanges` with language models are kept for the
+    slot that is being proposed only. `dropped`: by model, parameters that its endpoint refused; `untrusted`: by model,
+    answers whose token counts could not be believed. `counted`: by model, tokens that its endpoint counted and tokens
+    that were charged for the same answers. A request that was reserved and has no exchange counts as spent: it runs,
+    or a kill cut it off.
     """
 
     started: Mapping[str, Any] = field(default_factory=dict)
@@ -100,11 +167,21 @@ class History:
     trials: list[Trial] = field(default_factory=list)
     pending: Trial | None = None
     exchanges: list[Mapping[str, Any]] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    untrusted: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, tuple[int, int]] = field(default_factory=dict)
     failures: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     finished: str | None = None
     sessions: list[tuple[float, float]] = field(default_factory=list)
     openings: list[Opening] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+    _spent: Spent = field(default_factory=Spent)
+    _reserved: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for trial in self.trials:
+            self.totals.add(trial)
 
     @staticmethod
     def of(events: Iterable[Event]) -> History:
@@ -126,21 +203,26 @@ class History:
                 self.started = data
             self.resumed = data
             self.finished = None
+            self._spent, self._reserved = self.spent(), None
             self.sessions.append((event.time, event.time))
         elif event.kind == "proposal":
+            self.exchanges = []
             self.pending = Trial(
                 data["slot"], Arm(*data["arm"]), Proposal.from_json(data["proposal"]), data["hash"], data["structure"]
             )
         elif event.kind == "trial_started":
             assert self.pending is not None
-            self.pending = Trial(**{**self.pending.__dict__, "started": event.time})
+            self.pending = replace(self.pending, started=event.time)
         elif event.kind == "verdict":
             assert self.pending is not None and self.pending.slot == data["slot"]
             verdict = Verdict.from_json(data["verdict"])
-            self.trials.append(Trial(**{**self.pending.__dict__, "verdict": verdict, "finished": event.time}))
+            self.trials.append(replace(self.pending, verdict=verdict, finished=event.time))
+            self.totals.add(self.trials[-1])
             self.pending = None
+        elif event.kind == "reserved":
+            self._reserved = data
         elif event.kind == "exchange":
-            self.exchanges.append(data)
+            self._exchange(data)
         elif event.kind == "proposer_failed":
             self.failures.append({**data, "session": len(self.sessions)})
         elif event.kind == "note":
@@ -156,7 +238,7 @@ class History:
 
     @property
     def evaluated(self) -> int:
-        return sum(trial.in_full for trial in self.trials)
+        return self.totals.in_full.total()
 
     @property
     def seconds(self) -> float:
@@ -165,35 +247,59 @@ class History:
 
     def frontier(self) -> list[Trial]:
         """Accepted trials on the Pareto frontier by point estimate, fastest first."""
-        measured = [trial for trial in self.trials if trial.point is not None]
-        return [measured[i] for i in frontier([trial.point or (0.0, 0.0) for trial in measured])]
+        return list(self.totals.front)
 
     def gains(self) -> list[float]:
         """What each trial added to the hypervolume when it came."""
-        return gains([trial.point for trial in self.trials])
+        return self.totals.gains
 
-    def hashes(self) -> set[str]:
-        return {trial.hash for trial in self.trials}
+    def hashes(self) -> AbstractSet[str]:
+        return self.totals.hashes
 
     def members(self) -> list[Member]:
         """The trials as proposers see them."""
-        front = {trial.slot for trial in self.frontier()}
-        return [_member(trial, trial.slot in front) for trial in self.trials]
+        return list(self.totals.members)
 
-    def funnel(self) -> dict[str, int]:
-        """How many evaluated programs passed each gate that any of them reached, in order."""
-        passed = {name: 0 for name in GATES}
-        for trial in self.trials:
-            assert trial.verdict is not None
-            for gate in trial.verdict.gates:
-                if gate.passed and gate.name in passed:
-                    passed[gate.name] += 1
-        return {"proposed": len(self.trials), **{name: count for name, count in passed.items() if count}}
+    def _exchange(self, data: Mapping[str, Any]) -> None:
+        self.exchanges.append(data)
+        self._spent, self._reserved = self._spent.plus(data), None
+        model = data["request"]["model"]
+        usage = data.get("usage")
+        if isinstance(usage, (list, tuple)) and all(isinstance(item, int) and item >= 0 for item in usage):
+            known, charged = self.counted.get(model, (0, 0))
+            self.counted[model] = known + sum(usage), charged + int(data.get("tokens", 0))
+        if data.get("drop"):
+            self.dropped.setdefault(model, []).append(data["drop"])
+        if not data.get("trusted", True):
+            self.untrusted[model] = self.untrusted.get(model, 0) + 1
 
-    def spent(self, but_slot: int | None = None) -> tuple[int, int]:
-        """(calls, tokens) of language models; those of slot `but_slot` left out."""
-        counted = [item for item in self.exchanges if item.get("slot") != but_slot]
-        return len(counted), sum(int(item.get("tokens", 0)) for item in counted)
+    def spent(self) -> Spent:
+        """What language models have cost, or may have."""
+        return self._spent if self._reserved is None else self._spent.plus(self._reserved)
+
+    def stopped(self) -> dict[str, str]:
+        """Proposers that are not asked any more in the last session, and why."""
+        now = len(self.sessions)
+        return {
+            item["proposer"]: item["reason"] for item in self.failures if item["permanent"] and item["session"] == now
+        }
+
+    def remarks(self) -> list[str]:
+        """What is to be known about the endpoints that were asked."""
+        refused = [
+            f"the endpoint of {model} refuses {', '.join(dict.fromkeys(names))} and is asked without"
+            for model, names in self.dropped.items()
+        ]
+        charged = [
+            f"{tokens:,} tokens were charged for answers of {model} that its endpoint counted {known:,} for: each is "
+            "charged the most that it can have cost, unless a table of models says trust_usage = true"
+            for model, (known, tokens) in self.counted.items() if 2 * known < tokens
+        ]  # fmt: skip
+        return refused + charged + [
+            f"{count} answers of {model} came without usable token counts; each was charged the most that it can have "
+            "cost: raise --llm-tokens or --llm-money where that is too cautious"
+            for model, count in self.untrusted.items()
+        ]
 
     def find(self, identifier: str) -> Trial:
         """The trial called `t0007`, `t7` or `7`. Raises `VortexError` for an unknown one."""
@@ -206,7 +312,8 @@ class History:
         raise VortexError(f"there is no trial {identifier!r} in this run; {known}")
 
 
-def _member(trial: Trial, on_frontier: bool) -> Member:
+def _member(trial: Trial) -> Member:
+    """A trial as proposers see it, not on the frontier so far."""
     verdict, proposal = trial.verdict, trial.proposal
     assert verdict is not None
     return Member(
@@ -221,7 +328,7 @@ def _member(trial: Trial, on_frontier: bool) -> Member:
         speedup=verdict.speedup.value if verdict.speedup else None,
         accuracy=verdict.accuracy.value if verdict.accuracy else None,
         density=verdict.density,
-        on_frontier=on_frontier,
+        on_frontier=False,
         parents=proposal.parents,
         operator=proposal.operator,
         proposer=proposal.proposer,

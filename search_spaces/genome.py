@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
-from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.knobs import SHARED
 from vortexlab.search_spaces.layout import method, returned
+from vortexlab.search_spaces.parsed import parsed
 
 _NAME_LIMIT = 24
 #: Nodes of a method's expression with its variables written out; a chain of variables that double grows without end.
@@ -52,7 +52,7 @@ class Genome:
         Raises `ProgramError` when the text is no program, `VortexError` when its expressions, written out, are too
         large.
         """
-        parse(source)
+        parsed(source)
         tree = ast.parse(source)
         body = next(item for item in tree.body if isinstance(item, ast.ClassDef))
         decorator = body.decorator_list[0]

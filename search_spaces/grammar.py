@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vortexlab.dsl import parse, structure_hash
+from vortexlab.dsl import structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.genome import Genome, expression, fill, is_declaration, sites, swapped
 from vortexlab.search_spaces.joining import grafted, joined
 from vortexlab.search_spaces.knobs import SHARED
 from vortexlab.search_spaces.moves import MOVES
+from vortexlab.search_spaces.parsed import parsed
 from vortexlab.search_spaces.sites import (
     REDUCERS,
     choose_site,
@@ -305,7 +306,7 @@ def _valid(genome: Genome | None, doc: str, known: set[str], tally: Counter[str]
         return None
     try:
         text = genome.render(doc)
-        program = parse(text)
+        program = parsed(text)
         program.bind()
     except VortexError:
         tally["discarded"] += 1

@@ -32,8 +32,9 @@ def method(name: str, body: ast.expr, named: Mapping[str, str], taken: set[str])
 
     `named`: variables by the dump of what they stood for; `taken`: names that mean something else.
     """
-    pieces = _Pieces(body, named, taken)
-    tree = pieces.visit(copy.deepcopy(body))
+    tree = copy.deepcopy(body)
+    pieces = _Pieces(tree, named, taken)
+    tree = pieces.visit(tree)
     used = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
     parameters = ", ".join(word for word in _PARAMETERS[name] if word in used)
     lines = [f"{variable} = {ast.unparse(piece)}" for variable, piece in pieces.made.items()]
@@ -50,12 +51,13 @@ class _Pieces(ast.NodeTransformer):
         names = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
         self._taken = taken | names | _TAKEN | set(_axes_made(body))
         self._count: Counter[str] = Counter()
+        self._keys: dict[int, str] = {}  # dumps by the identity of a node, all of which live in the body
         self._tally(body)
 
     def _tally(self, node: ast.AST) -> None:
         """Counts how often each piece is used; what is inside a piece is used once for all of them."""
         if _is_piece(node):
-            key = ast.dump(node)
+            key = self._keys[id(node)] = ast.dump(node)
             self._count[key] += 1
             if self._count[key] > 1:
                 return
@@ -65,9 +67,8 @@ class _Pieces(ast.NodeTransformer):
     def visit(self, node: ast.AST) -> Any:
         if node is self._body or not _is_piece(node):
             return self.generic_visit(node)
-        key = ast.dump(node)
-        large = sum(1 for _ in ast.walk(node)) >= _LEAST
-        if key not in self._named and not (self._count[key] > 1 and large):
+        key = self._keys.get(id(node)) or ast.dump(node)
+        if key not in self._named and not (self._count[key] > 1 and _is_large(node)):
             return self.generic_visit(node)
         if key not in self._variables:
             piece: Any = self.generic_visit(node)
@@ -88,6 +89,10 @@ def _axes_made(body: ast.expr) -> Iterator[str]:
     for node in ast.walk(body):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("split", "window"):
             yield from (word.arg for word in node.keywords if word.arg)
+
+
+def _is_large(node: ast.AST) -> bool:
+    return sum(1 for _ in ast.walk(node)) >= _LEAST
 
 
 def _is_piece(node: ast.AST) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from campaign_fakes import FakeEvaluator, config
 from vortexlab.agent import assemble
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.agent.proposers import llm
-from vortexlab.agent.proposers.llm import Completion, LLMConfig
+from vortexlab.agent.proposers import endpoint
+from vortexlab.agent.proposers.endpoint import Call, Completion
+from vortexlab.agent.proposers.models import LLMConfig, ModelConfig
 from vortexlab.agent.run import Run
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.verdict import Verdict
@@ -44,17 +44,24 @@ class Model:
     def __init__(self, dies: int = 0):
         self.calls, self.dies = 0, dies
 
-    def complete(self, request: Mapping[str, Any]) -> Completion:
+    def paid(self, call: Call) -> bool:
+        return False
+
+    def wait(self, seconds: float) -> None:
+        raise AssertionError("nothing failed")
+
+    def complete(self, call: Call) -> Completion:
+        request = call.request
         self.calls += 1
         if self.calls == self.dies:
             raise Killed
         if len(request["messages"]) == 2:
-            return Completion("let me think", 100)
-        return Completion(f"```python{PROGRAM.format(n=request['seed'] % 97 + 4)}```", 50)
+            return Completion("let me think", (8_000, 4))
+        return Completion(f"```python{PROGRAM.format(n=request['seed'] % 97 + 4)}```", (8_000, 200))
 
 
 def settings(runs: Path, calls: int = 50, **changes: Any) -> CampaignConfig:
-    model = LLMConfig("scripted", calls=calls, repairs=1)
+    model = LLMConfig((ModelConfig("scripted"),), calls=calls, repairs=1)
     return config(
         runs, evaluations=8, proposers=("llm",), seeds=("dense", "quest"), budget_points=(), structure_share=1.0,
         llm=model, **changes,
@@ -63,23 +70,27 @@ def settings(runs: Path, calls: int = 50, **changes: Any) -> CampaignConfig:
 
 def test_a_chat_that_a_kill_cut_off_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Model()
-    monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: alone)
+    monkeypatch.setattr(endpoint, "OpenAIEndpoint", lambda config: alone)
     Campaign(settings(tmp_path / "alone"), evaluator=FakeEvaluator()).run()
     one = Run.open("run", tmp_path / "alone")
-    assert one.progress().calls == alone.calls and one.progress().tokens == 75 * alone.calls
+    assert one.progress().calls == alone.calls and one.progress().tokens >= 8_000 * alone.calls
 
     dying = Model(dies=4)  # the repair of the second chat
-    monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: dying)
+    monkeypatch.setattr(endpoint, "OpenAIEndpoint", lambda config: dying)
     with pytest.raises(Killed):
-        # With exactly the calls that the other one needed: what was paid before the kill must not count twice.
-        Campaign(settings(tmp_path / "killed", calls=alone.calls), evaluator=FakeEvaluator()).run()
+        # With exactly the calls that the other one needed and the one that the kill cuts off, which may be billed: what
+        # was paid before the kill must not count twice.
+        Campaign(settings(tmp_path / "killed", calls=alone.calls + 1), evaluator=FakeEvaluator()).run()
+    cut_off = Run.open("run", tmp_path / "killed")
+    assert cut_off.progress().calls == dying.calls
     again = Model()
-    monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: again)
+    monkeypatch.setattr(endpoint, "OpenAIEndpoint", lambda config: again)
     Campaign.resume("run", tmp_path / "killed", evaluator=FakeEvaluator()).run()
     other = Run.open("run", tmp_path / "killed")
     assert [t.proposal for t in other.trials] == [t.proposal for t in one.trials]
     assert dying.calls - 1 + again.calls == alone.calls
-    assert other.progress().tokens == one.progress().tokens
+    lost = [event.data["tokens"] for event in other.events("reserved")][dying.calls - 1]
+    assert other.progress().tokens == one.progress().tokens + lost and other.progress().calls == alone.calls + 1
     keys = [event.data["key"] for event in other.events("exchange")]
     assert keys == [event.data["key"] for event in one.events("exchange")]
 
@@ -98,13 +109,13 @@ class Measured(FakeEvaluator):
 def test_a_replay_reproduces_a_measured_campaign_without_calls_or_measurements(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llm, "OpenAIEndpoint", lambda config: Model())
+    monkeypatch.setattr(endpoint, "OpenAIEndpoint", lambda config: Model())
     Campaign(settings(tmp_path), evaluator=Measured()).run()
 
-    def refuse(config: LLMConfig) -> Model:
+    def refuse(config: ModelConfig) -> Model:
         raise AssertionError("a replay must not make an endpoint")
 
-    monkeypatch.setattr(llm, "OpenAIEndpoint", refuse)
+    monkeypatch.setattr(endpoint, "OpenAIEndpoint", refuse)
     idle = Measured()
     Campaign(settings(tmp_path, name="again", replay="run"), evaluator=idle).run()
     live, again = Run.open("run", tmp_path), Run.open("again", tmp_path)

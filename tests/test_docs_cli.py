@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.agent.proposers.llm import LLMConfig
+from vortexlab.agent.proposers.models import LLMConfig, ModelConfig
 from vortexlab.cli import main
 from vortexlab.cli.schemas import OUTPUTS
 from vortexlab.evaluator.config import EvaluationConfig
@@ -87,7 +87,7 @@ def test_defaults_that_a_command_declares_are_told(command: str) -> None:
 
 
 def test_defaults_that_the_library_has_are_told() -> None:
-    evaluation, llm = EvaluationConfig(), LLMConfig("some")
+    evaluation, llm = EvaluationConfig(), LLMConfig((ModelConfig("some"),))
     expected = {
         "--evaluations": str(CampaignConfig().evaluations), "--proposer": f"`{CampaignConfig().proposers[0]}`",
         "--llm-calls": str(llm.calls), "--llm-tokens": f"{llm.tokens:,}", "--lengths": f"; {evaluation.lengths[0]},",

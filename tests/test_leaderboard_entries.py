@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vortexlab.agent.leaderboard import Leaderboard, leaderboard
-from vortexlab.agent.pareto import frontier, gains, hypervolume
+from vortexlab.agent.pareto import frontier, hypervolume
 from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.trials import Arm, History, Trial
 from vortexlab.evaluator.verdict import Estimate, Outcome, Verdict
@@ -64,7 +64,27 @@ def test_frontier_and_hypervolume_by_hand() -> None:
     assert frontier(points) == [5, 1, 2, 0]
     assert hypervolume(points) == pytest.approx(3 * 0.5 + 2 * 0.3 + 1 * 0.2)
     assert hypervolume([]) == 0.0
-    assert gains([(1.0, 1.0), None, (2.0, 0.5), (1.5, 0.5)]) == pytest.approx([1.0, 0.0, 0.5, 0.0])
+
+
+def test_totals_kept_trial_by_trial_are_those_of_all_at_once() -> None:
+    rng = random.Random(2)
+    trials = [
+        trial(slot, f"p{rng.randrange(9)}", rng.randrange(1, 9) / 2, [rng.randrange(5)] * 4, new=True,
+              status=rng.choice(("accepted", "accepted", "rejected")))
+        for slot in range(120)
+    ]  # fmt: skip
+    history, area = History(), 0.0
+    for number, item in enumerate(trials, 1):
+        history.totals.add(item)
+        measured = [one for one in trials[:number] if one.point]
+        points = [one.point for one in measured if one.point]
+        front = [measured[i].id for i in frontier(points)]
+        assert [one.id for one in history.frontier()] == front
+        assert {one.id for one in history.members() if one.on_frontier} == set(front)
+        assert history.gains()[-1] == pytest.approx(hypervolume(points) - area)
+        area = hypervolume(points)
+    assert history.totals.structures == {one.structure for one in trials if one.point}
+    assert history.totals.statuses.total() == history.totals.tried.total() == len(history.hashes()) == 120
 
 
 def test_hypervolume_against_counting_on_a_grid() -> None:

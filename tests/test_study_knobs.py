@@ -10,6 +10,8 @@ import optuna
 import pytest
 from campaign_fakes import FakeEvaluator, config
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from vortexlab.agent import study
@@ -36,8 +38,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_shared_names_are_one_parameter_and_others_belong_to_their_structure() -> None:
     shared = load("quest").knobs["budget"]
     assert study.parameter(shared, STRUCTURE) == "budget"
-    assert study.parameter(replace(shared, log=False), STRUCTURE) == "p/abababab/budget"
-    assert study.parameter(Knob("tilt", "float", 0.5, 0.0, 1.0), STRUCTURE) == "p/abababab/tilt"
+    assert study.parameter(replace(shared, log=False), STRUCTURE) == "p/abababab/budget:int"
+    assert study.parameter(Knob("tilt", "float", 0.5, 0.0, 1.0), STRUCTURE) == "p/abababab/tilt:float"
 
 
 def test_every_kind_of_knob_has_its_distribution() -> None:
@@ -58,7 +60,7 @@ def test_a_suggestion_depends_on_history_seed_slot_and_attempt_alone(run: Run) -
     structure = structure_hash(program)
 
     def ask(trials: list[Trial], seed: int = 0, slot: int = 40, attempt: int = 0) -> dict[str, object]:
-        return study.ask(trials, program, structure, tokens=4096, seed=seed, slot=slot, attempt=attempt)
+        return study.Tuner().ask(trials, program, structure, tokens=4096, seed=seed, slot=slot, attempt=attempt)
 
     first = ask(run.trials)
     assert set(first) == set(program.knobs)
@@ -71,9 +73,8 @@ def test_a_suggestion_depends_on_history_seed_slot_and_attempt_alone(run: Run) -
 def test_page_counts_stay_below_half_of_the_context(run: Run) -> None:
     program, rng = load("quest"), random.Random(0)
     drawn = [study.draw(program, rng, tokens=4096) for _ in range(200)]
-    asked = [
-        study.ask(run.trials, program, structure_hash(program), tokens=4096, seed=0, slot=slot) for slot in range(20)
-    ]
+    tuner, structure = study.Tuner(), structure_hash(program)
+    asked = [tuner.ask(run.trials, program, structure, tokens=4096, seed=0, slot=slot) for slot in range(20)]
     for values in drawn + asked:
         assert isinstance(values["page"], int) and isinstance(values["budget"], int)
         assert values["page"] * values["budget"] <= 2048
@@ -115,8 +116,11 @@ class P:
     structure = structure_hash(program)
     trials: list[Trial] = []
     distances = []
+    tuner = study.Tuner()
     for slot in range(40):
-        values = study.ask(trials, program, structure, tokens=4096, seed=3, slot=slot)
+        tuner.ask(trials, program, structure, tokens=4096, seed=3, slot=slot, attempt=1)
+        values = tuner.ask(trials, program, structure, tokens=4096, seed=3, slot=slot)
+        assert values == study.Tuner().ask(trials, program, structure, tokens=4096, seed=3, slot=slot)
         x = values["x"]
         assert isinstance(x, float)
         good = 1.0 - abs(x - 0.8)
@@ -126,6 +130,57 @@ class P:
                             structure, verdict))  # fmt: skip
         distances.append(abs(x - 0.8))
     assert sum(distances[-10:]) < 0.5 * sum(distances[:10])
+
+
+def test_a_long_campaign_shows_the_sampler_its_latest_trials_and_its_frontier(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = load("quest")
+    structure, rng = structure_hash(program), random.Random(0)
+    trials = []
+    for slot in range(1200):
+        values, speed, kept = study.draw(program, rng, tokens=4096), rng.random(), rng.random()
+        verdict = Verdict("P", "", structure, values, "accepted", speedup=Estimate(speed, speed, speed),
+                          accuracy=Estimate(kept, kept, kept))  # fmt: skip
+        if slot in (3, 7):  # once found, never beaten
+            verdict = replace(verdict, speedup=Estimate(2.0 + slot, 0, 0), accuracy=Estimate(9.0 - slot, 0, 0))
+        proposal = Proposal(program.source, "P", "knobs", "sampler", knobs=values)
+        trials.append(Trial(slot, Arm("knobs", "sampler"), proposal, "", structure, verdict))
+    added: list[str] = []
+    frozen = study.frozen
+    monkeypatch.setattr(study, "frozen", lambda trial: added.append(trial.id) or frozen(trial))
+    kept_on = study.Tuner()
+    for count in range(390, 1200, 45):
+        values = kept_on.ask(trials[:count], program, structure, tokens=4096, seed=3, slot=count)
+        before = len(added)
+        fresh = study.Tuner()
+        assert values == fresh.ask(trials[:count], program, structure, tokens=4096, seed=3, slot=count)
+        shown = added[before:]
+        latest = {trial.id for trial in trials[count - 400 : count]} if count > 400 else set()
+        assert len(shown) < 520 and set(shown) >= {"t0003", "t0007", *latest}
+
+
+def test_programs_of_one_structure_may_declare_a_knob_in_several_ways(tmp_path: Path) -> None:
+    text = """
+@program(page=16)
+class P:
+    n = {}
+    def select(ctx):
+        return first(n)
+"""
+    kinds = ["choice(1, 2, default=1)", "choice(4, 1, 2, default=1)", "int(1, 9, log=True, default=1)",
+             "int(1, 9, default=1)", "int(1, 4, default=1)"]  # fmt: skip
+    programs = [parse(text.format(f"knob.{kind}")) for kind in kinds]
+    assert len({structure_hash(program) for program in programs}) == 1
+    structure, tuner, trials = structure_hash(programs[0]), study.Tuner(), list[Trial]()
+    for slot in range(30):
+        program = programs[slot % len(programs)]
+        values = tuner.ask(trials, program, structure, tokens=4096, seed=3, slot=slot)
+        exact = Estimate(1.0, 1.0, 1.0)
+        verdict = Verdict("P", "", structure, values, "accepted", speedup=exact, accuracy=exact)
+        proposal = Proposal(program.source, "P", "knobs", "sampler", knobs=values)
+        trials.append(Trial(slot, Arm("knobs", "sampler"), proposal, "", structure, verdict))
+    study.Mirror(tmp_path, "run").bring_up(trials)
+    names = {study.parameter(program.knobs["n"], structure) for program in programs}
+    assert len(names) == 4 and all(name.startswith(f"p/{structure[:8]}/n:") for name in names)
 
 
 def test_rejected_programs_are_infeasible_and_lost_workers_are_skipped(run: Run) -> None:
@@ -144,18 +199,22 @@ def test_rejected_programs_are_infeasible_and_lost_workers_are_skipped(run: Run)
 
 def test_the_mirror_holds_every_trial_and_heals(run: Run) -> None:
     def slots() -> list[int]:
-        storage = f"sqlite:///{run.folder / study.MIRROR}"
+        storage = JournalStorage(JournalFileBackend(str(file)))
         return [t.user_attrs["slot"] for t in optuna.load_study(study_name="run", storage=storage).trials]
 
+    file = run.folder / study.MIRROR
     everything = list(range(len(run.trials)))
     assert slots() == everything
-    (run.folder / study.MIRROR).unlink()
-    study.Mirror(run.folder, "run").bring_up(run.trials[:5])
-    assert slots() == everything[:5]
-    study.Mirror(run.folder, "run").bring_up(run.trials[3:])  # another order: the copy is made afresh
-    assert slots() == everything[3:]
+    mirror = study.Mirror(run.folder, "run")
+    for end in (5, 6, len(run.trials)):
+        mirror.bring_up(run.trials[:end])
+        assert slots() == everything[:end]
+    # A kill in the middle of a write leaves half a line and the lock.
+    file.write_bytes(file.read_bytes()[:-9])
+    file.with_name(f"{file.name}.lock").symlink_to(file)
     study.Mirror(run.folder, "run").bring_up(run.trials)
     assert slots() == everything
+    assert not file.with_name(f"{file.name}.lock").is_symlink()
 
 
 def test_a_mirror_that_cannot_be_written_costs_a_note(tmp_path: Path) -> None:

@@ -27,10 +27,15 @@ def search(
     evaluations: int | None = None,
     hours: float | None = None,
     proposers: Iterable[str] = (),
-    model: str | None = None,
+    model: str | Iterable[str] = (),
     base_url: str | None = None,
+    llm_api: str | None = None,
+    llm_table: str | Path | None = None,
+    llm_prices: Iterable[str] = (),
     llm_calls: int | None = None,
     llm_tokens: int | None = None,
+    llm_money: float | None = None,
+    llm_minutes: float | None = None,
     model_dir: str | Path | None = None,
     tasks: Iterable[str] = (),
     data: Iterable[str | Path] = (),
@@ -58,10 +63,11 @@ def search(
     """
     from vortexlab.agent.campaign import Campaign
     from vortexlab.agent.run import Run
-    from vortexlab.settings import campaign_config, evaluation_config
+    from vortexlab.settings import campaign_config, evaluation_config, llm_limits
 
     if resume is not None:
-        campaign = Campaign.resume(resume, runs, evaluations=evaluations, hours=hours)
+        limits = llm_limits(calls=llm_calls, tokens=llm_tokens, money=llm_money, minutes=llm_minutes)
+        campaign = Campaign.resume(resume, runs, evaluations=evaluations, hours=hours, llm=limits)
     else:
         evaluation = evaluation_config(
             model_dir=model_dir,
@@ -89,10 +95,15 @@ def search(
                 evaluations=evaluations,
                 hours=hours,
                 proposers=proposers,
-                model=model,
+                models=(model,) if isinstance(model, str) else model,
                 base_url=base_url,
+                llm_api=llm_api,
+                llm_table=llm_table,
+                llm_prices=llm_prices,
                 llm_calls=llm_calls,
                 llm_tokens=llm_tokens,
+                llm_money=llm_money,
+                llm_minutes=llm_minutes,
                 evaluation=evaluation,
             )
         )

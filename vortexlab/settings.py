@@ -116,16 +116,22 @@ def campaign_config(
     evaluations: int | None = None,
     hours: float | None = None,
     proposers: Iterable[str] = (),
-    model: str | None = None,
+    models: Iterable[str] = (),
     base_url: str | None = None,
+    llm_api: str | None = None,
+    llm_table: str | Path | None = None,
+    llm_prices: Iterable[str] = (),
     llm_calls: int | None = None,
     llm_tokens: int | None = None,
+    llm_money: float | None = None,
+    llm_minutes: float | None = None,
     llm_label: str | None = None,
     evaluation: EvaluationConfig | None = None,
 ) -> CampaignConfig:
     """A new campaign. Without a budget it has that of `CampaignConfig`; with `hours` alone time is the only limit.
 
-    `model` to `llm_label` are those of the language model. Raises `VortexError` for settings that contradict.
+    `models` to `llm_label` are about language models: `llm_table` is a file with settings of each, `llm_prices` are
+    ``MODEL=IN,OUT``. Raises `VortexError` for settings that contradict.
     """
     from vortexlab.agent.config import CampaignConfig
 
@@ -135,14 +141,17 @@ def campaign_config(
     names = tuple(proposers)
     if names:
         chosen["proposers"] = names
-    llm: dict[str, Any] = {"base_url": base_url, "calls": llm_calls, "tokens": llm_tokens, "label": llm_label}
-    if model is not None:
-        from vortexlab.agent.proposers.llm import LLMConfig
+    asked, prices = tuple(models), tuple(llm_prices)
+    limits = llm_limits(calls=llm_calls, tokens=llm_tokens, money=llm_money, minutes=llm_minutes)
+    common = {"base_url": base_url, "api": llm_api, "label": llm_label}
+    if asked or llm_table is not None:
+        from vortexlab.agent.proposers.models import LLMConfig, make_models, read_table
 
         if "llm" not in names:
             raise VortexError("a language model was named and no proposer uses it: add --proposer llm")
-        chosen["llm"] = LLMConfig(model, **{key: value for key, value in llm.items() if value is not None})
-    elif any(value is not None for value in llm.values()):
+        table = {} if llm_table is None else read_table(llm_table)
+        chosen["llm"] = LLMConfig(make_models(asked, table, prices, **common), **limits)
+    elif limits or prices or any(value is not None for value in common.values()):
         raise VortexError("settings of a language model were given without one: add --proposer llm --model NAME")
     if evaluation is None:
         evaluation = evaluation_config()
@@ -151,6 +160,19 @@ def campaign_config(
 
         chosen["seeds"] = ("dense", *LIBRARY["prefill"])
     return CampaignConfig(evaluation=evaluation, **chosen)
+
+
+def llm_limits(
+    *,
+    calls: int | None = None,
+    tokens: int | None = None,
+    money: float | None = None,
+    minutes: float | None = None,
+) -> dict[str, Any]:
+    """The limits that were given, as `LLMConfig` names them."""
+    seconds = None if minutes is None else minutes * 60
+    limits = {"calls": calls, "tokens": tokens, "money": money, "seconds": seconds}
+    return {name: value for name, value in limits.items() if value is not None}
 
 
 def replay_config(

@@ -90,7 +90,7 @@ class Member:
 #: Where a proposer reports each exchange with a language model, as soon as it ends; the campaign commits it before
 #: going on. One JSON object: `key` (hash of the whole request), `slot`, `request`, `text` (the raw reply), `error`
 #: (empty when it was answered), `tokens`, `label`, and whatever else the proposer wants to keep.
-Record = Callable[[dict[str, Any]], None]
+Record = Callable[[dict[str, Any]], object]
 
 
 @runtime_checkable

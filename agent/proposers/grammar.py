@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from vortexlab.agent.novelty import is_worth_a_slot
 from vortexlab.agent.proposers.base import Member, Proposal
-from vortexlab.dsl import parse, structure_hash
+from vortexlab.dsl import structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.grammar import OPERATORS, Offspring, cross, mutate
 from vortexlab.search_spaces.library import seeds
+from vortexlab.search_spaces.parsed import parsed
 
 CROSS, FRESH = "cross", "random"
 _RANDOM_ATTEMPTS = 20
@@ -31,7 +32,7 @@ class GrammarProposer:
 
     def __init__(self, library: Mapping[str, str] | None = None):
         self._library = dict(library if library is not None else seeds())
-        self._known = {structure_hash(parse(text)) for text in self._library.values()}
+        self._known = {structure_hash(parsed(text)) for text in self._library.values()}
 
     def propose(
         self, history: Sequence[Member], rng: random.Random, slot: int, operator: str | None = None
@@ -80,7 +81,7 @@ class GrammarProposer:
         for _ in range(_RANDOM_ATTEMPTS):
             text = random_program(rng)
             try:
-                program = parse(text)
+                program = parsed(text)
                 program.bind()
             except VortexError:
                 continue
@@ -89,7 +90,7 @@ class GrammarProposer:
         return None
 
     def _proposal(self, made: Offspring, parents: tuple[str, ...], knobs: Mapping[str, object]) -> Proposal:
-        program = parse(made.source)
+        program = parsed(made.source)
         kept = {}
         for name, value in knobs.items():
             if name in program.knobs:

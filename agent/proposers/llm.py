@@ -1,208 +1,203 @@
 """A language model as proposer, through any endpoint that speaks the OpenAI protocol.
 
-One proposal is one chat: the request, and at most `repairs` rounds in which the errors of the reply go back. One
-deadline stands around each call, retries of the client included; the budget is reserved before the call; every
-exchange is recorded, and a recording replays the campaign without a network.
+One proposal is one chat: the request, and at most `repairs` rounds in which the errors of the last reply go back. One
+deadline stands around all that a slot asks; the budget, which all models share, is reserved before every request and
+every request is recorded, failed ones too, so that a recording replays the campaign without a network.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
+import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
-
-import openai
+from typing import Any
 
 from vortexlab.agent import prompt
-from vortexlab.agent.budget import Budget, BudgetExhausted
+from vortexlab.agent.budget import Budget, BudgetExhausted, Cost, believed, most
 from vortexlab.agent.proposers.base import Member, Proposal, ProposerError, Record
+from vortexlab.agent.proposers.endpoint import (
+    Call,
+    Completion,
+    Endpoint,
+    EndpointError,
+    OpenAIEndpoint,
+    body,
+    clipped,
+    one_line,
+)
+from vortexlab.agent.proposers.models import LLMConfig, ModelConfig
 from vortexlab.agent.proposers.replies import ReplyError, parse_reply
-from vortexlab.dsl import parse
 from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import digest
+from vortexlab.search_spaces.parsed import parsed
 
-#: Failed calls in a row after which the endpoint counts as down for the rest of the campaign.
-BREAKER = 3
-_CHARACTERS_PER_TOKEN = 3
-
-
-@dataclass(frozen=True)
-class LLMConfig:
-    """Which model to ask and what it may cost.
-
-    `key_variable` names the environment variable with the key. `deadline` is in seconds and stands around one call
-    with all its retries. `label` is shown beside every program of this source: ``authored`` where a person wrote the
-    replies.
-    """
-
-    model: str
-    base_url: str | None = None
-    key_variable: str = "OPENAI_API_KEY"
-    temperature: float = 0.8
-    max_tokens: int = 3000
-    calls: int = 400
-    tokens: int = 4_000_000
-    deadline: float = 180.0
-    repairs: int = 2
-    label: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Completion:
-    text: str
-    tokens: int
-
-
-class Endpoint(Protocol):
-    """Something that completes a chat. Raises `ProposerError` when it cannot."""
-
-    label: str
-
-    def complete(self, request: Mapping[str, Any]) -> Completion: ...
-
-
-class OpenAIEndpoint:
-    """The `openai` client under one deadline; its own retries (429, 5xx, lost connections) happen inside it."""
-
-    label = "live"
-
-    def __init__(self, config: LLMConfig):
-        key = os.environ.get(config.key_variable)
-        if not key:
-            if config.base_url is None:
-                raise VortexError(
-                    f"no key for the language model: set {config.key_variable}, or give --base-url of a local endpoint"
-                )
-            key = "none"
-        self.config, self._key = config, key
-
-    def complete(self, request: Mapping[str, Any]) -> Completion:
-        try:
-            return asyncio.run(self._call(request))
-        except TimeoutError:
-            raise ProposerError(f"the model endpoint did not answer within {self.config.deadline:.0f} s") from None
-        except openai.OpenAIError as error:
-            raise ProposerError(f"the model endpoint failed: {_one_line(error)}") from None
-
-    async def _call(self, request: Mapping[str, Any]) -> Completion:
-        async with asyncio.timeout(self.config.deadline):
-            async with openai.AsyncOpenAI(api_key=self._key, base_url=self.config.base_url, max_retries=4) as client:
-                answer = await client.chat.completions.create(**request)
-        text = answer.choices[0].message.content or "" if answer.choices else ""
-        return Completion(text, answer.usage.total_tokens if answer.usage else _estimate(request, text))
-
-
-class ReplayEndpoint:
-    """Answers from a recording, in the recorded order for equal requests; never touches a network."""
-
-    label = "replay"
-
-    def __init__(self, exchanges: Sequence[Mapping[str, Any]]):
-        self._answers: dict[str, list[Mapping[str, Any]]] = {}
-        for item in exchanges:
-            self._answers.setdefault(item["key"], []).append(item)
-
-    def complete(self, request: Mapping[str, Any]) -> Completion:
-        waiting = self._answers.get(digest(dict(request)))
-        if not waiting:
-            raise ProposerError("the recording holds no answer to this request; the campaign is not the recorded one")
-        item = waiting.pop(0)
-        if item.get("error"):
-            raise ProposerError(item["error"])
-        return Completion(item["text"], item["tokens"])
+#: Requests for one reply, while the endpoint is busy or breaks off, and the first pause between them in seconds.
+TRIES, _PAUSE = 5, 0.5
 
 
 class LLMProposer:
-    """Asks an endpoint for programs; `record` receives one JSON object per exchange."""
+    """Asks one model for programs; `record` receives one JSON object per request, as soon as it ends.
+
+    `budget` is shared with the other models of the campaign. `reserve` receives what a request may cost before it is
+    sent, so that a request that a kill cuts off counts. `dropped` are parameters that the endpoint is known to refuse.
+    """
 
     def __init__(
         self,
+        model: ModelConfig,
         config: LLMConfig,
-        task: str,
+        briefing: prompt.Briefing,
         record: Record,
+        budget: Budget,
         endpoint: Endpoint | None = None,
-        spent: tuple[int, int] = (0, 0),
+        dropped: frozenset[str] = frozenset(),
+        reserve: Record | None = None,
     ):
-        self.config, self.task, self.record = config, task, record
-        self.name = f"llm:{config.model}"
+        self.model, self.config, self.briefing = model, config, briefing
+        self.name = model.name
         self.operators = (self.name,)
-        self.endpoint = endpoint or OpenAIEndpoint(config)
-        self.budget = Budget(config.calls, config.tokens, *spent)
-        self._failures = 0
+        self.budget = budget
+        self._endpoint = endpoint or OpenAIEndpoint(model)
+        self._record, self._reserve, self._dropped = record, reserve, dropped
 
     def propose(
         self, history: Sequence[Member], rng: random.Random, slot: int, operator: str | None = None
     ) -> Proposal | None:
         """Raises `ProposerError` when the endpoint fails, no repair yields a program, or the budget is spent."""
-        if self._failures >= BREAKER:
-            raise ProposerError(f"{self.name} failed {BREAKER} times in a row and is not asked again", permanent=True)
-        chat = prompt.messages(history, rng, self.task)
-        seed = rng.randrange(2**31)
+        shown = prompt.compose(history, rng, self.briefing)
+        chat, seed = shown.messages, rng.randrange(2**31)
+        slot_seconds = _Deadline(self.config.deadline, self.budget)
         problem = ""
         for attempt in range(self.config.repairs + 1):
-            text = self._complete(chat, seed, slot, attempt)
+            completion = self._reply(chat, seed, slot, attempt, slot_seconds)
             try:
-                reply = parse_reply(text)
-                program = parse(reply.program)
+                reply = parse_reply(completion.text, cut_off=completion.finish == "length")
+                program = parsed(reply.program)
                 program.bind()
                 return Proposal(
                     source=reply.program,
                     name=program.name,
                     proposer=self.name,
                     operator="llm" if attempt == 0 else f"llm-repair-{attempt}",
-                    parents=tuple(m.id for m in history if m.on_frontier)[:3],
+                    parents=shown.parents,
                     hypothesis=reply.hypothesis,
                     predicted_effect=reply.predicted_effect,
-                    label=self.config.label,
+                    label=self.model.label,
                 )
             except ProgramError as error:
                 problem = "\n".join(map(str, error.diagnostics[:8]))
             except (ReplyError, VortexError) as error:
                 problem = str(error)
-            chat = [*chat, {"role": "assistant", "content": text[:8000]}, prompt.repair(problem)]
-        raise ProposerError(f"no valid program after {self.config.repairs} repairs: {_one_line(problem)}")
+            chat = [*shown.messages, *prompt.repair(completion.text, problem)]
+        raise ProposerError(f"no valid program after {self.config.repairs} repairs: {one_line(problem)}")
 
-    def _complete(self, chat: Sequence[Mapping[str, str]], seed: int, slot: int, attempt: int) -> str:
+    def _reply(
+        self, chat: Sequence[Mapping[str, str]], seed: int, slot: int, attempt: int, deadline: _Deadline
+    ) -> Completion:
+        """One reply, asked for again while the endpoint is busy, breaks off or refuses a parameter."""
         request = {
-            "model": self.config.model,
+            "model": self.model.model,
             "messages": list(chat),
-            "temperature": self.config.temperature,
-            "max_tokens": self.config.max_tokens,
+            "temperature": self.model.temperature,
+            "max_tokens": self.model.max_tokens,
             "seed": seed,
         }
-        prompt_tokens = _estimate(request, "")
-        try:
-            self.budget.reserve(prompt_tokens + self.config.max_tokens)
-        except BudgetExhausted as error:
-            raise ProposerError(str(error), permanent=True) from None
-        exchange: dict[str, Any] = {
-            "key": digest(request), "slot": slot, "attempt": attempt, "label": self.endpoint.label,
-            "prompt_version": prompt.version(), "request": request,
+        failed, waited = 0, 0.0
+        while True:
+            try:
+                return self._request(request, slot, attempt, failed, waited, deadline)
+            except EndpointError as error:
+                if error.kind == "parameter":
+                    self._dropped |= {error.drop}
+                    waited = 0.0
+                    continue
+                failed += 1
+                waited = _PAUSE * 2 ** (failed - 1) if error.retry_after is None else error.retry_after
+                last = error.kind not in ("busy", "broken") or failed >= TRIES
+                if last or waited >= deadline.left:
+                    raise ProposerError(str(error), permanent=error.kind == "denied") from None
+            self._endpoint.wait(waited)
+            deadline.pass_by(waited)
+
+    def _request(
+        self, request: Mapping[str, Any], slot: int, attempt: int, number: int, waited: float, deadline: _Deadline
+    ) -> Completion:
+        sent = body(self.model, request, self._dropped)
+        size = len(json.dumps(sent, ensure_ascii=False).encode("utf-8", "replace"))
+        ceiling = most(size, self.model.max_tokens, self.model.price)
+        if deadline.left <= 0:
+            raise ProposerError(f"{self.name} had no valid program within the {self.config.deadline:g} s of a slot")
+        call = Call(request, digest(dict(request)), slot, attempt, self._dropped, deadline.left)
+        paid = self._endpoint.paid(call)
+        if not paid:
+            try:
+                self.budget.reserve(ceiling)
+            except BudgetExhausted as error:
+                raise ProposerError(str(error), permanent=True) from None
+            if self._reserve is not None:
+                self._reserve({
+                    "key": call.key, "slot": slot, "model": self.model.model, "tokens": ceiling.tokens,
+                    "money": ceiling.money,
+                })  # fmt: skip
+        record: dict[str, Any] = {
+            "key": call.key, "slot": slot, "attempt": attempt, "try": number, "model": self.model.model,
+            "label": self._endpoint.label, "prompt_version": prompt.version(), "request": sent, "waited": waited,
+            "temperature": sent.get("temperature"), "seed": sent.get("seed"),
         }  # fmt: skip
         try:
-            completion = self.endpoint.complete(request)
-        except ProposerError as error:
-            self._failures += 1
-            self.budget.settle(prompt_tokens)
-            self.record({**exchange, "error": str(error), "text": "", "tokens": prompt_tokens})
+            completion = self._endpoint.complete(call)
+        except EndpointError as error:
+            cost = error.booked or (ceiling if error.charged else Cost())
+            deadline.used += error.seconds
+            if not paid:
+                self._settle(cost, error.seconds, {
+                    **record, "text": "", "error": str(error), "kind": error.kind, "drop": error.drop,
+                    "retry_after": error.retry_after,
+                })  # fmt: skip
             raise
-        self._failures = 0
-        self.budget.settle(completion.tokens)
-        self.record({**exchange, "error": "", "text": completion.text, "tokens": completion.tokens})
-        return completion.text
+        cost, trusted = self._cost(completion, ceiling, sent)
+        text = clipped(completion.text)
+        deadline.used += completion.seconds
+        if not paid:
+            self._settle(cost, completion.seconds, {
+                **record, "text": text, "error": "", "finish": completion.finish, "usage": completion.usage,
+                "trusted": trusted,
+            })  # fmt: skip
+        return Completion(text, completion.usage, completion.finish, completion.seconds)
+
+    def _cost(self, completion: Completion, ceiling: Cost, sent: Mapping[str, Any]) -> tuple[Cost, bool]:
+        """What an answer is charged, and whether that is as it should be: not where trusted counts are unbelievable."""
+        if completion.booked is not None:
+            return completion.booked, True
+        if not self.model.trust_usage:
+            return ceiling, True
+        read_bytes = sum(len(message["content"].encode()) for message in sent.get("messages") or sent["input"])
+        counted = believed(completion.usage, read_bytes, len(completion.text.encode()))
+        if counted is None:
+            return ceiling, False
+        read, written = (min(counted[0], ceiling.read), min(counted[1], ceiling.written))
+        return Cost(read, written, self.model.price.of(read, written)), True
+
+    def _settle(self, cost: Cost, seconds: float, record: dict[str, Any]) -> None:
+        booked = self.budget.settle(Cost(cost.read, cost.written, cost.money, seconds))
+        self._record({
+            **record, "tokens": booked.tokens, "written": booked.written, "money": booked.money, "seconds": seconds,
+        })  # fmt: skip
 
 
-def _estimate(request: Mapping[str, Any], text: str) -> int:
-    characters = sum(len(message["content"]) for message in request["messages"]) + len(text)
-    return characters // _CHARACTERS_PER_TOKEN + 16
+class _Deadline:
+    """The seconds of one slot, of which calls and pauses take theirs, and what the time budget leaves of them.
 
+    It counts what was recorded rather than reading a clock, so a replay, which waits for nothing, decides the same.
+    """
 
-def _one_line(error: object, limit: int = 300) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
+    def __init__(self, seconds: float, budget: Budget):
+        self._seconds, self._budget, self.used = seconds, budget, 0.0
+
+    @property
+    def left(self) -> float:
+        return min(self._seconds - self.used, self._budget.seconds_left)
+
+    def pass_by(self, seconds: float) -> None:
+        self.used += seconds
+        self._budget.wait(seconds)

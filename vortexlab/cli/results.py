@@ -52,8 +52,11 @@ def status(run: RunName = "latest", runs: Runs = "runs", as_json: AsJson = False
         "gates": funnel(state),
         "frontier": f"{state.frontier} programs, hypervolume {state.hypervolume:.3f}",
         "structures": f"{state.structures} accepted, {state.new_structures} of them new",
-        "language model": f"{state.calls} calls, {state.tokens} tokens",
+        "language models": f"{state.calls} calls, {state.tokens} tokens, {state.money:.4f} of money, "
+        f"{duration(state.model_seconds)} of waiting",
     })  # fmt: skip
+    for proposer, reason in found["stopped"].items():
+        print(printable(f"not asked any more: {proposer}: {reason}"))
     if found["pending"]:
         print(printable(f"evaluating now, or cut off: {found['pending']}"))
     if found["arms"]:

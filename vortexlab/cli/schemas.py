@@ -105,6 +105,8 @@ class Progress(_Form):
     hypervolume: float
     calls: int
     tokens: int
+    money: float
+    model_seconds: float
 
 
 class Arm(_Form):
@@ -127,6 +129,7 @@ class Status(Progress):
     pending: str
     sessions: int
     arms: list[Arm]
+    stopped: dict[str, str]
     failures: list[str]
     notes: list[str]
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from vortexlab.agent.campaign import Campaign
 
 #: What may be given beside --resume and --replay; everything else is recorded with the run.
-_WITH_RESUME = {"resume", "runs", "evaluations", "hours", "as_json"}
+_WITH_RESUME = {
+    "resume", "runs", "evaluations", "hours", "llm_calls", "llm_tokens", "llm_money", "llm_minutes", "as_json",
+}  # fmt: skip
 _WITH_REPLAY = {"replay", "name", "runs", "evaluations", "hours", "as_json"}
 
 
@@ -27,11 +29,20 @@ def search(
     evaluations: Annotated[int | None, typer.Option(help="Budget: programs evaluated in full.")] = None,
     hours: Annotated[float | None, typer.Option(help="Budget: hours of work.")] = None,
     proposer: Annotated[list[str] | None, typer.Option(help="grammar, llm or handoff; may be repeated.")] = None,
-    model: Annotated[str | None, typer.Option(help="Language model that proposes.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Language model that proposes; may be repeated.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Its endpoint, if not OpenAI's own.")] = None,
-    llm_calls: Annotated[int | None, typer.Option(help="Most calls to it.")] = None,
-    llm_tokens: Annotated[int | None, typer.Option(help="Most tokens for it, prompts included.")] = None,
-    llm_label: Annotated[str | None, typer.Option(help="Shown beside its programs, e.g. `authored`.")] = None,
+    llm_api: Annotated[str | None, typer.Option(help="chat (Chat Completions) or responses.")] = None,
+    llm_table: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Settings and prices of models, TOML or JSON.")
+    ] = None,
+    llm_price: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL=IN,OUT", help="Prices of a million tokens read, written.")
+    ] = None,
+    llm_calls: Annotated[int | None, typer.Option(help="Most requests to all models.")] = None,
+    llm_tokens: Annotated[int | None, typer.Option(help="Most tokens for all models, prompts included.")] = None,
+    llm_money: Annotated[float | None, typer.Option(help="Most money for all models, as their prices have it.")] = None,
+    llm_minutes: Annotated[float | None, typer.Option(help="Most minutes of waiting for models.")] = None,
+    llm_label: Annotated[str | None, typer.Option(help="Shown beside their programs, e.g. `authored`.")] = None,
     model_dir: options.ModelDir = None,
     tasks: options.Tasks = None,
     data: options.Data = None,
@@ -69,7 +80,8 @@ def search(
     given = options.given(context)
     if resume is not None:
         _only(given, _WITH_RESUME, "--resume", "the run's recorded settings count")
-        campaign = Campaign.resume(resume, runs, evaluations=evaluations, hours=hours)
+        limits = settings.llm_limits(calls=llm_calls, tokens=llm_tokens, money=llm_money, minutes=llm_minutes)
+        campaign = Campaign.resume(resume, runs, evaluations=evaluations, hours=hours, llm=limits)
     elif replay is not None:
         _only(given, _WITH_REPLAY, "--replay", "the recorded settings are repeated")
         recorded = Run.open(replay, runs)
@@ -105,10 +117,15 @@ def search(
                 evaluations=evaluations,
                 hours=hours,
                 proposers=proposer or (),
-                model=model,
+                models=model or (),
                 base_url=base_url,
+                llm_api=llm_api,
+                llm_table=llm_table,
+                llm_prices=llm_price or (),
                 llm_calls=llm_calls,
                 llm_tokens=llm_tokens,
+                llm_money=llm_money,
+                llm_minutes=llm_minutes,
                 llm_label=llm_label,
                 evaluation=evaluation,
             )

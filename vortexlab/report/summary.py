@@ -102,6 +102,7 @@ def _warnings(run: Run) -> str:
         f"alarms at {', '.join(alarms[:5])}" + (" and others" if len(alarms) > 5 else "") if alarms else "",
         f"{lost} evaluations lost their worker" if lost else "",
         f"{len(run.history.failures)} failures of proposers" if run.history.failures else "",
+        *(f"{name} is not asked any more: {reason}" for name, reason in run.history.stopped().items()),
         f"{len(run.history.notes)} notes" if run.history.notes else "",
     ]
     return "; ".join(part for part in parts if part)
