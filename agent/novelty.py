@@ -14,13 +14,13 @@ from functools import cache
 from pathlib import Path
 
 from vortexlab.agent.study import PAGE_COUNTS
-from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
 from vortexlab.evaluator import costs
 from vortexlab.evaluator.config import REFERENCE_MODEL
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.traces import Traces, mean_pages, newest_token, pages_read
+from vortexlab.search_spaces.parsed import parsed
 
 _DEVICE, _GEOMETRY, _BATCH_TOKENS = "h200", "qwen3-8b", 1 << 20
 _SHARE = 8  # of the trace's pages at most one in so many is read by count
@@ -43,7 +43,7 @@ def _trace() -> Traces:
 @cache
 def behaviour(source: str) -> Behaviour | None:
     """None for what one step does not show: a program that carries something on, or cannot be run here."""
-    program, traces = parse(source), _trace()
+    program, traces = parsed(source), _trace()
     try:
         bound = program.bind(_knobs(program, int(traces.lengths[0])))
         if bound.has_memory or bound.params or bound.result is not None:

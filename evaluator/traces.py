@@ -29,6 +29,7 @@ from vortexlab.evaluator.config import REFERENCE_MODEL, model_digest, versions
 from vortexlab.evaluator.executors import new_memories
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.tasks import Sample, make_samples
+from vortexlab.evaluator.traits import depends_on_layer
 from vortexlab.evaluator.verdict import ACCEPTED, GATES, REJECTED, Estimate, GateResult, Verdict
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.devices import get_device
@@ -178,7 +179,11 @@ def pages_read(traces: Traces, program: Program) -> list[Tensor]:
 
     A program that remembers begins with the first token of the question.
     """
-    executors = [TorchExecutor(program, traces.static(layer)) for layer in range(traces.layers)]
+    draws = any(program.nodes[index].op == "random" for index in program.live())  # by layer
+    if draws or depends_on_layer(program) or program.has_memory:
+        executors = [TorchExecutor(program, traces.static(layer)) for layer in range(traces.layers)]
+    else:
+        executors = [TorchExecutor(program, traces.static(0))] * traces.layers
     caches = [traces.cache(layer, program.page_size) for layer in range(traces.layers)]
     memories = new_memories(program, executors, caches)
     states: list[Any] = []

@@ -10,6 +10,7 @@ import torch
 from vortexlab.agent.novelty import behaviour, is_worth_a_slot
 from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator import traces
 from vortexlab.evaluator.traces import TraceConfig, TraceEvaluator, Traces, mean_pages, needle_mass, pages_read
 from vortexlab.evaluator.verdict import GATES
 from vortexlab.search_spaces.library import source
@@ -34,6 +35,26 @@ def test_more_budget_keeps_more(evaluator: TraceEvaluator) -> None:
     kept = [evaluator.evaluate(source("quest"), {"budget": n, "page": 8}) for n in (4, 16, 56)]
     values = [verdict.accuracy.value for verdict in kept if verdict.accuracy]
     assert values == sorted(values) and values[0] < values[-1]
+
+
+@pytest.mark.parametrize("select", ["topk(score, 4)", "random(4)", "topk(score, where(ctx.layer < 1, 8, 2))"])
+def test_layers_share_an_executor_only_where_it_would_do_the_same(
+    select: str, evaluator: TraceEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"""@program(page=8)
+class Example:
+    def summarize(k):
+        return dict(centre=k.mean(token))
+    def score(q, s):
+        return (q * s.centre).sum(channel).max(head)
+    def select(score, ctx):
+        return {select} | last(1)
+"""
+    program = parse(text).bind()
+    found = pages_read(evaluator.traces, program)
+    monkeypatch.setattr(traces, "depends_on_layer", lambda program: True)
+    one_each = pages_read(evaluator.traces, program)
+    assert all(torch.equal(a, b) for a, b in zip(found, one_each, strict=True))
 
 
 def test_nothing_is_evaluated_twice(evaluator: TraceEvaluator) -> None:
