@@ -15,7 +15,7 @@ from vortexlab.evaluator.turns import turn
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("VORTEX_CACHE", str(tmp_path))
     yield tmp_path
 
 
@@ -82,7 +82,13 @@ def test_an_error_ends_the_turn() -> None:
     visit.leave()
 
 
-def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_cache_the_folder_for_temporary_files_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("VORTEX_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with turn("cpu", alone=True):
+        assert len(list((tmp_path / "temporary").iterdir())) == 2
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    with pytest.raises(VortexError, match="set TMPDIR"), turn("cpu", alone=False):
+    with pytest.raises(VortexError, match="set VORTEX_CACHE"), turn("cpu", alone=False):
         pass
