@@ -42,7 +42,8 @@ def _locked(path: Path, how: int) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise VortexError(f"{path} cannot be opened ({error.strerror}); set VORTEX_CACHE to a folder of yours") from error
+        why = f"{path} cannot be opened ({error.strerror}); set VORTEX_CACHE to a folder of yours"
+        raise VortexError(why) from error
     try:
         fcntl.flock(descriptor, how)
         yield descriptor
