@@ -13,6 +13,8 @@ from vortexlab.agent.proposers.base import Proposer, Record
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History
+from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.architectures import model_folder, read_config
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.kernels.devices import get_device, nearest_device
 from vortexlab.search_spaces.knobs import SHARED
@@ -53,10 +55,28 @@ def hardware_text(config: CampaignConfig) -> str:
         f"selection, {device.choose_latency * 1e6:.1f} us more at least for it",
         f"- geometry {shape.name}: {shape.layers} layers, {shape.kv_heads} KV heads, {shape.group} query heads for "
         f"each, {shape.head_dim} channels" + (f", {shape.latent} of them latent" if shape.latent else ""),
+        *_model_line(evaluation.model),
         f"- timed {evaluation.phase}: {batches}",
         f"- page sizes: {', '.join(map(str, SHARED['page'].choices))} tokens are tuned over where a program declares "
         "the shared knob `page`",
     ))  # fmt: skip
+
+
+def _model_line(model: str) -> list[str]:
+    """The shapes of the model that accuracy is measured on, which programs must fit too; none if they are unknown."""
+    try:
+        facts = read_config(model_folder(model))
+        if facts.get("kv_lora_rank"):  # its heads are expanded from latents
+            return []
+        heads, layers = int(facts["num_attention_heads"]), int(facts["num_hidden_layers"])
+        kv_heads = int(facts.get("num_key_value_heads") or heads)
+        channels = int(facts.get("head_dim") or int(facts["hidden_size"]) // heads)
+    except (VortexError, KeyError, TypeError, ValueError):
+        return []
+    return [
+        f"- accuracy comes from a model of {layers} layers, {kv_heads} KV heads, {heads // kv_heads} query heads for "
+        f"each, {channels} channels: a program must fit both, so no slice may go beyond the smaller number of channels"
+    ]
 
 
 def briefing(config: CampaignConfig) -> prompt.Briefing:
