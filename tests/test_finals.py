@@ -140,7 +140,9 @@ def test_the_opening_is_recorded_before_a_context_is_made(run: Run) -> None:
     assert [opening.is_complete for opening in again(run).history.openings] == [False]
 
 
-def test_only_accepted_programs_are_finalists(run: Run) -> None:
+def test_only_accepted_programs_are_finalists(tmp_path: Path) -> None:
+    record(tmp_path, evaluations=80)  # enough that some were rejected
+    run = Run.open(NAME, tmp_path)
     rejected = next(trial.id for trial in run.trials if trial.point is None)
     for ids, words in (([rejected], "not accepted"), (["t0001", "1"], "twice"), (["t9999"], "there is no trial")):
         with pytest.raises(VortexError, match=words):
