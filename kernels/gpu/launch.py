@@ -47,7 +47,8 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
     tile = triton.next_power_of_2(min(capacity, most)) if whole else striding
     # As many values are held of a page as scores are read, and then some.
     held = WHOLE_ROW // most * (1 if whole or most == WHOLE_ROW else 2)
-    return {"TILE": tile}, {"num_warps": max(4, min(8, warps(4 * tile * held)))}
+    # A row in registers is settled round by round, for which more threads wait less for each other's sums.
+    return {"TILE": tile}, {"num_warps": max(4, min(8, warps(4 * tile)) if whole else 1, warps(tile * held))}
 
 
 def map_programs(kernel: Kernel, tiles: int, rows: int, processors: int) -> int:
