@@ -72,9 +72,9 @@ class _Choose(KernelText):
         chosen = " | ".join(self.set(index).text for index in listing.sets)
         self.line(f"listed = ({chosen} | (page == own)) & (page <= own) & (page < length)")
         self.line(f"rank = {total} + tl.cumsum(listed.to(tl.int32), 0) - 1")
-        if not self.whole:
-            self._units("listed")
-        places = "list_row * most, table + request * table_row, rank, page, unit, listed, length, most, PAGE, BLOCK"
+        unit = "unit" if self.whole else "page"
+        places = f"list_row * most, table + request * table_row, rank, page, {unit}, listed, length, most, PAGE, BLOCK"
+        places += f", {self.whole}"
         if number:
             self.line(f"list_places({self.param(f'entries{number}')}, {places})")
         else:

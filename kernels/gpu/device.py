@@ -77,22 +77,24 @@ def list_unit(blocks, page, live, own, PAGE: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def list_pages(
-    pages, entries, first, blocks, rank, page, unit, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr
+    pages, entries, first, blocks, rank, page, unit, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr,
+    KNOWN: tl.constexpr,
 ):  # fmt: skip
     """Writes one list's pages and where they lie: `rank` is the place of each page that is `listed` in the list, whose
     place 0 is `first`."""
     tl.store(pages + first + rank, page, mask=listed & (rank < most))
-    list_places(entries, first, blocks, rank, page, unit, listed, length, most, PAGE, BLOCK)
+    list_places(entries, first, blocks, rank, page, unit, listed, length, most, PAGE, BLOCK, KNOWN)
 
 
 @triton.jit
 def list_places(
-    entries, first, blocks, rank, page, unit, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr
+    entries, first, blocks, rank, page, unit, listed, length, most, PAGE: tl.constexpr, BLOCK: tl.constexpr,
+    KNOWN: tl.constexpr,
 ):  # fmt: skip
     """Writes where one list's pages lie.
 
-    `blocks`: the request's row of the block table. An entry is a physical page (`unit`, of `list_unit`), or a block
-    where a page has several.
+    `blocks`: the request's row of the block table. An entry is a physical page, or a block where a page has several.
+    With KNOWN `unit` holds the physical pages already (`list_unit`).
     """
     listed = listed & (rank < most)
     if PAGE > BLOCK:
@@ -102,7 +104,11 @@ def list_places(
             block = tl.load(blocks + number, mask=listed & (number * BLOCK < length), other=0)
             tl.store(entries + (first + rank) * SPAN + part, block, mask=listed)
     else:
-        tl.store(entries + first + rank, unit, mask=listed)
+        if KNOWN:
+            where = unit
+        else:
+            where = page_unit(blocks, page, listed, PAGE, BLOCK).to(tl.int32)
+        tl.store(entries + first + rank, where, mask=listed)
 
 
 @triton.jit
