@@ -49,13 +49,14 @@ CHANNELS = tl.constexpr({head_dim})
 
 @dataclass(frozen=True)
 class Kernel:
-    """One generated kernel: its parameters in order, the elements of its largest tile per page, and whether it
-    multiplies matrices."""
+    """One generated kernel: its parameters in order, the elements of its largest tile per page, whether it
+    multiplies matrices, and the elements of the largest value that learned constants make of the query alone."""
 
     name: str
     params: tuple[str, ...]
     largest: int
     has_products: bool = False
+    learned: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,11 @@ def _described(text: KernelText) -> Kernel:
     once. With learned constants nothing is multiplied on tensor cores."""
     learned = any(re.fullmatch(r"w\d+", name) for name in text.params)
     products = text.emitter.has_products
-    largest = text.emitter.paged if text.name.startswith("map") else text.emitter.largest
+    paged, once = text.emitter.paged, text.emitter.once
+    largest = paged if text.name.startswith("map") else max(paged, once)
     if learned and products:  # operands of a product in fp32 take registers as well
         largest *= 2
-    return Kernel(text.name, tuple(text.params), largest, products and not learned)
+    return Kernel(text.name, tuple(text.params), largest, products and not learned, 2 * once if learned else 1)
 
 
 @contextmanager

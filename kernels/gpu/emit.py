@@ -144,7 +144,7 @@ class Emitter:
 
     def __init__(self, graph: Graph, writer: Writer, load: Callable[[int, Coords], Value | None], axes: dict[str, str]):
         self.graph, self.writer, self.load, self.axes = graph, writer, load, axes
-        self.largest = self.paged = 1
+        self.paged = self.once = 1
         self.has_products = False
 
     def assign(
@@ -159,9 +159,10 @@ class Emitter:
                 f"({', '.join(f'{dim.name} {dim.size}' for dim in dims if dim is not PAGE_DIM)}) is over the limit of "
                 f"{MAX_TILE} for generated kernels; reduce an axis earlier"
             )
-        self.largest = max(self.largest, elements)
         if inner:
             self.paged = max(self.paged, elements)
+        else:
+            self.once = max(self.once, elements)
         name = self.writer.fresh()
         self.writer.line(f"{name} = {text}" + (f"  # {note}" if note else ""), inner)
         return Value(name, dims, kind, **more)  # type: ignore[arg-type]

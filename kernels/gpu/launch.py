@@ -40,7 +40,10 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
         elements = MAP_ELEMENTS if kernel.has_products else PLAIN_MAP_ELEMENTS
         tile = max(1, min(128, elements // kernel.largest, triton.next_power_of_2(capacity)))
         # Products run on matrix units: threads are there to address the operands. Other sums stay within a warp.
-        return {"TILE": tile}, {"num_warps": max(1, warps(kernel.largest * tile) // 2), "num_stages": MAP_STAGES}
+        # Scores of single tokens hold a page's keys, as operands and as they were stored.
+        fewest = max(4 if kernel.has_products and tile <= 2 else 1, warps(kernel.largest * tile) // 2)
+        # A learned matrix and the query that it is multiplied with have to fit into registers too.
+        return {"TILE": tile}, {"num_warps": max(fewest, warps(kernel.learned)), "num_stages": MAP_STAGES}
     most = whole_row(kernel)
     whole = kernel.name == "choose_whole"
     striding = max(1, WHOLE_ROW // 128, most // 2 // kernel.largest)
