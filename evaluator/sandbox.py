@@ -78,7 +78,7 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self._replies = -1
         self._tail = b""
-        self._sealed: dict[str, tuple[int, ...]] | None = None
+        self._sealed: scratch.Seal | None = None
         self._room = 0
         self._network, self._network_held = "", -1
         self._next_disk = 0.0
@@ -377,13 +377,13 @@ class Sandbox:
     def seal(self) -> None:
         """Takes what the scratch folder holds for good, compiled code aside: workers to come find it again, as long as
         nobody changes it."""
-        self._sealed = scratch.stamps(self.scratch)
+        self._sealed = scratch.Seal(self.scratch)
         self._room = 2 * scratch.bytes_on_disk(self.scratch) + (self.limits.disk_mb << 20)
 
     @property
     def intact(self) -> bool:
-        """Whether all that was sealed is as it was. Times of change cannot be set back by whoever changes a file."""
-        return all(scratch.stamp(self.scratch / name) == told for name, told in (self._sealed or {}).items())
+        """Whether all that was sealed is as it was."""
+        return self._sealed is None or self._sealed.holds
 
     @property
     def sealed(self) -> bool:
@@ -393,7 +393,7 @@ class Sandbox:
         """Removes what a worker left beside what is sealed, and everything where that was changed."""
         if self._sealed is None:
             return
-        keep = set(self._sealed) if self.intact else set()
+        keep = self._sealed.names if self.intact else set()
         for folder, folders, files in os.walk(self.scratch, topdown=False):
             for name in files + folders:
                 path = os.path.join(folder, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -69,6 +70,45 @@ def stamps(folder: Path) -> dict[str, Stamp]:
             if told := stamp(Path(where, name)):
                 found[os.path.relpath(os.path.join(where, name), folder)] = told
     return found
+
+
+class Seal:
+    """What a folder holds, compiled code aside, and whether that is still so.
+
+    Times of change cannot be set back by whoever changes a file. A file that has other names, as contexts have that
+    several evaluators read, gets a new one with every name that comes or goes: then its contents decide.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._stamps = folder, stamps(folder)
+        shared = [name for name in self._stamps if os.lstat(folder / name).st_nlink > 1]
+        self._digests = {name: _digest(folder / name) for name in shared}
+
+    @property
+    def names(self) -> set[str]:
+        """Of the files, relative to the folder."""
+        return set(self._stamps)
+
+    @property
+    def holds(self) -> bool:
+        return all(self._is_same(name) for name in self.names)
+
+    def _is_same(self, name: str) -> bool:
+        path, told = self._folder / name, self._stamps[name]
+        now = stamp(path)
+        if now == told:
+            return True
+        if now[:2] != told[:2] or not self._digests.get(name) or _digest(path) != self._digests[name]:
+            return False
+        self._stamps[name] = now  # as before it was read: a change since then shows the next time
+        return True
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; empty when it cannot be read."""
+    with suppress(OSError), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
 
 
 def stamp(path: Path) -> Stamp:

@@ -14,7 +14,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from statistics import fmean, median, quantiles
+from itertools import cycle, pairwise
+from math import fsum
+from operator import mul
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -23,7 +26,7 @@ from torch import Tensor
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator.executors import EVERYTHING, decode, new_memories
 from vortexlab.evaluator.timing import Clock, Workload, apart, as_served, drift
-from vortexlab.evaluator.traits import depends_on_data, depends_on_layer, period
+from vortexlab.evaluator.traits import depends_on_data, depends_on_layer, kinds_of_step
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.dense import DENSE_PATHS, DensePath
 from vortexlab.kernels.executor import Executor, PageLists
@@ -106,21 +109,20 @@ def measure(
     Where what is read depends on data, scoring and selection run as always, and attention then reads lists of as many
     pages as real lists had: random keys would give another number. (A program with memory or with an attention output
     of its own reads what it selects here.) Where it depends on the layer, the mean over the `layers` of the model that
-    accuracy was measured on counts, and over a period where something is renewed every n steps. Raises `SpeedError`
-    when a timed output is wrong.
+    accuracy was measured on counts; where something is renewed every n steps, steps that renew and steps that do not
+    count by how often they come. Raises `SpeedError` when a timed output is wrong.
     """
     page, geometry = program.page_size, workload.geometry
     clock = clock or Clock(workload.k.device)
     generator = torch.Generator(workload.k.device).manual_seed(seed)
     static = Static(geometry.kv_heads, geometry.group, geometry.head_dim, geometry.scale, 0, layers)
     executors = [executor(program, replace(static, layer=i)) for i in range(layers if depends_on_layer(program) else 1)]
-    # One token short of full pages: the newest token lies in the own page and completes nothing. What is renewed every
-    # n steps is timed over n positions, the last of which this is.
-    span = period(program)
+    # One token short of full pages: the newest token lies in the own page and completes nothing.
+    kinds = kinds_of_step(program, workload.length - 1)
     own = workload.stored_in(cache_dtype(program, workload.dtype))
     read = [own] if own is workload else [own, workload]
     prints = [_fingerprint(item) for item in read]  # before anybody could write into them
-    caches = [own.cache(page, workload.length - 1 - back) for back in reversed(range(span))]
+    caches = [own.cache(page, length) for length, _ in kinds]
     cache = caches[-1]
     states = [item.new_state(cache) for item in executors]
     for item, state in zip(executors, states, strict=True):
@@ -143,7 +145,8 @@ def measure(
         executor, static, workload, clock, generator, baseline
     )
     example = workload.fresh(generator)
-    turns = [(layer, at) for at in range(span) for layer in range(len(executors))]
+    turns = [(layer, at) for at in range(len(kinds)) for layer in range(len(executors))]
+    shares = [kinds[at][1] / len(executors) for _, at in turns]
     # The torch executor looks at numbers on the host, so its steps cannot be captured in a graph.
     served = _as_called if isinstance(executors[0], TorchExecutor) else as_served
     steps = {turn: served(partial(step, *turn), example) for turn in turns}
@@ -152,8 +155,8 @@ def measure(
     seen: list[Call] = []
     times: list[float] = []
     dense_times = [clock(partial(dense, example))[0]]
-    spans, began = len(turns), time.perf_counter()  # one ratio needs a step of every layer and position
-    while len(result.ratios) < -(-pairs // spans) or (
+    began = time.perf_counter()
+    while len(result.ratios) < -(-pairs // len(turns)) or (  # each ratio needs a step of every layer and kind
         (_noisy(result.ratios) or drift(dense_times) > DRIFT)
         and len(times) < most_pairs
         and time.perf_counter() - began < _NOISY_SECONDS
@@ -172,20 +175,23 @@ def measure(
             times.append(spent + result.summary_ms)
             q = workload.fresh(generator)
             dense_times.append(clock(partial(dense, q))[0])
-        around = sum((dense_times[i] + dense_times[i + 1]) / 2 for i in range(-spans - 1, -1))
-        result.ratios.append(around / sum(times[-spans:]))
+        around = dense_times[-len(turns) - 1 :]
+        between = _weighted([(before + after) / 2 for before, after in pairwise(around)], shares)
+        result.ratios.append(between / _weighted(times[-len(turns) :], shares))
     result.drift = drift(dense_times)
     if (share := apart(clock.pairs)) > APART:
         raise SpeedError(f"events and the wall clock disagree by {100 * share:.0f} % on the time of a call")
     if any(not torch.equal(now, before) for item, prints_of in zip(read, prints, strict=True)
            for now, before in zip(_fingerprint(item), prints_of, strict=True)):  # fmt: skip
         raise SpeedError("a timed call wrote into the keys or values of the cache")
-    result.dense_ms, result.sparse_ms = median(dense_times), fmean(times) if spans > 1 else median(times)
-    shares = [
-        (call.lists.tokens(caches[call.at].lengths, page).double() / caches[call.at].lengths[:, None]).mean()
+    result.dense_ms, result.sparse_ms = median(dense_times), median(times)
+    if len(turns) > 1:
+        result.sparse_ms = _weighted(times, shares)
+    densities = [
+        (call.lists.tokens(caches[call.at].lengths, page).double() / caches[call.at].lengths[:, None]).mean().item()
         for call in seen
     ]
-    result.density = float(torch.stack(shares).mean())
+    result.density = _weighted(densities, shares)
     _time_stages(result, program, executors[0], states[0], cache, forced, clock, workload.fresh(generator))
 
     checked = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))[:_CHECKED_CALLS]
@@ -200,6 +206,11 @@ def measure(
     if result.worst_error > TOLERANCE[workload.dtype]:
         raise SpeedError(f"a timed output is off by {result.worst_error:.2g} of its norm")
     return result
+
+
+def _weighted(found: Sequence[float], shares: Sequence[float]) -> float:
+    """The mean over whole rounds, in which every turn counts by its share."""
+    return fsum(map(mul, found, cycle(shares))) * len(shares) / len(found)
 
 
 def _as_called(call: Callable[[Tensor], Any], example: Tensor) -> Callable[[Tensor], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 from vortexlab.dsl.ir import SET, Node, Program, Type, ordered
@@ -38,12 +39,35 @@ def depends_on_layer(program: Program) -> bool:
     )
 
 
+def _periods(program: Program) -> set[int]:
+    """Every how many steps something that the program keeps is renewed."""
+    live = program.live()
+    spans = {int(program.nodes[i].attrs["every"]) for i in live if program.nodes[i].attrs.get("over") == "steps"}  # type: ignore[arg-type]
+    return spans | {int(program.memories[name].every) for name in program.live_memories()}  # type: ignore[arg-type]
+
+
 def period(program: Program) -> int:
     """After how many steps a program does the same work again: what it renews every n steps makes steps differ."""
-    live = program.live()
-    spans = [int(program.nodes[i].attrs["every"]) for i in live if program.nodes[i].attrs.get("over") == "steps"]  # type: ignore[arg-type]
-    spans += [int(program.memories[name].every) for name in program.live_memories()]  # type: ignore[arg-type]
-    return math.lcm(*spans) if spans else 1
+    return math.lcm(*_periods(program))
+
+
+def kinds_of_step(program: Program, length: int) -> list[tuple[int, float]]:
+    """Lengths of contexts whose steps stand for all up to `length`, which comes last, and the share of each.
+
+    Steps that renew the same things do the same work. What comes less than once in half the context is left out: it is
+    too rare to count.
+    """
+    periods = _periods(program)
+    half = max(1, length // 2)
+    span = math.lcm(*periods)
+    window = half // span * span or half
+    longest: dict[tuple[int, ...], int] = {}
+    found: Counter[tuple[int, ...]] = Counter()
+    for at in range(length, length - window, -1):
+        due = tuple(n for n in periods if (at - 1) % n == 0)
+        longest.setdefault(due, at)
+        found[due] += 1
+    return sorted((longest[due], count / window) for due, count in found.items())
 
 
 def forced_part(program: Program) -> Program:

@@ -13,10 +13,9 @@ from vortexlab.dsl.ir import Static
 from vortexlab.evaluator import courses, prefill, speed
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.evaluator import Evaluator
-from vortexlab.evaluator.executors import executor_for
 from vortexlab.evaluator.geometries import Geometry
-from vortexlab.evaluator.timing import Workload
-from vortexlab.evaluator.traits import depends_on_layer, forced_part, period
+from vortexlab.evaluator.timing import Clock, Workload
+from vortexlab.evaluator.traits import depends_on_layer, forced_part, kinds_of_step, period
 from vortexlab.kernels.torch_executor import TorchExecutor
 from vortexlab.search_spaces.library import load, source
 
@@ -90,13 +89,41 @@ def test_prefill_is_timed_and_its_outputs_are_checked(monkeypatch: pytest.Monkey
         timed()
 
 
-def test_renewed_selections_are_timed_over_their_period() -> None:
+def test_steps_that_renew_count_by_how_often_they_come() -> None:
     program = load("lserve").bind({"every": 4})
     assert period(program) == 4 and not depends_on_layer(program)
     assert depends_on_layer(load("tidal").bind())
+    assert kinds_of_step(program, 1023) == [(1021, 0.25), (1023, 0.75)], "the first token is at position 0"
+    assert kinds_of_step(load("quest").bind(), 1023) == [(1023, 1.0)]
+    snap = load("snapkv")
+    assert kinds_of_step(snap.bind({"every": 1024}), 4095) == [(3073, 1 / 1024), (4095, 1023 / 1024)]
+    assert kinds_of_step(snap.bind({"every": 4096}), 4095) == [(4095, 1.0)], "too rare to count"
+    assert kinds_of_step(snap.bind({"every": 1}), 100) == [(100, 1.0)]
     workload = Workload.make(SHAPE, 1024, 2048, "cpu", torch.float32, 0)
-    found = speed.measure(program, executor_for("cpu"), workload, layers=2, counts=[3], seed=0, pairs=4, most_pairs=4)
-    assert len(found.ratios) == 1  # of four positions
+    done: list[str | int] = []
+
+    class Counting(TorchExecutor):
+        def decode(self, q, state, cache, memory=None):  # type: ignore[no-untyped-def]
+            done.append(int(cache.lengths[0]))
+            return super().decode(q, state, cache, memory)
+
+        def update(self, state, cache):  # type: ignore[no-untyped-def]
+            done.append("update")
+            super().update(state, cache)
+
+    class Told(Clock):
+        """The step that renews takes 5 ms, summaries none, and all else 1 ms."""
+
+        def __call__(self, call):  # type: ignore[no-untyped-def]
+            done.clear()
+            result = call()
+            return {"update": 0.0, 1021: 5.0}.get(done[-1] if done else 1023, 1.0), result
+
+    clock = Told(torch.device("cpu"))
+    found = speed.measure(
+        program, Counting, workload, layers=2, counts=[3], seed=0, pairs=4, most_pairs=4, clock=clock
+    )
+    assert found.ratios == [0.5, 0.5] and found.sparse_ms == 2.0 and found.dense_ms == 1.0
 
 
 @pytest.mark.parametrize("name", ["lserve", "h2o_tokens", "tidal", "retroinfer", "block_sparse", "moba"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 
 from vortexlab import deployment, search_spaces
 from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator import config as config_module
+from vortexlab.evaluator import evaluator as evaluator_module
+from vortexlab.evaluator import turns
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.evaluator import SCREEN_FLOOR, TIE_SHARE, Evaluator
 from vortexlab.evaluator.samples import Suite, make_suite
@@ -84,6 +88,7 @@ class Scripted:
             "read": {},
             "compile": {"failure": "", "kernels": [], "cached": False},
             "fidelity": FIDELITY,
+            "rehearse": {},
             "speed": {"timing": TIMING},
         }
         if operation in ("dense", "answers"):
@@ -160,6 +165,33 @@ def test_each_gate_says_no_and_nothing_comes_after_it(
     assert [item.passed for item in verdict.gates] == [True] * (len(verdict.gates) - 1) + [False]
     assert verdict.speedup is None
     assert (box.stops > 0) is (status == "error"), "a worker that cannot be believed is ended"
+
+
+def test_on_a_gpu_a_run_is_rehearsed_beside_other_evaluators_before_it_is_timed_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone: list[tuple[str, bool]] = []
+
+    @contextmanager
+    def turn(device: str, alone_now: bool) -> Iterator[None]:
+        alone.append((device, alone_now))
+        yield
+
+    for module in (config_module, evaluator_module):
+        monkeypatch.setattr(module, "device_name", lambda device: "some GPU")
+    monkeypatch.setattr(config_module, "tuned_tables", lambda device: [])
+    monkeypatch.setattr(turns, "turn", lambda device, alone: turn(device, alone))
+    box = Scripted()
+    box.seals = 1  # no tables of a GPU's are lent here
+    assert evaluate(box, device="cuda", lengths=(320,)).accepted
+    assert box.operations()[-3:] == ["rehearse", "speed", "answers"]
+    by_name = {message["op"]: message for message in box.asked}
+    assert {**by_name["rehearse"], "op": "speed"} == by_name["speed"]
+    assert [seen for _, seen in alone][-3:] == [False, True, False]
+    box = Scripted(rehearse={"lost": True})
+    box.seals = 1
+    verdict = evaluate(box, device="cuda")
+    assert (verdict.status, verdict.gate) == ("error", "speed") and box.stops == 1
 
 
 def test_the_folder_is_sealed_once_and_a_worker_whose_folder_was_changed_is_opened_again() -> None:

@@ -20,6 +20,7 @@ from vortexlab import search_spaces
 from vortexlab.dsl.ir import Static
 from vortexlab.evaluator import frames, timing, worker
 from vortexlab.evaluator.executors import ReversedTies
+from vortexlab.evaluator.geometries import Geometry
 from vortexlab.kernels.torch_executor import TorchExecutor
 
 
@@ -192,3 +193,26 @@ def test_summaries_are_shared_only_between_executors_of_one_kind(
     assert all(isinstance(item, ReversedTies) for item in found._session("reversed").executors)
     assert (found._session("reversed").states == ["a summary"]) is shared
     assert type(forward.executors[0]) is (TorchExecutor if device == "cpu" else Gpu)
+
+
+def test_a_rehearsal_is_the_shortest_run_of_the_same_and_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[dict[str, Any]] = []
+
+    def measure(program: Any, executor: Any, workload: Any, **asked: Any) -> Any:
+        runs.append({"workload": workload, **asked})
+        raise worker.speed.SpeedError("events and the wall clock disagree")
+
+    monkeypatch.setattr(worker.speed, "measure", measure)
+    subject = worker.Worker(Path())
+    subject._program, subject._model = object(), SimpleNamespace(layers=2)  # type: ignore[assignment]
+    asked = {
+        "geometry": Geometry("tiny", 2, 2, 2, 16).to_json(), "length": 64, "batch_tokens": 64, "dtype": "float32",
+        "counts": [3], "seed": 1, "phase": "decode",
+    }  # fmt: skip
+    assert subject.rehearse(**asked) == {}
+    assert subject.speed(**asked) == {"failure": "events and the wall clock disagree"}
+    short, whole = runs
+    assert (short.pop("pairs"), short.pop("most_pairs")) == (1, 1)
+    assert (whole.pop("pairs"), whole.pop("most_pairs")) == (worker.speed.PAIRS, worker.speed.MOST_PAIRS)
+    assert short == whole, "inputs that are made once are timed afterwards"
+    assert subject.rehearse(**{**asked, "phase": "prefill"}) == {} and len(runs) == 2

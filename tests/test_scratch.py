@@ -41,3 +41,29 @@ def test_a_stamp_tells_every_change_but_those_of_compiled_code(tmp_path: Path) -
     (tmp_path / "own" / "file").write_text("y")
     assert scratch.stamps(tmp_path)["own/file"] != before["own/file"]
     assert scratch.stamp(tmp_path / "gone") == ()
+
+
+def test_a_shared_file_may_gain_and_lose_names_but_keeps_its_contents(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    shared, alone = tmp_path / "own" / "contexts.kv", tmp_path / "own" / "alone"
+    shared.write_text("read")
+    alone.write_text("x")
+    os.link(shared, tmp_path / "kept")
+    seal = scratch.Seal(tmp_path / "own")
+    assert seal.holds and seal.names == {"contexts.kv", "alone"}
+    os.link(shared, tmp_path / "lent")
+    assert seal.holds
+    (tmp_path / "lent").unlink()
+    (tmp_path / "kept").unlink()
+    assert seal.holds
+    facts = shared.stat()
+    shared.write_text("evil")
+    os.utime(shared, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert not seal.holds and not seal.holds, "as long, as old, and not the same"
+    shared.write_text("read")
+    assert seal.holds
+    shared.unlink()
+    assert not seal.holds
+    shared.write_text("read")
+    os.link(alone, tmp_path / "named")
+    assert not seal.holds, "another inode, and a file that had no other name when it was sealed"
