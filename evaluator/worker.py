@@ -36,6 +36,7 @@ from vortexlab.evaluator.phases import DECODE, PREFILL
 from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
 from vortexlab.evaluator.timing import RecordedWorkload, Workload
 from vortexlab.kernels.precision import cache_name
+from vortexlab.kernels.torch_executor import TorchExecutor
 
 _ANSWERS, _RECORDING, _OWN = "dense.json", "recording.safetensors", "own"
 
@@ -210,8 +211,9 @@ class Worker:
 
     def rehearse(self, **asked: Any) -> dict[str, Any]:
         """The shortest run of `speed`, for what happens once alone: kernels are compiled, inputs made. It may be
-        disturbed, so what it finds counts for nothing."""
-        if asked.get("phase") != PREFILL:
+        disturbed, so what it finds counts for nothing. Nothing is compiled for the torch executor."""
+        executor = executor_for(self.device)(self._current(), self.model.static(0))
+        if asked.get("phase") != PREFILL and not isinstance(executor, TorchExecutor):
             self._decode_speed(**asked, short=True)
         return {}
 

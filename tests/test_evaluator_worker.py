@@ -203,8 +203,10 @@ def test_a_rehearsal_is_the_shortest_run_of_the_same_and_counts_for_nothing(monk
         raise worker.speed.SpeedError("events and the wall clock disagree")
 
     monkeypatch.setattr(worker.speed, "measure", measure)
+    made: list[Any] = [object()]
+    monkeypatch.setattr(worker, "executor_for", lambda device: lambda program, static: made[-1])
     subject = worker.Worker(Path())
-    subject._program, subject._model = object(), SimpleNamespace(layers=2)  # type: ignore[assignment]
+    subject._program, subject._model = object(), SimpleNamespace(layers=2, static=lambda layer: None)  # type: ignore[assignment]
     asked = {
         "geometry": Geometry("tiny", 2, 2, 2, 16).to_json(), "length": 64, "batch_tokens": 64, "dtype": "float32",
         "counts": [3], "seed": 1, "phase": "decode",
@@ -216,3 +218,5 @@ def test_a_rehearsal_is_the_shortest_run_of_the_same_and_counts_for_nothing(monk
     assert (whole.pop("pairs"), whole.pop("most_pairs")) == (worker.speed.PAIRS, worker.speed.MOST_PAIRS)
     assert short == whole, "inputs that are made once are timed afterwards"
     assert subject.rehearse(**{**asked, "phase": "prefill"}) == {} and len(runs) == 2
+    made.append(object.__new__(TorchExecutor))
+    assert subject.rehearse(**asked) == {} and len(runs) == 2, "nothing to compile"
