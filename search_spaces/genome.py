@@ -7,7 +7,6 @@ written out where they are used, and `vortexlab.search_spaces.layout` finds the 
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from typing import Any, TypeGuard
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.knobs import SHARED
-from vortexlab.search_spaces.layout import method, returned
+from vortexlab.search_spaces.layout import clone, method, returned
 from vortexlab.search_spaces.parsed import parsed
 
 _NAME_LIMIT = 24
@@ -161,7 +160,7 @@ class _Substitute(ast.NodeTransformer):
     values: dict[str, ast.expr] = field(default_factory=dict)
 
     def visit_Name(self, node: ast.Name) -> ast.expr:  # the name is ast's
-        return copy.deepcopy(self.values[node.id]) if node.id in self.values else node
+        return clone(self.values[node.id]) if node.id in self.values else node
 
 
 def _inline(method: ast.FunctionDef, variables: dict[str, str]) -> ast.expr:
@@ -173,7 +172,7 @@ def _inline(method: ast.FunctionDef, variables: dict[str, str]) -> ast.expr:
         size = _nodes(tree, sizes)
         if size > _MAX_NODES:
             raise VortexError(f"method {method.name} is too large to take apart: {size} nodes, at most {_MAX_NODES}")
-        made: ast.expr = _Substitute(values).visit(copy.deepcopy(tree))
+        made: ast.expr = _Substitute(values).visit(clone(tree))
         return made
 
     for statement in method.body:
@@ -246,17 +245,16 @@ def sites(tree: ast.expr, wanted: type[ast.AST] | tuple[type[ast.AST], ...]) -> 
     return [node for node in ast.walk(tree) if isinstance(node, wanted)]
 
 
-class _Swap(ast.NodeTransformer):
-    def __init__(self, target: ast.AST, new: ast.expr):
-        self.target, self.new = target, new
-
-    def visit(self, node: ast.AST) -> Any:
-        return self.new if node is self.target else self.generic_visit(node)
-
-
 def swapped(tree: ast.expr, target: ast.AST, new: ast.expr) -> ast.expr:
     """A copy of `tree` with the subtree `target` (by identity) replaced."""
-    memo: dict[int, Any] = {}
-    clone = copy.deepcopy(tree, memo)
-    made: ast.expr = _Swap(memo[id(target)], copy.deepcopy(new)).visit(clone)
+    def copied(value: Any) -> Any:
+        if isinstance(value, list):
+            return [copied(item) for item in value]
+        if not isinstance(value, ast.AST):
+            return value
+        if value is target:
+            return clone(new)
+        return type(value)(**{name: copied(held) for name, held in ast.iter_fields(value)})
+
+    made: ast.expr = copied(tree)
     return made

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from vortexlab.search_spaces.genome import Genome, fill, is_attribute, is_declaration, members
 from vortexlab.search_spaces.knobs import SHARED
+from vortexlab.search_spaces.layout import clone
 
 
 def joined(first: Genome, key: str, second: Genome, other: str, template: str) -> Genome:
@@ -50,7 +50,7 @@ def grafted(first: Genome, second: Genome) -> Genome | None:
     if clash:
         return None
     names = {**{name: tree for name, tree in second.names.items() if not is_declaration(tree)}, **first.names}
-    return replace(first, names=names, select=copy.deepcopy(second.select), options=dict(second.options))
+    return replace(first, names=names, select=clone(second.select), options=dict(second.options))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Moved:
     names: Mapping[str, str]
 
     def __call__(self, tree: ast.expr) -> ast.expr:
-        tree = copy.deepcopy(tree)
+        tree = clone(tree)
         for node in ast.walk(tree):
             if is_attribute(node, "s"):
                 node.attr = self.fields[node.attr]
@@ -111,12 +111,12 @@ def _without_score(tree: ast.expr, scores: Mapping[str, ast.expr]) -> ast.expr:
     class Write(ast.NodeTransformer):
         def visit_Attribute(self, node: ast.Attribute) -> ast.expr:  # the name is ast's
             if is_attribute(node, "score") and node.attr in scores:
-                return copy.deepcopy(scores[node.attr])
+                return clone(scores[node.attr])
             self.generic_visit(node)
             return node
 
         def visit_Name(self, node: ast.Name) -> ast.expr:  # the name is ast's
-            return copy.deepcopy(scores["score"]) if node.id == "score" and set(scores) == {"score"} else node
+            return clone(scores["score"]) if node.id == "score" and set(scores) == {"score"} else node
 
     made: ast.expr = Write().visit(tree)
     return made

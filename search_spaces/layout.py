@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
+Tree = TypeVar("Tree", bound=ast.AST)
 #: What each method is given, in the order in which it is written.
 _PARAMETERS = {
     "summarize": ("k", "v", "ctx"),
@@ -27,12 +28,23 @@ def returned(items: Mapping[str, ast.expr]) -> ast.expr:
     return ast.Call(ast.Name("dict", ast.Load()), [], [ast.keyword(name, tree) for name, tree in items.items()])
 
 
+def clone(tree: Tree) -> Tree:
+    """A copy of a syntax tree that shares nothing with it; several times as fast as `copy.deepcopy`."""
+    return type(tree)(**{name: _cloned(value) for name, value in ast.iter_fields(tree)})
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, ast.AST):
+        return clone(value)
+    return [_cloned(item) for item in value] if isinstance(value, list) else value
+
+
 def method(name: str, body: ast.expr, named: Mapping[str, str], taken: set[str]) -> list[str]:
     """The indented lines of a method that returns `body`. It takes the parameters that the body names.
 
     `named`: variables by the dump of what they stood for; `taken`: names that mean something else.
     """
-    tree = copy.deepcopy(body)
+    tree = clone(body)
     pieces = _Pieces(tree, named, taken)
     tree = pieces.visit(tree)
     used = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
@@ -79,7 +91,7 @@ class _Pieces(ast.NodeTransformer):
     def _fresh(self, wanted: str) -> str:
         root = wanted or "x"
         numbered = (f"{root}{i}" for i in range(1 if not wanted else 2, 1000))
-        found = next(word for word in ([wanted] if wanted else []) + list(numbered) if word not in self._taken)
+        found = next(word for word in chain([wanted] if wanted else [], numbered) if word not in self._taken)
         self._taken.add(found)
         return found
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import copy
 import random
 from dataclasses import replace
 
 from vortexlab.search_spaces.genome import Genome, expression, fill, mentions, sites, swapped
+from vortexlab.search_spaces.layout import clone
 from vortexlab.search_spaces.sites import choose_site, is_call, main_score, split_head_reduction, with_term
 
 _SCORED = ("topk", "topp", "above")
@@ -107,7 +107,7 @@ def split_selector(genome: Genome, rng: random.Random) -> Genome | None:
     site = choose_site(made[0], rng, lambda node: is_call(node, *_SCORED)) if made else None
     if made is None or site is None:
         return None
-    also = copy.deepcopy(site.node)
+    also = clone(site.node)
     also.args[0] = expression("score.second")
     return site.replaced(made[0], ast.BinOp(site.node, ast.BitOr(), also))
 
