@@ -15,12 +15,15 @@ from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.leaderboard import Leaderboard, leaderboard
 from vortexlab.agent.progress import ProgressState, progress
 from vortexlab.agent.proposers.base import Member
+from vortexlab.agent.reflection import limits
 from vortexlab.agent.store import Event, Store, exists, is_written
 from vortexlab.agent.trials import History, Trial, known_structures
 from vortexlab.dsl.errors import VortexError
 
 if TYPE_CHECKING:
     import pandas
+
+    from vortexlab.agent.study import Importance
 
 LATEST = "latest"
 
@@ -97,6 +100,12 @@ class Run:
     def leaderboard(self) -> Leaderboard:
         return self._leaderboard
 
+    def importances(self) -> list[Importance]:
+        """Which shared knobs told the best programs from the others."""
+        from vortexlab.agent.study import importances
+
+        return importances(self.trials)
+
     def audits(self) -> list[Audit]:
         """What every gate rejected, and an estimate of what it lost by that."""
         return audits(self.trials)
@@ -151,6 +160,7 @@ class Run:
             "knobs": dict(trial.knobs),
             "hash": trial.hash,
             "structure": trial.structure,
+            "limits": limits(verdict),
             "new": trial.structure not in known_structures(self.history),
             "label": proposal.label,
             "arm": [trial.arm.proposer, trial.arm.operator],

@@ -13,12 +13,13 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -29,7 +30,7 @@ from vortexlab.agent.pareto import frontier
 from vortexlab.agent.trials import Trial
 from vortexlab.dsl.ir import Attr, Knob, KnobRef, Program, digest
 from vortexlab.evaluator.verdict import ERROR
-from vortexlab.search_spaces.knobs import is_shared
+from vortexlab.search_spaces.knobs import SHARED, SharedKnob, is_shared
 from vortexlab.search_spaces.parsed import parsed
 
 MIRROR = "study.journal"
@@ -38,6 +39,7 @@ _METRICS = ["speedup", "accuracy"]
 _STARTUP = 10  # trials drawn at random before the sampler trusts its model; the seeds fill them
 #: A suggestion costs more the more trials the sampler sees: the latest, `_LATEST` + `_STEP` at most, and the frontier.
 _LATEST, _STEP = 400, 100
+_FEWEST = 20  # accepted trials that must have a knob before anything is said of it
 PAGE_COUNTS = ("budget", "recent", "random_pages")
 _CONSTRAINT = "rejected"  # above 0: the gates said no
 
@@ -159,6 +161,64 @@ def _uniform(space: BaseDistribution, rng: random.Random) -> Any:
             value = space.low + round((value - space.low) / space.step) * space.step
     value = min(max(value, space.low), space.high)
     return round(value) if isinstance(space, IntDistribution) else value
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much of what tells the best programs from the others a shared knob has, as a share over all such knobs, for
+    each objective; from `trials` accepted ones. `meaning` includes the knob's unit."""
+
+    knob: str
+    meaning: str
+    trials: int
+    speedup: float
+    accuracy: float
+
+
+def importances(trials: Sequence[Trial]) -> list[Importance]:
+    """Of every shared knob that at least `_FEWEST` accepted trials have with more than one value, the largest first.
+
+    PED-ANOVA (Watanabe et al., arXiv 2304.10255), which takes each knob by itself: programs have different ones.
+    """
+    with_knob: dict[str, list[FrozenTrial]] = {}
+    for trial in trials:
+        if trial.point is not None:
+            made = frozen(trial)
+            for name in SHARED.keys() & made.params.keys():
+                with_knob.setdefault(name, []).append(made)
+    found: dict[str, list[float]] = {}
+    for name, own in with_knob.items():
+        values = [trial.params[name] for trial in own]
+        if len(own) >= _FEWEST and len(set(values)) > 1:
+            study, space = optuna.create_study(directions=_DIRECTIONS), _spanning(SHARED[name], values)
+            study.add_trials([
+                create_trial(values=trial.values, params={name: trial.params[name]}, distributions={name: space})
+                for trial in own
+            ])  # fmt: skip
+            found[name] = [_importance(study, name, objective) for objective in range(len(_DIRECTIONS))]
+    totals = [sum(values) or 1.0 for values in zip(*found.values(), strict=True)]
+    rows = []
+    for name, values in found.items():
+        speedup, accuracy = (value / total for value, total in zip(values, totals, strict=True))
+        rows.append(Importance(name, SHARED[name].meaning, len(with_knob[name]), speedup, accuracy))
+    return sorted(rows, key=lambda row: (-max(row.speedup, row.accuracy), row.knob))
+
+
+def _spanning(knob: SharedKnob, values: Sequence[Any]) -> BaseDistribution:
+    """The range of the values: programs may declare a shared knob over different ones."""
+    if knob.choices:
+        return CategoricalDistribution(knob.choices)
+    kind = IntDistribution if knob.kind == "int" else FloatDistribution
+    return kind(min(values), max(values), log=knob.log)
+
+
+def _importance(study: optuna.Study, name: str, objective: int) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an experimental evaluator
+        return get_param_importances(
+            study, evaluator=PedAnovaImportanceEvaluator(), params=[name], normalize=False,
+            target=lambda trial: -trial.values[objective],  # it takes the lowest for the best
+        )[name]  # fmt: skip
 
 
 def frozen(trial: Trial) -> FrozenTrial:

@@ -12,6 +12,7 @@ from typing import Any
 from vortexlab.agent.budget import Spent
 from vortexlab.agent.pareto import Point, frontier, hypervolume
 from vortexlab.agent.proposers.base import Member, Proposal
+from vortexlab.agent.reflection import limits
 from vortexlab.agent.store import Event
 from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import VortexError
@@ -334,6 +335,7 @@ def _member(trial: Trial) -> Member:
         proposer=proposal.proposer,
         hypothesis=proposal.hypothesis,
         predicted_effect=proposal.predicted_effect,
+        limits=limits(verdict),
     )
 
 

@@ -103,7 +103,7 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
     What a cache of another precision alone does to it is `cache_error`, and what the selection does beside that, the
     error to dense attention over the same cache, is `selection_error`. The mass is that on candidates which are not
     read regardless of scores, as a share of all such mass (`mass`) and of what the same number of pages could hold at
-    best (`mass_of_best`).
+    best (`mass_of_best`). `layer_density` and `worst_heads`, the three that are off most, say where.
     `ties`: share of the chosen pages that change when of equal scores the later page comes first. `picked`: for every
     recorded step the share of (layer, KV head) that reads each page, [steps][pages].
     """
@@ -155,6 +155,8 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
         "error_mean": _number(error.mean()),
         "error_p95": _number(error.quantile(0.95)),
         "error_worst_head": _number(heads.max()),
+        "worst_heads": _worst(heads),
+        "layer_density": [_number(layer.mean()) for layer in tokens],
         "cache_error": _number(torch.cat(rounding).double().mean()) if rounds else 0.0,
         "selection_error": _number((torch.cat(selecting).double() if rounds else error).mean()),
         "mass": _number(share.mean()) if share.numel() else 1.0,
@@ -165,6 +167,16 @@ def measure(session: Session, recording: Recording, reversed_session: Session | 
         "steps": len(recording.forks),
         "dense_limit": _DENSE_ERROR[str(model.dtype).removeprefix("torch.")],
     }
+
+
+def _worst(heads: Tensor) -> list[dict[str, Any]]:
+    """Layer, query head and error of the three heads that are off most. `heads`: [layers, query heads]."""
+    errors, places = heads.flatten().topk(min(3, heads.numel()))
+    width = heads.shape[1]
+    return [
+        {"layer": at // width, "head": at % width, "error": _number(error)}
+        for at, error in zip(places.tolist(), errors, strict=True)
+    ]
 
 
 def _off(out: Tensor, dense: Tensor) -> Tensor:

@@ -65,11 +65,19 @@ class Compiled(_Reply):
     not_covered: list[str] = []
 
 
+class HeadError(_Reply):
+    layer: int
+    head: int
+    error: float
+
+
 class Fidelity(_Reply):
     finite: bool
     error_mean: float
     error_p95: float
     error_worst_head: float
+    worst_heads: Annotated[list[HeadError], Field(max_length=3)]
+    layer_density: Annotated[list[Annotated[float, Field(ge=0)]], Field(max_length=1 << 10)]
     cache_error: float
     selection_error: float
     mass: float

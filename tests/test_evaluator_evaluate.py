@@ -74,6 +74,8 @@ def test_fidelity_tells_what_reading_less_does(quest: Verdict, evaluator: Evalua
     assert dense["divergence"] < 1e-5 and dense["needle_hits"] == 1.0 and dense["error_worst_head"] < 1e-4
     assert 0 < some["divergence"] < own["divergence"]
     assert 1 > some["needle_hits"] > own["needle_hits"] == 0.0
+    assert some["worst_heads"][0]["error"] == some["error_worst_head"]
+    assert sum(some["layer_density"]) / len(some["layer_density"]) == pytest.approx(some["density"])
     assert some["error_mean"] <= some["error_p95"] and some["error_mean"] <= some["error_worst_head"]
 
 

@@ -33,7 +33,9 @@ MODEL = {
 }  # fmt: skip
 NUMERICS = {"failure": "", "cases": 6, "steps": 20, "pages": 100, "open": 0}
 FIDELITY = {
-    "finite": True, "error_mean": 0.1, "error_p95": 0.2, "error_worst_head": 0.3, "cache_error": 0.0,
+    "finite": True, "error_mean": 0.1, "error_p95": 0.2, "error_worst_head": 0.3,
+    "worst_heads": [{"layer": 1, "head": 2, "error": 0.3}],
+    "layer_density": [0.3, 0.1], "cache_error": 0.0,
     "selection_error": 0.1, "mass": 0.9, "mass_of_best": 0.9,
     "density": 0.2, "ties": 0.0, "steps": 2, "dense_limit": 1e-3,
     "picked": [[0.25] * 20 + [1.0]] * 2, "divergence": 0.1,

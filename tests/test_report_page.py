@@ -109,7 +109,9 @@ def test_every_program_is_on_the_page(page: Page, run: Run) -> None:
     rows = sum(tag == "tr" for tag, _ in page.tags)
     stopped = [trial for trial in run.trials if trial.verdict and trial.verdict.gate]
     audits = 1 + len(run.audits())
-    assert rows == 1 + len(entries) + (1 + len(stopped) if stopped else 0) + audits
+    knobs = len(run.importances())
+    assert rows == 1 + len(entries) + (1 + len(stopped) if stopped else 0) + audits + (1 + knobs if knobs else 0)
+    assert all(row.meaning in page.text for row in run.importances()) and "PED-ANOVA" in page.text
     opened = {attributes["id"] for tag, attributes in page.tags if tag == "details"}
     assert opened == {entry.id for entry in entries}
     for trial in run.trials:

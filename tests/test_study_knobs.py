@@ -23,7 +23,7 @@ from vortexlab.agent.trials import Arm, Trial
 from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.ir import Knob
 from vortexlab.evaluator.verdict import Estimate, Verdict
-from vortexlab.search_spaces.library import load
+from vortexlab.search_spaces.library import load, source
 
 STRUCTURE = "ab" * 32
 
@@ -226,3 +226,27 @@ def test_a_mirror_that_cannot_be_written_costs_a_note(tmp_path: Path) -> None:
         notes = [event.data["text"] for event in store.events(kind="note")]
     assert len(notes) == 1 and notes[0].startswith("the copy for optuna-dashboard is not kept")
     assert len(Run.open("run", tmp_path).trials) == 4
+
+
+def test_importance_names_the_knob_that_decides_an_objective() -> None:
+    program = load("quest")
+    rng, structure = random.Random(3), structure_hash(program)
+    trials = []
+    for slot in range(80):
+        values = study.draw(program, rng, tokens=4096)
+        fast = Estimate(*[100.0 / int(values["budget"])] * 3)  # type: ignore[arg-type]
+        kept = Estimate(*[int(values["page"]) / 64] * 3)  # type: ignore[arg-type]
+        verdict = Verdict("Quest", "", structure, values, "accepted", speedup=fast, accuracy=kept)
+        proposal = Proposal(source("quest"), "Quest", "knobs", "sampler", knobs=values)
+        trials.append(Trial(slot, Arm("knobs", "sampler"), proposal, "", structure, verdict))
+    found = {row.knob: row for row in study.importances(trials)}
+    assert set(found) == set(program.knobs) and all(row.trials == 80 and row.meaning for row in found.values())
+    assert max(found.values(), key=lambda row: row.speedup).knob == "budget"
+    assert max(found.values(), key=lambda row: row.accuracy).knob == "page"
+    for shares in ([row.speedup for row in found.values()], [row.accuracy for row in found.values()]):
+        assert sum(shares) == pytest.approx(1.0)
+    assert study.importances(trials[:19]) == [], "too few"
+    rejected = replace(trials[0], verdict=replace(trials[0].verdict, status="rejected"))  # type: ignore[type-var]
+    assert study.importances([rejected] * 80) == []
+    same = [replace(trial, proposal=replace(trial.proposal, knobs=trials[0].knobs)) for trial in trials]
+    assert study.importances(same) == [], "one value each"

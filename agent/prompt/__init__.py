@@ -92,6 +92,8 @@ def describe(member: Member, source: bool) -> dict[str, Any]:
         facts["density"] = round(member.density, 4)
     if member.status != "accepted":
         facts["stopped_at"], facts["reason"] = member.gate, _short(member.reason)
+    if member.limits:
+        facts["limits"] = dict(member.limits)
     if source:
         facts["program"] = member.source
     return facts

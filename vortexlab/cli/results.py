@@ -143,6 +143,7 @@ def _conditions(conditions: Any, speed: str, device: str) -> str:
 
 def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None:
     """One program: text, knobs, lineage, every measurement."""
+    from vortexlab.agent.reflection import in_words
     from vortexlab.agent.run import Run
 
     run, (identifier,) = options.run_and_rest(values, 1, 1, "[RUN] ID")
@@ -161,6 +162,7 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
         "accuracy kept": interval(verdict["accuracy"]),
         "no worse than dense": _decision(verdict["non_inferiority"]),
         "density": number(verdict["density"], 4),
+        "limited by": in_words(found["limits"]),
         "kept in memory": _state(verdict["state"]),
         "KV cache": kv_cache(verdict["conditions"]),
         "frontier": f"{'yes' if found['on_frontier'] else 'no'}, probability {found['frontier_probability']:.2f}",

@@ -210,6 +210,7 @@ class Member(_Form):
     predicted_effect: dict[str, Any]
     lineage: list[Ancestor]
     children: list[TrialId]
+    limits: dict[str, Any]
     on_frontier: bool
     frontier_probability: Share
     beats_seed: Comparison | None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortexlab import __version__
 from vortexlab.agent.finals import recorded
+from vortexlab.agent.reflection import in_words, limits
 from vortexlab.cli.output import duration, interval, number, settings
 from vortexlab.dsl.errors import VortexError
 from vortexlab.report import finals
@@ -79,6 +80,7 @@ def render(run: Run) -> str:
         "ROWS": "\n".join(_row(entry) for entry in board.entries),
         "AUDITS": _audits(run),
         "REJECTED": _rejected(run),
+        "KNOBS": _knobs(run),
         "FINALS": _finals(run),
         "TEXTS": "\n".join(_program(run, trial) for trial in _shown(run)),
         "FOOT": _text(f"Written by vortexlab {__version__} from the record of {len(run.trials)} programs."),
@@ -154,6 +156,15 @@ def _audits(run: Run) -> str:
     return _table(headings, rows) if rows else "<p>None.</p>"
 
 
+def _knobs(run: Run) -> str:
+    """Which knobs told the best programs from the others."""
+    headings = ("knob", "meaning", "programs", "share for speed-up", "share for accuracy kept")
+    rows = [
+        (row.knob, row.meaning, row.trials, f"{row.speedup:.0%}", f"{row.accuracy:.0%}") for row in run.importances()
+    ]
+    return _table(headings, rows) if rows else "<p>None.</p>"
+
+
 def _finals(run: Run) -> str:
     """What the sealed contexts said of the finalists, beside what the search had said."""
     if not run.history.openings:
@@ -197,6 +208,7 @@ def _program(run: Run, trial: Trial) -> str:
         "lineage": " < ".join(f"{item['id']} {item['name']}" for item in run.lineage(trial.id)) or "-",
         "hypothesis": proposal.hypothesis or "-",
         "predicted effect": settings(proposal.predicted_effect),
+        "limited by": in_words(limits(verdict)),
         "time": duration(verdict.seconds),
         "alarms": "; ".join(verdict.alarms) or "-",
         "hash": trial.hash,
