@@ -235,14 +235,14 @@ def test_importance_names_the_knob_that_decides_an_objective() -> None:
     for slot in range(80):
         values = study.draw(program, rng, tokens=4096)
         fast = Estimate(*[100.0 / int(values["budget"])] * 3)  # type: ignore[arg-type]
-        kept = Estimate(*[int(values["page"]) / 64] * 3)  # type: ignore[arg-type]
+        kept = Estimate(*[int(values["sink"]) / 8] * 3)  # type: ignore[arg-type]
         verdict = Verdict("Quest", "", structure, values, "accepted", speedup=fast, accuracy=kept)
         proposal = Proposal(source("quest"), "Quest", "knobs", "sampler", knobs=values)
         trials.append(Trial(slot, Arm("knobs", "sampler"), proposal, "", structure, verdict))
     found = {row.knob: row for row in study.importances(trials)}
     assert set(found) == set(program.knobs) and all(row.trials == 80 and row.meaning for row in found.values())
     assert max(found.values(), key=lambda row: row.speedup).knob == "budget"
-    assert max(found.values(), key=lambda row: row.accuracy).knob == "page"
+    assert max(found.values(), key=lambda row: row.accuracy).knob == "sink"
     for shares in ([row.speedup for row in found.values()], [row.accuracy for row in found.values()]):
         assert sum(shares) == pytest.approx(1.0)
     assert study.importances(trials[:19]) == [], "too few"
