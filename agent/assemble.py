@@ -80,7 +80,8 @@ def _model_line(model: str) -> list[str]:
 
 
 def briefing(config: CampaignConfig) -> prompt.Briefing:
-    return prompt.Briefing(task_text(config), hardware_text(config))
+    lessons = [{"from_run": taught["run"], **line} for taught in config.memory for line in taught["lines"]]
+    return prompt.Briefing(task_text(config), hardware_text(config), tuple(lessons))
 
 
 def build_proposers(config: CampaignConfig, store: Store, history: History) -> list[Proposer]:

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vortexlab.agent.trials import HANDOFF, KNOBS, SEED, Arm, History, Trial
+from vortexlab.agent.trials import GIVEN, KNOBS, Arm, History, Trial
 from vortexlab.evaluator.verdict import GATES
 
 _EXPLORATION = 0.5
@@ -77,7 +77,7 @@ def choose(
     """
     in_full = history.totals.in_full
     tuned = in_full[KNOBS]
-    measured = in_full.total() - in_full[SEED] - in_full[HANDOFF]
+    measured = in_full.total() - sum(in_full[arm] for arm in GIVEN)
     candidates = list(arms)
     if len(candidates) > 1 and KNOBS in arms:
         if tuned + 1 <= min(knob_share, 1 - structure_share) * (measured + 1):
@@ -95,9 +95,9 @@ def choose(
 
 
 def _later(history: History) -> Iterator[tuple[Trial, float]]:
-    """Trials and their gains, the seeds and programs from outside aside, the latest first."""
+    """Trials and their gains, those of the search alone, the latest first."""
     pairs = zip(reversed(history.trials), reversed(history.gains()), strict=True)
-    return ((trial, gain) for trial, gain in pairs if trial.arm.proposer not in (SEED, HANDOFF))
+    return ((trial, gain) for trial, gain in pairs if trial.arm.proposer not in GIVEN)
 
 
 def _ucb(options: Sequence[str], pulls: Iterable[tuple[str, float, float]], rng: random.Random) -> str:

@@ -35,6 +35,7 @@ class CampaignConfig:
       recorded replies stand in for the model, so that nothing is called.
     * `seeds` of the library, evaluated first with their default knobs; those with a page budget then once more for
       each of `budget_points`, choosing that share of the longest context by score.
+    * `memory`: what earlier runs taught (`agent.lessons`): their frontiers are evaluated after the seeds.
     * Of what is measured after the seeds, at least `structure_share` are new structures and at least `knob_share`
       (of what that leaves) new knobs for known ones; the bandit has the rest.
     * `mirror`: keep a copy of the study for `optuna-dashboard`.
@@ -50,6 +51,7 @@ class CampaignConfig:
     llm: LLMConfig | None = None
     replay: str = ""
     seeds: tuple[str, ...] = SEEDS
+    memory: tuple[Mapping[str, Any], ...] = ()
     budget_points: tuple[float, ...] = (0.05,)
     structure_share: float = 0.6
     knob_share: float = 0.2
@@ -57,7 +59,7 @@ class CampaignConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        for name in ("proposers", "seeds", "budget_points"):
+        for name in ("proposers", "seeds", "budget_points", "memory"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.name and (not _NAME.fullmatch(self.name) or self.name == "latest"):
             raise VortexError(

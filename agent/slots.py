@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vortexlab.agent import bandit, study
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.proposers.base import Proposal, Proposer, ProposerError
-from vortexlab.agent.trials import HANDOFF, KNOBS, SEED, Arm, History, Trial
+from vortexlab.agent.trials import HANDOFF, KNOBS, MEMORY, SEED, Arm, History, Trial
 from vortexlab.dsl import canonical_hash, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
@@ -53,13 +54,16 @@ def prepare(proposal: Proposal, arm: Arm) -> Prepared:
 
 
 def seed_plan(config: CampaignConfig) -> list[Prepared]:
-    """The library's programs with their default knobs, then those with a page budget at the budget points."""
+    """The library's programs with their default knobs, then those with a page budget at the budget points, then the
+    frontiers of earlier runs."""
     plan = [_seed(name, {}) for name in config.seeds]
     for share in config.budget_points:
         for name in config.seeds:
             knobs = _budget(parsed(seed_source(name)), share, max(config.evaluation.lengths))
             if knobs:
                 plan.append(_seed(name, knobs))
+    recalled = [_recalled(taught["run"], item) for taught in config.memory for item in taught["programs"]]
+    plan += [item for item in recalled if item is not None]
     seen: set[str] = set()
     return [item for item in plan if item.hash not in seen and not seen.add(item.hash)]  # type: ignore[func-returns-value]
 
@@ -68,6 +72,16 @@ def _seed(name: str, knobs: Mapping[str, Attr]) -> Prepared:
     text = seed_source(name)
     operator = "default" if not knobs else "budget-point"
     return prepare(Proposal(text, parsed(text).name, SEED, operator, knobs=knobs), Arm(SEED, operator))
+
+
+def _recalled(run: str, item: Mapping[str, Any]) -> Prepared | None:
+    """None for a program of an earlier run that is none any more."""
+    try:
+        note = f"On the frontier of run {run} as {item['id']}."
+        proposal = Proposal(item["source"], item["name"], MEMORY, run, hypothesis=note, knobs=item["knobs"])
+        return prepare(proposal, Arm(MEMORY, run))
+    except VortexError:
+        return None
 
 
 def _budget(program: Program, share: float, tokens: int) -> dict[str, Attr]:

@@ -20,9 +20,10 @@ from vortexlab.dsl.ir import Attr
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, GATES, Verdict
 from vortexlab.search_spaces.library import NAMES, source
 
-#: The arms that are not proposers: the seeds, which come first, new knobs for a known program, and programs from
-#: outside (`vortex tell`).
-SEED, KNOBS, HANDOFF = "seed", "knobs", "handoff"
+#: The arms that are not proposers: the seeds, which come first, programs of earlier runs, new knobs for a known
+#: program, and programs from outside (`vortex tell`).
+SEED, MEMORY, KNOBS, HANDOFF = "seed", "memory", "knobs", "handoff"
+GIVEN = (SEED, MEMORY, HANDOFF)  # no search of this campaign's own
 
 
 @dataclass(frozen=True)

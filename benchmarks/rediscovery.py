@@ -294,10 +294,16 @@ def _compared(name: str, whole: Mapping[str, Mapping[int, float]]) -> str:
     mine, text = whole[name], ""
     shared = [whole["grammar"][seed] - value for seed, value in mine.items() if seed in whole.get("grammar", {})]
     if name != "grammar" and len(shared) > 1:
-        half = _T[len(shared) - 1] * statistics.stdev(shared) / len(shared) ** 0.5
-        middle = statistics.mean(shared)
-        text = f"{middle:.3f} [{middle - half:.3f}, {middle + half:.3f}]"
+        middle, low, high = mean_of(shared)
+        text = f"{middle:.3f} [{low:.3f}, {high:.3f}]"
     return f"| {name} | {statistics.mean(mine.values()):.3f} | {text} | {len(mine)} |"
+
+
+def mean_of(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean and its 95 % interval by Student's t."""
+    half = _T[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+    middle = statistics.mean(values)
+    return middle, middle - half, middle + half
 
 
 #: Two-sided 97.5 % quantiles of Student's t by degrees of freedom.

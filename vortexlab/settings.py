@@ -126,21 +126,27 @@ def campaign_config(
     llm_money: float | None = None,
     llm_minutes: float | None = None,
     llm_label: str | None = None,
+    memory: Iterable[str] = (),
     evaluation: EvaluationConfig | None = None,
 ) -> CampaignConfig:
     """A new campaign. Without a budget it has that of `CampaignConfig`; with `hours` alone time is the only limit.
 
     `models` to `llm_label` are about language models: `llm_table` is a file with settings of each, `llm_prices` are
-    ``MODEL=IN,OUT``. Raises `VortexError` for settings that contradict.
+    ``MODEL=IN,OUT``. `memory` names runs to learn from. Raises `VortexError` for settings that contradict.
     """
     from vortexlab.agent.config import CampaignConfig
 
     chosen: dict[str, Any] = {"name": name, "runs": str(runs), "seed": seed, "hours": hours}
     if evaluations is not None or hours is not None:
         chosen["evaluations"] = evaluations
-    names = tuple(proposers)
+    names, taught = tuple(proposers), tuple(memory)
     if names:
         chosen["proposers"] = names
+    if taught:
+        from vortexlab.agent.lessons import lessons
+        from vortexlab.agent.run import Run
+
+        chosen["memory"] = [lessons(Run.open(earlier, runs)) for earlier in dict.fromkeys(taught)]
     asked, prices = tuple(models), tuple(llm_prices)
     limits = llm_limits(calls=llm_calls, tokens=llm_tokens, money=llm_money, minutes=llm_minutes)
     common = {"base_url": base_url, "api": llm_api, "label": llm_label}

@@ -30,15 +30,18 @@ BUDGETS = {
 }  # fmt: skip
 _REPLY_SHOWN, _PROBLEM_SHOWN = 2_400, 1_600  # bytes of a reply that is sent back, characters of what is wrong with it
 _PARENTS, _FAILURES, _REASONS = 3, 40, 12
+_LESSONS = 1_400  # bytes of what earlier runs taught, a part of the memory's
 _COMPARED = 150  # failures that are compared word by word
 
 
 @dataclass(frozen=True)
 class Briefing:
-    """What a campaign is after (`task`) and the shapes and rates its programs are measured at (`hardware`)."""
+    """What a campaign is after (`task`), the shapes and rates its programs are measured at (`hardware`), and what was
+    learned in earlier runs (`lessons`, the most telling first)."""
 
     task: str
     hardware: str = ""
+    lessons: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,17 @@ def _filled(name: str, items: Iterable[Mapping[str, Any]]) -> str:
     return Template(part(name)).substitute(lines="\n".join(kept) or "none yet")
 
 
+def _within(items: Iterable[Mapping[str, Any]], size: int) -> list[Mapping[str, Any]]:
+    """The first items whose lines have `size` bytes together."""
+    kept = []
+    for item in items:
+        size -= len(json.dumps(item)) + 1
+        if size < 0:
+            break
+        kept.append(item)
+    return kept
+
+
 def compose(history: Sequence[Member], rng: random.Random, briefing: Briefing) -> Prompt:
     """The chat that asks for one program. Which programs are shown is drawn with `rng`, more than fit among them."""
     accepted = [member for member in history if member.status == "accepted"]
@@ -133,7 +147,7 @@ def compose(history: Sequence[Member], rng: random.Random, briefing: Briefing) -
         _filled("frontier", (describe(member, source=True) for member in shown)),
         _filled("parents", (describe(member, source=True) for member in parents)),
         _filled("failures", (describe(member, source=True) for member in nearest(failed, near))),
-        _filled("memory", map(_tried, _memorable(history))),
+        _filled("memory", [*_within(briefing.lessons, _LESSONS), *map(tried, _memorable(history))]),
         _filled("antipatterns", antipatterns(failed)),
         part("reply"),
     ]
@@ -208,7 +222,8 @@ def _memorable(history: Sequence[Member]) -> list[Member]:
     return [*mixed, *(best[len(late) :] or late[len(best) :])][:_FAILURES]
 
 
-def _tried(member: Member) -> dict[str, Any]:
+def tried(member: Member) -> dict[str, Any]:
+    """A hypothesis with the effect that was predicted and the one that was measured."""
     measured = describe(member, source=False)
     kept = {key: measured[key] for key in ("speedup", "accuracy", "density", "stopped_at", "reason") if key in measured}
     return {

@@ -43,6 +43,9 @@ def search(
     llm_money: Annotated[float | None, typer.Option(help="Most money for all models, as their prices have it.")] = None,
     llm_minutes: Annotated[float | None, typer.Option(help="Most minutes of waiting for models.")] = None,
     llm_label: Annotated[str | None, typer.Option(help="Shown beside their programs, e.g. `authored`.")] = None,
+    memory: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="Learn from this run: its frontier comes after the seeds.")
+    ] = None,
     model_dir: options.ModelDir = None,
     tasks: options.Tasks = None,
     data: options.Data = None,
@@ -127,6 +130,7 @@ def search(
                 llm_money=llm_money,
                 llm_minutes=llm_minutes,
                 llm_label=llm_label,
+                memory=memory or (),
                 evaluation=evaluation,
             )
         )
