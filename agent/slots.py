@@ -21,6 +21,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
 from vortexlab.search_spaces.knobs import is_shared
 from vortexlab.search_spaces.library import source as seed_source
+from vortexlab.search_spaces.opening import opened
 from vortexlab.search_spaces.parsed import parsed
 
 SAMPLER = "sampler"  # the one operator of the arm `KNOBS`
@@ -183,7 +184,8 @@ class Slots:
         while targets:
             target = rng.choices(list(targets), weights=list(targets.values()))[0]
             trial = history.trials[target]
-            program = parsed(trial.proposal.source)
+            text = opened(trial.proposal.source)
+            program = parsed(text)
             for attempt in range(_ASKS + _DRAWS):
                 if attempt < _ASKS:
                     values = self._tuner.ask(
@@ -192,17 +194,18 @@ class Slots:
                     )  # fmt: skip
                 else:
                     values = study.draw(program, rng, tokens=tokens)
-                made = _retuned(trial, values)
+                made = _retuned(trial, text, values)
                 if made is not None and made.hash not in seen:
                     return made
             del targets[target]
         return None
 
 
-def _retuned(trial: Trial, values: Mapping[str, Attr]) -> Prepared | None:
-    """The trial's program with other knobs; None where the knobs do not go together (a split that does not divide)."""
+def _retuned(trial: Trial, text: str, values: Mapping[str, Attr]) -> Prepared | None:
+    """The trial's program, its numbers opened, with other knobs; None where the knobs do not go together (a split that
+    does not divide)."""
     proposal = Proposal(
-        trial.proposal.source, trial.proposal.name, KNOBS, SAMPLER, (trial.id,), knobs=values,
+        text, parsed(text).name, KNOBS, SAMPLER, (trial.id,), knobs=values,
         label=trial.proposal.label,
     )  # fmt: skip
     try:
@@ -212,14 +215,18 @@ def _retuned(trial: Trial, values: Mapping[str, Attr]) -> Prepared | None:
 
 
 def _tunable(history: History) -> dict[int, float]:
-    """Slots of accepted trials whose program has knobs, with their weights.
+    """Slots of accepted trials whose program has knobs or numbers to open, with their weights.
 
     The frontier comes first, structures that were tried often come last; a structure off the frontier keeps a chance
     while it has only its first numbers.
     """
     totals = history.totals
     weights = {
-        trial.slot: 0.25 for trial in totals.alone.values() if trial.knobs and trial.arm.proposer != HANDOFF
+        trial.slot: 0.25 for trial in totals.alone.values() if _has_knobs(trial) and trial.arm.proposer != HANDOFF
     }  # fmt: skip
-    weights |= {trial.slot: 1.0 / totals.tried[trial.structure] for trial in totals.front if trial.knobs}
+    weights |= {trial.slot: 1.0 / totals.tried[trial.structure] for trial in totals.front if _has_knobs(trial)}
     return dict(sorted(weights.items()))
+
+
+def _has_knobs(trial: Trial) -> bool:
+    return bool(trial.knobs) or opened(trial.proposal.source) != trial.proposal.source

@@ -247,13 +247,19 @@ def sites(tree: ast.expr, wanted: type[ast.AST] | tuple[type[ast.AST], ...]) -> 
 
 def swapped(tree: ast.expr, target: ast.AST, new: ast.expr) -> ast.expr:
     """A copy of `tree` with the subtree `target` (by identity) replaced."""
+    return swapped_all(tree, {id(target): new})
+
+
+def swapped_all(tree: ast.expr, news: Mapping[int, ast.expr]) -> ast.expr:
+    """A copy of `tree` with several subtrees replaced; `news` by their identity."""
+
     def copied(value: Any) -> Any:
         if isinstance(value, list):
             return [copied(item) for item in value]
         if not isinstance(value, ast.AST):
             return value
-        if value is target:
-            return clone(new)
+        if id(value) in news:
+            return clone(news[id(value)])
         return type(value)(**{name: copied(held) for name, held in ast.iter_fields(value)})
 
     made: ast.expr = copied(tree)
