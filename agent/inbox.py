@@ -118,7 +118,7 @@ def _judged(path: Path, history: History) -> dict[str, Any] | None:
     kind = ""
     try:
         request, written = _read(path)
-        kind = str(request.get("kind", ""))
+        kind = str(request.get("kind", ""))[:40]
         return {"kind": kind, **_checked(kind, request, written, history)}
     except FileNotFoundError:
         return None
@@ -131,7 +131,7 @@ def _judged(path: Path, history: History) -> dict[str, Any] | None:
 def _checked(kind: str, request: Mapping[str, Any], written: float, history: History) -> dict[str, Any]:
     """What is recorded of a request beside its kind. Raises `VortexError` when it cannot be done."""
     if kind not in REQUESTS:
-        raise VortexError(f"its kind {kind[:40]!r} is not one of {', '.join(REQUESTS)}")
+        raise VortexError(f"its kind {kind!r} is not one of {', '.join(REQUESTS)}")
     if kind == PROPOSE:
         source, knobs, label = request.get("source"), request.get("knobs", {}), request.get("label", "")
         if not isinstance(source, str) or not isinstance(knobs, dict) or not isinstance(label, str):

@@ -99,8 +99,8 @@ def _send(opened: Run, request: Mapping[str, Any], trial: str | None, message: s
     if not running:
         limit = opened.config.evaluations
         spent = limit is not None and opened.history.evaluated >= limit
-        more = " --evaluations N, since its budget is spent" if spent and request["kind"] == PROPOSE else ""
-        message += f", which is not running: this waits for `vortex search --resume {opened.name}`{more}"
+        why, more = (" and has spent its budget", " --evaluations N") if spent else ("", "")
+        message += f", which is not running{why}: this waits for `vortex search --resume {opened.name}{more}`"
     elif opened.history.paused and request["kind"] == PROPOSE:
         message += f", which is paused; go on with `vortex resume {opened.name}`"
     return Receipt(opened.name, str(request["kind"]), identifier, running, trial, message)
