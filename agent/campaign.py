@@ -115,6 +115,7 @@ class Campaign:
         """Works until the budget is spent or SIGINT or SIGTERM comes.
 
         The first signal lets the running evaluation finish, the second gives it up (it is done again on resume).
+        Between two slots it takes what people ask for (`agent.inbox`), and waits while they want it paused.
         Raises `VortexError` when the folder, the disk or the evaluator fails; what is recorded stays.
         """
         with self._session(on_progress) as session, _Interrupt() as interrupt:

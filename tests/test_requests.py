@@ -245,6 +245,10 @@ def test_prompts_show_pinned_programs_first(untouched: Run) -> None:
         assert text.count(f'"id": "{slowest}"') == text.count(f'"id": "{chosen}"') == 1
 
 
+def never_paused(state: ProgressState) -> None:
+    assert state.phase != "paused"
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vortexlab.agent.campaign._POLL", 0.01)
@@ -289,7 +293,7 @@ def test_a_signal_ends_a_pause_and_starting_again_clears_it(tmp_path: Path, quic
     summary = Campaign(config(tmp_path, evaluations=6), evaluator=FakeEvaluator()).run(lambda s: (pause(s), stop(s))[0])
     assert summary.reason == "stopped while it was paused"
     assert Run.open("run", tmp_path).state == "finished" and len(Run.open("run", tmp_path).trials) == 4
-    Campaign.resume("run", tmp_path, evaluator=FakeEvaluator()).run()
+    Campaign.resume("run", tmp_path, evaluator=FakeEvaluator()).run(never_paused)
     run = Run.open("run", tmp_path)
     assert len(run.trials) == 6 and not run.history.paused
     assert run.history.notes == ["the campaign was paused when it ended; starting it again ended the pause"]
@@ -301,7 +305,8 @@ def test_a_pause_that_nobody_took_does_not_block_the_next_session(tmp_path: Path
     inbox.send(folder, {"kind": "pause"})
     (file,) = inbox.waiting(folder)
     os.utime(file, (1.0, 1.0))
-    assert Campaign.resume("run", tmp_path, evaluations=5, evaluator=FakeEvaluator()).run().state.evaluations == 5
+    again = Campaign.resume("run", tmp_path, evaluations=5, evaluator=FakeEvaluator())
+    assert again.run(never_paused).state.evaluations == 5
     run = Run.open("run", tmp_path)
     assert run.history.notes == ["`vortex pause` was refused: it was asked of an earlier session of the campaign"]
     assert not inbox.waiting(folder)
