@@ -17,13 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from vortexlab.agent import inbox
 from vortexlab.agent.assemble import build_proposers
 from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.prepared import Prepared, prepare
 from vortexlab.agent.progress import OnProgress, ProgressState, progress
 from vortexlab.agent.proposers.base import Member, Proposal, Proposer
 from vortexlab.agent.proposers.grammar import GrammarProposer
+from vortexlab.agent.replay import Replay
 from vortexlab.agent.run import resolve
-from vortexlab.agent.slots import Prepared, Slots, prepare
+from vortexlab.agent.slots import Slots
 from vortexlab.agent.store import Store, exists
 from vortexlab.agent.study import Mirror
 from vortexlab.agent.trials import HANDOFF, Arm, History, Trial, known_structures
@@ -32,6 +35,7 @@ from vortexlab.dsl.ir import Attr, digest
 from vortexlab.evaluator.verdict import ERROR, Verdict
 
 FULL = "full"
+_POLL = 0.5  # seconds between two looks into the inbox while the campaign is paused
 _LOST_IN_A_ROW = 5  # workers lost one after the other: not the programs' fault any more
 
 
@@ -111,6 +115,7 @@ class Campaign:
         """Works until the budget is spent or SIGINT or SIGTERM comes.
 
         The first signal lets the running evaluation finish, the second gives it up (it is done again on resume).
+        Between two slots it takes what people ask for (`agent.inbox`), and waits while they want it paused.
         Raises `VortexError` when the folder, the disk or the evaluator fails; what is recorded stays.
         """
         with self._session(on_progress) as session, _Interrupt() as interrupt:
@@ -176,7 +181,7 @@ class _Session:
         self._known = known_structures(self.history)
         evaluator.recall(trial.verdict for trial in self.history.trials if trial.verdict is not None)
         self._mirror = Mirror(config.folder, config.name) if config.mirror else None
-        self._recorded = _recorded_verdicts(config)
+        self._replay = Replay.of(config)
         self._lost = 0
         self.report("starting")
         fallback = GrammarProposer(config.library())
@@ -187,7 +192,12 @@ class _Session:
         self.complete_pending()
         self._mirror_up()
         while True:
+            self.take_requests()
+            if self.history.paused and not self.spent():
+                self._wait(interrupt)
             if interrupt.asked:
+                if self.history.paused:
+                    return "stopped while it was paused"
                 return "stopped after the evaluation that was running"
             spent = self.spent()
             if spent:
@@ -213,6 +223,28 @@ class _Session:
             return f"{hours:g} hours"
         return ""
 
+    def take_requests(self) -> None:
+        """Records what people asked for since the last slot, and then deletes it: a kill repeats nothing."""
+        slot = self._current().next_slot
+        for data in self._replay.requests:
+            if data["slot"] <= slot and data["id"] not in self.history.requests:
+                self._append("request", {**data, "from_run": self.config.replay}, slot=slot)
+        for path, found in inbox.unread(self.config.folder, self.history):
+            if found is not None:
+                self._append("request", found, slot=slot)
+            inbox.discard(path)
+
+    def _wait(self, interrupt: _Interrupt) -> None:
+        """Until somebody asks to go on or a signal comes. This is no time of work."""
+        began = time.monotonic()
+        self.report("paused")
+        try:
+            while self.history.paused and not interrupt.asked:
+                time.sleep(_POLL)
+                self.take_requests()
+        finally:
+            self._began += time.monotonic() - began
+
     def complete_pending(self) -> None:
         """Evaluates the proposal that a killed controller left behind."""
         pending = self._current().pending
@@ -221,16 +253,7 @@ class _Session:
 
     def evaluate(self, made: Prepared) -> Trial:
         slot = self._current().next_slot
-        self._append(
-            "proposal",
-            {
-                "arm": [made.arm.proposer, made.arm.operator],
-                "proposal": made.proposal.to_json(),
-                "hash": made.hash,
-                "structure": made.structure,
-            },
-            slot=slot,
-        )
+        self._append("proposal", made.to_json(), slot=slot)
         assert self.history.pending is not None
         return self._evaluate(self.history.pending)
 
@@ -240,8 +263,8 @@ class _Session:
         self._append("trial_started", {"knobs": dict(trial.knobs), "key": key}, slot=trial.slot)
         self.report("evaluating", trial.proposal.name)
         data: dict[str, Any] = {"fidelity": FULL, "environment": environment}
-        if key in self._recorded:
-            verdict = self._recorded[key]
+        if key in self._replay.verdicts:
+            verdict = self._replay.verdicts[key]
             self.evaluator.recall([verdict])
             data["from_run"] = self.config.replay
         else:
@@ -354,20 +377,6 @@ def _opened(config: CampaignConfig, environment: str) -> Store:
     with suppress(OSError):
         (config.folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
     return store
-
-
-def _recorded_verdicts(config: CampaignConfig) -> dict[str, Verdict]:
-    """What the replayed run measured, by key: under the same conditions nothing is evaluated a second time."""
-    if not config.replay:
-        return {}
-    verdicts, key = {}, ""
-    with Store.read(resolve(config.replay, config.runs)) as store:
-        for event in store.events():
-            if event.kind == "trial_started":
-                key = event.data["key"]
-            elif event.kind == "verdict":
-                verdicts[key] = Verdict.from_json(event.data["verdict"])
-    return verdicts
 
 
 def _free_name(runs: Path) -> str:

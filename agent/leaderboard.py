@@ -26,7 +26,7 @@ from vortexlab.evaluator.statistics import frontier_probability, interval, joint
 from vortexlab.evaluator.verdict import Estimate, Verdict
 
 _COLUMNS = (
-    "id", "name", "on_frontier", "frontier_probability", "speedup", "speedup_low", "speedup_high", "accuracy",
+    "id", "name", "pinned", "on_frontier", "frontier_probability", "speedup", "speedup_low", "speedup_high", "accuracy",
     "accuracy_low", "accuracy_high", "shrunk", "shrunk_low", "shrunk_high", "rank", "separated", "non_inferior",
     "density", "state_bytes", "kv_dtype", "device", "speed", "new", "beats_seed", "answers",
     "contexts", "proposer", "operator", "label", "knobs", "structure",
@@ -58,7 +58,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Entry:
-    """One row. `new`: its structure is no published program's. `beats_seed` is None for the seeds themselves.
+    """One row. `pinned`: people ask to build on it. `new`: its structure is no published program's. `beats_seed` is
+    None for the seeds themselves.
 
     `device` is where speed was measured, or the device it is predicted for; `speed` says which of the two. `kv_dtype`
     is the precision of the program's KV cache; that of dense attention is in the conditions.
@@ -71,6 +72,7 @@ class Entry:
 
     id: str
     name: str
+    pinned: bool
     on_frontier: bool
     frontier_probability: float
     speedup: Estimate
@@ -171,6 +173,7 @@ def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
             Entry(
                 id=trial.id,
                 name=trial.proposal.name,
+                pinned=trial.slot in history.totals.pinned,
                 on_frontier=trial.slot in front,
                 frontier_probability=share,
                 speedup=verdict.speedup,

@@ -14,12 +14,12 @@ from vortexlab.agent.trials import History
 class ProgressState:
     """One moment of a campaign.
 
-    * `phase`: ``starting``, ``proposing``, ``evaluating``, ``recorded`` (a verdict came in), ``finished``; `current`
-      is the program at hand.
+    * `phase`: ``starting``, ``proposing``, ``evaluating``, ``recorded`` (a verdict came in), ``paused``, ``finished``;
+      `current` is the program at hand.
     * `evaluations` counts programs measured in full, of `budget` (None: limited by time alone); `recorded` counts
       all, rejected ones included, of which `new_structures` are no seed's and were accepted.
-    * `per_hour`: programs measured in full per hour of work; `seconds` of work so far, all sessions; `seconds_left`
-      an estimate from that rate, or what the time limit leaves.
+    * `per_hour`: programs measured in full per hour of work; `seconds` of work so far, all sessions, pauses aside;
+      `seconds_left` an estimate from that rate, or what the time limit leaves.
     * `funnel`: gate -> programs that passed it. `frontier` members, `hypervolume` above (0, 0).
     * `calls`, `tokens`, `money`, `model_seconds`: spent on language models.
     """

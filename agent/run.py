@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vortexlab.agent import inbox
 from vortexlab.agent.audit import Audit, audits
 from vortexlab.agent.bandit import records
 from vortexlab.agent.config import CampaignConfig
@@ -17,7 +18,7 @@ from vortexlab.agent.progress import ProgressState, progress
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import limits
 from vortexlab.agent.store import Event, Store, exists, is_written
-from vortexlab.agent.trials import History, Trial, known_structures
+from vortexlab.agent.trials import History, Trial, known_structures, trial_id
 from vortexlab.dsl.errors import VortexError
 
 if TYPE_CHECKING:
@@ -112,16 +113,16 @@ class Run:
 
     @property
     def state(self) -> str:
-        """``running``, ``finished``, or ``interrupted`` (killed: it can be resumed)."""
+        """``running``, ``paused`` (by `vortex pause`), ``finished``, or ``interrupted`` (killed: it can be resumed)."""
         if is_written(self.folder):
-            return "running"
+            return "paused" if self.history.paused else "running"
         return "finished" if self.history.finished is not None else "interrupted"
 
     def progress(self) -> ProgressState:
         return progress(self.history, self.config, self.state, seed_structures=known_structures(self.history))
 
     def status(self) -> dict[str, Any]:
-        """`progress` as JSON, with the state, why it ended, who proposed what, and what went wrong."""
+        """`progress` as JSON, with the state, why it ended, who proposed what, what people asked, what went wrong."""
         history = self.history
         operators: dict[str, list[str]] = {}
         for trial in history.trials:
@@ -137,6 +138,11 @@ class Run:
                 {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,
                  "gain": r.gain, "cost": r.cost}
                 for r in records(history, operators)
+            ],
+            "pinned": [trial_id(slot) for slot in history.pinned],
+            "waiting": [
+                *(f"propose {item['proposal']['name']}" for item in history.asked),
+                *(inbox.described(path) for path in inbox.waiting(self.folder) if path.stem not in history.requests),
             ],
             "failures": [f"slot {f['slot']}: {f['proposer']}: {f['reason']}" for f in history.failures],
             "stopped": history.stopped(),
@@ -171,6 +177,7 @@ class Run:
             "predicted_effect": dict(proposal.predicted_effect),
             "lineage": self.lineage(trial.id),
             "children": [other.id for other in self.trials if trial.id in other.proposal.parents],
+            "pinned": trial.slot in self.history.pinned,
             "on_frontier": bool(entry and entry.on_frontier),
             "frontier_probability": entry.frontier_probability if entry else 0.0,
             "beats_seed": entry.beats_seed.to_json() if entry and entry.beats_seed else None,
@@ -208,7 +215,7 @@ class Run:
             assert verdict is not None
             row: dict[str, Any] = {
                 "id": member.id, "name": member.name, "status": member.status, "gate": member.gate,
-                "reason": member.reason, "on_frontier": member.on_frontier,
+                "reason": member.reason, "on_frontier": member.on_frontier, "pinned": member.pinned,
                 "frontier_probability": chances.get(member.id, 0.0), "density": member.density,
             }  # fmt: skip
             for name, estimate in (("speedup", verdict.speedup), ("accuracy", verdict.accuracy)):

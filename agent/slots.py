@@ -1,4 +1,4 @@
-"""What the next slot of a campaign tries: the seeds first, then whatever the bandit's arm comes up with.
+"""What the next slot of a campaign tries: what people proposed, the seeds, then what the bandit's arm comes up with.
 
 Everything is decided from (campaign seed, slot, recorded events), so the same campaign proposes the same programs,
 killed and resumed or not. A slot is never lost: a proposer that fails leaves it to a typed mutation, and when no new
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from vortexlab.agent import bandit, study
 from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.prepared import Prepared, prepare
 from vortexlab.agent.proposers.base import Proposal, Proposer, ProposerError
 from vortexlab.agent.trials import HANDOFF, KNOBS, MEMORY, SEED, Arm, History, Trial
-from vortexlab.dsl import canonical_hash, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
 from vortexlab.search_spaces.knobs import is_shared
@@ -31,27 +30,6 @@ _BREAKER, _COOL_DOWN, _DOUBLINGS = 3, 10, 4
 
 #: (slot, proposer, reason, permanent): records that a proposer could not deliver.
 OnFailure = Callable[[int, str, str, bool], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A checked proposal with every knob given, ready to be recorded and evaluated."""
-
-    arm: Arm
-    proposal: Proposal
-    hash: str
-    structure: str
-
-
-def prepare(proposal: Proposal, arm: Arm) -> Prepared:
-    """Raises `VortexError` when the text is no program or a knob is out of range."""
-    program = parsed(proposal.source)
-    knobs = {**program.defaults, **{name: knob.check(proposal.knobs[name]) for name, knob in program.knobs.items()
-                                    if name in proposal.knobs}}  # fmt: skip
-    unknown = sorted(set(proposal.knobs) - set(program.knobs))
-    if unknown:
-        raise VortexError(f"program {program.name} has no knob {unknown[0]!r}")
-    return Prepared(arm, replace(proposal, knobs=knobs), canonical_hash(program.bind(knobs)), structure_hash(program))
 
 
 def seed_plan(config: CampaignConfig) -> list[Prepared]:
@@ -112,7 +90,7 @@ class Slots:
     def propose(self, history: History) -> Prepared | None:
         """What the next slot evaluates; None when there is nothing left that was not evaluated already."""
         slot, seen = history.next_slot, history.hashes()
-        for item in self._plan:
+        for item in (*map(Prepared.from_json, history.asked), *self._plan):
             if item.hash not in seen:
                 return item
         if not self._by_name:
@@ -217,14 +195,16 @@ def _retuned(trial: Trial, text: str, values: Mapping[str, Attr]) -> Prepared | 
 def _tunable(history: History) -> dict[int, float]:
     """Slots of accepted trials whose program has knobs or numbers to open, with their weights.
 
-    The frontier comes first, structures that were tried often come last; a structure off the frontier keeps a chance
-    while it has only its first numbers.
+    The frontier and what people pinned come first, structures that were tried often come last; a structure off the
+    frontier keeps a chance while it has only its first numbers.
     """
     totals = history.totals
     weights = {
         trial.slot: 0.25 for trial in totals.alone.values() if _has_knobs(trial) and trial.arm.proposer != HANDOFF
     }  # fmt: skip
-    weights |= {trial.slot: 1.0 / totals.tried[trial.structure] for trial in totals.front if _has_knobs(trial)}
+    pinned = [history.trials[slot] for slot in history.pinned if history.trials[slot].point]
+    chosen = [trial for trial in (*totals.front, *pinned) if _has_knobs(trial)]
+    weights |= {trial.slot: 1.0 / totals.tried[trial.structure] for trial in chosen}
     return dict(sorted(weights.items()))
 
 

@@ -13,6 +13,7 @@ Kinds of event, in the order in which they appear:
 * ``proposal`` {slot, arm, proposal, structure, hash}
 * ``trial_started`` {slot, knobs, key}; again after a kill
 * ``verdict`` {slot, fidelity, environment, verdict, ...}, at most one for a slot and one for a key
+* ``request`` {slot, id, kind, program | trial | refused}: what people asked for before that slot, taken from the inbox
 * ``note`` {text}, ``campaign_finished`` {reason}
 * ``finals_opened`` {ids, evaluation, opening}, before a sealed context is made; ``final`` {id, opening, verdict}
 """
@@ -41,7 +42,7 @@ _SCHEMA_VERSION = 1
 _PATIENCE = 3  # tries for the lock
 KINDS = (
     "campaign_started", "campaign_resumed", "reserved", "exchange", "proposer_failed", "proposal", "trial_started",
-    "verdict", "note", "campaign_finished", "finals_opened", "final",
+    "verdict", "request", "note", "campaign_finished", "finals_opened", "final",
 )  # fmt: skip
 
 _SCHEMA = """

@@ -21,9 +21,11 @@ from vortexlab.evaluator.verdict import ACCEPTED, ERROR, GATES, Verdict
 from vortexlab.search_spaces.library import NAMES, source
 
 #: The arms that are not proposers: the seeds, which come first, programs of earlier runs, new knobs for a known
-#: program, and programs from outside (`vortex tell`).
+#: program, and programs from outside (`vortex tell`, `vortex propose`).
 SEED, MEMORY, KNOBS, HANDOFF = "seed", "memory", "knobs", "handoff"
 GIVEN = (SEED, MEMORY, HANDOFF)  # no search of this campaign's own
+#: What people may ask of a campaign.
+REQUESTS = PROPOSE, PIN, UNPIN, PAUSE, RESUME = "propose", "pin", "unpin", "pause", "resume"
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Totals:
     `passed` those that passed a gate, `tried` trials by structure; `structures` are those of accepted trials. `alone`
     holds accepted trials whose structure was tried once, by that. `front` is the Pareto frontier by point estimate,
     fastest first, of equal points the earliest; `gains` holds what each trial added to the hypervolume when it came.
-    `members` are the trials as proposers see them.
+    `members` are the trials as proposers see them, `pinned` the slots of those that people pinned.
     """
 
     in_full: Counter[str] = field(default_factory=Counter)
@@ -115,6 +117,7 @@ class Totals:
     area: float = 0.0
     gains: list[float] = field(default_factory=list)
     members: list[Member] = field(default_factory=list)
+    pinned: set[int] = field(default_factory=set)
 
     def add(self, trial: Trial) -> None:
         """The next trial, with its verdict; slots count from 0."""
@@ -135,6 +138,10 @@ class Totals:
             grown = self._join(trial)
         self.gains.append(max(0.0, grown - self.area))
         self.area = grown
+
+    def pin(self, slot: int, on: bool) -> None:
+        (self.pinned.add if on else self.pinned.discard)(slot)
+        self.members[slot] = replace(self.members[slot], pinned=on)
 
     def funnel(self) -> dict[str, int]:
         """How many evaluated programs passed each gate that any of them reached, in order."""
@@ -162,6 +169,10 @@ class History:
     answers whose token counts could not be believed. `counted`: by model, tokens that its endpoint counted and tokens
     that were charged for the same answers. A request that was reserved and has no exchange counts as spent: it runs,
     or a kill cut it off.
+
+    What people asked for: `requests` are the ids of all that was recorded; `asked` holds the programs that they
+    proposed and that have no slot yet, `pinned` the slots of members they want built upon; while `paused`, no slot is
+    begun, and `idle` seconds of all sessions were spent so.
     """
 
     started: Mapping[str, Any] = field(default_factory=dict)
@@ -177,6 +188,10 @@ class History:
     finished: str | None = None
     sessions: list[tuple[float, float]] = field(default_factory=list)
     openings: list[Opening] = field(default_factory=list)
+    requests: set[str] = field(default_factory=set)
+    asked: list[Mapping[str, Any]] = field(default_factory=list)
+    paused: bool = False
+    idle: float = 0.0
     totals: Totals = field(default_factory=Totals)
     _spent: Spent = field(default_factory=Spent)
     _reserved: Mapping[str, Any] | None = None
@@ -200,15 +215,20 @@ class History:
             else:
                 self.openings[-1].verdicts[data["id"]] = Verdict.from_json(data["verdict"])
             return
+        waited = self.paused
         if event.kind in ("campaign_started", "campaign_resumed"):
             if event.kind == "campaign_started":
                 self.started = data
             self.resumed = data
             self.finished = None
+            if self.paused:
+                self.paused = False
+                self.notes.append("the campaign was paused when it ended; starting it again ended the pause")
             self._spent, self._reserved = self.spent(), None
             self.sessions.append((event.time, event.time))
         elif event.kind == "proposal":
             self.exchanges = []
+            self.asked = [item for item in self.asked if item["hash"] != data["hash"]]
             self.pending = Trial(
                 data["slot"], Arm(*data["arm"]), Proposal.from_json(data["proposal"]), data["hash"], data["structure"]
             )
@@ -227,11 +247,15 @@ class History:
             self._exchange(data)
         elif event.kind == "proposer_failed":
             self.failures.append({**data, "session": len(self.sessions)})
+        elif event.kind == "request":
+            self._request(data)
         elif event.kind == "note":
             self.notes.append(data["text"])
         elif event.kind == "campaign_finished":
             self.finished = data["reason"]
-        begin, _ = self.sessions[-1]
+        begin, end = self.sessions[-1]
+        if waited:
+            self.idle += event.time - end
         self.sessions[-1] = (begin, event.time)
 
     @property
@@ -244,8 +268,13 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """Wall clock of all sessions up to their last event."""
-        return sum(end - begin for begin, end in self.sessions)
+        """Wall clock of all sessions up to their last event, pauses aside."""
+        return sum(end - begin for begin, end in self.sessions) - self.idle
+
+    @property
+    def pinned(self) -> list[int]:
+        """Slots of pinned members, in order."""
+        return sorted(self.totals.pinned)
 
     def frontier(self) -> list[Trial]:
         """Accepted trials on the Pareto frontier by point estimate, fastest first."""
@@ -261,6 +290,17 @@ class History:
     def members(self) -> list[Member]:
         """The trials as proposers see them."""
         return list(self.totals.members)
+
+    def _request(self, data: Mapping[str, Any]) -> None:
+        self.requests.add(data["id"])
+        if "refused" in data:
+            self.notes.append(data["refused"])
+        elif data["kind"] == PROPOSE:
+            self.asked.append(data["program"])
+        elif data["kind"] in (PIN, UNPIN):
+            self.totals.pin(self.find(data["trial"]).slot, data["kind"] == PIN)
+        else:
+            self.paused = data["kind"] == PAUSE
 
     def _exchange(self, data: Mapping[str, Any]) -> None:
         self.exchanges.append(data)

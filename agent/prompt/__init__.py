@@ -97,6 +97,8 @@ def describe(member: Member, source: bool) -> dict[str, Any]:
         facts["stopped_at"], facts["reason"] = member.gate, _short(member.reason)
     if member.limits:
         facts["limits"] = dict(member.limits)
+    if member.pinned:
+        facts["pinned"] = "people ask to build on this one"
     if source:
         facts["program"] = member.source
     return facts
@@ -128,17 +130,24 @@ def _within(items: Iterable[Mapping[str, Any]], size: int) -> list[Mapping[str, 
 
 
 def compose(history: Sequence[Member], rng: random.Random, briefing: Briefing) -> Prompt:
-    """The chat that asks for one program. Which programs are shown is drawn with `rng`, more than fit among them."""
+    """The chat that asks for one program. Which programs are shown is drawn with `rng`, more than fit among them.
+
+    Pinned ones come first, those of a crowd in an order that is drawn too.
+    """
     accepted = [member for member in history if member.status == "accepted"]
     frontier = [member for member in accepted if member.on_frontier]
-    others = [member for member in accepted if not member.on_frontier]
+    others = [member for member in accepted if not member.on_frontier and not member.pinned]
     parents = rng.sample(others, min(_PARENTS, len(others)))
+    pinned = [member for member in accepted if member.pinned]
+    pinned = rng.sample(pinned, len(pinned))
     # A frontier that is larger than its share of the prompt is shown in part, evenly from fast to accurate.
     order = sorted(frontier, key=lambda member: (-(member.speedup or 0.0), member.id))
     step = max(1, round(len(order) / 6))
     first = rng.randrange(step)
     shown = [*order[first::step], *(member for i, member in enumerate(order) if (i - first) % step)]
-    near = [*order[first::step], *parents]
+    near = [*pinned, *(member for member in [*order[first::step], *parents] if not member.pinned)]
+    shown = [*(member for member in pinned if member.on_frontier), *(m for m in shown if not m.pinned)]
+    parents = [*(member for member in pinned if not member.on_frontier), *parents]
     failed = [member for member in history if member.status != "accepted"]
     room = BUDGETS["task"] - len(part("task"))
     task = {"task": _cut(briefing.task, room * 2 // 3), "hardware": _cut(briefing.hardware, room // 3)}

@@ -66,7 +66,7 @@ class Member:
     `knobs` are the values it was evaluated with; `structure` is the hash with knobs and literals blanked. `status`
     is ``accepted``, ``rejected`` or ``error``; `gate` and `reason` say what stopped it. `speedup` and `accuracy` are
     point estimates relative to dense, None where not measured; `density` is tokens read / context tokens; `limits`:
-    where time, bytes and accuracy go (`agent.reflection.limits`).
+    where time, bytes and accuracy go (`agent.reflection.limits`). `pinned`: people ask that it be built upon.
     """
 
     id: str
@@ -87,6 +87,7 @@ class Member:
     hypothesis: str
     predicted_effect: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
+    pinned: bool = False
 
 
 #: Where a proposer reports each exchange with a language model, as soon as it ends; the campaign commits it before

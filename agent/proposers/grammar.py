@@ -23,8 +23,9 @@ class GrammarProposer:
 
     What reads the same as a known program on a fixed trace and costs no less is made anew, a few times at most.
 
-    Parents are drawn from the frontier half of the time and otherwise from all accepted programs, so that a
-    structure which lost with its first numbers can still have children.
+    Parents are drawn from what people pinned half of the time, where they did; else from the frontier half of the
+    time and otherwise from all accepted programs, so that a structure which lost with its first numbers can still have
+    children.
     """
 
     name = "grammar"
@@ -68,7 +69,11 @@ class GrammarProposer:
         """(trial id or empty, source, knobs) of a program to change."""
         accepted = [member for member in history if member.status == "accepted"]
         frontier = [member for member in accepted if member.on_frontier]
-        pool = frontier if frontier and rng.random() < 0.5 else accepted
+        pinned = [member for member in accepted if member.pinned]
+        if pinned and rng.random() < 0.5:
+            pool = pinned
+        else:
+            pool = frontier if frontier and rng.random() < 0.5 else accepted
         if not pool:
             name = rng.choice(sorted(self._library))
             return "", self._library[name], {}

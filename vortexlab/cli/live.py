@@ -1,4 +1,4 @@
-"""The progress of a running campaign: a panel on a terminal, one line for each verdict elsewhere."""
+"""The progress of a running campaign: a panel on a terminal, one line for each verdict and each pause elsewhere."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Display:
         if self._state is None:
             self._begin()
         self._state = state
-        if self._live is None and state.phase in ("recorded", "finished"):
+        if self._live is None and state.phase in ("recorded", "paused", "finished"):
             print(line(state), file=sys.stderr, flush=True)
 
     def _panel(self) -> RenderableType:

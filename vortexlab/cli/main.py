@@ -14,7 +14,20 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from vortexlab.cli import attack, bench, deployment, doctor, finals, handoff, programs, results, search, tasks, tune
+from vortexlab.cli import (
+    attack,
+    bench,
+    deployment,
+    doctor,
+    finals,
+    handoff,
+    programs,
+    requests,
+    results,
+    search,
+    tasks,
+    tune,
+)
 from vortexlab.dsl.errors import VortexError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
@@ -44,6 +57,10 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     deployment.verify,
     handoff.ask,
     handoff.tell,
+    requests.propose,
+    requests.pin,
+    requests.pause,
+    requests.resume,
     tune.tune,
     tasks.tasks,
     attack.attack,

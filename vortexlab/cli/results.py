@@ -59,6 +59,10 @@ def status(run: RunName = "latest", runs: Runs = "runs", as_json: AsJson = False
         print(printable(f"not asked any more: {proposer}: {reason}"))
     if found["pending"]:
         print(printable(f"evaluating now, or cut off: {found['pending']}"))
+    if found["pinned"]:
+        print(printable(f"pinned: {' '.join(found['pinned'])}"))
+    for text in found["waiting"]:
+        print(printable(f"asked for, and not begun: {text}"))
     if found["arms"]:
         print()
         table(
@@ -96,7 +100,8 @@ def leaderboard(
         return
     rows = [
         (
-            "*" if entry.on_frontier else "", entry.id, entry.name, interval(entry.speedup), interval(entry.accuracy),
+            "*" * entry.on_frontier + "p" * entry.pinned, entry.id, entry.name,
+            interval(entry.speedup), interval(entry.accuracy),
             f"{entry.shrunk.value:.3f}", f"{entry.rank}{'!' if entry.separated else ''}", number(entry.density),
             number(entry.state_bytes, 0), entry.kv_dtype or "-", number(entry.frontier_probability, 2),
             "new" if entry.new else "seed",
@@ -107,7 +112,7 @@ def leaderboard(
     ]  # fmt: skip
     title = (
         f"run {board.run}: speed-up over dense [95 %], accuracy kept [95 %] and shrunk, which the rank is from; * is "
-        "on the frontier, ! above all that may be as fast; state in bytes a token"
+        "on the frontier, p pinned, ! above all that may be as fast; state in bytes a token"
     )
     names = (
         "", "id", "name", "speed-up", "accuracy", "shrunk", "rank", "density", "state", "KV", "P(front)", "kind",
@@ -166,6 +171,7 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
         "kept in memory": _state(verdict["state"]),
         "KV cache": kv_cache(verdict["conditions"]),
         "frontier": f"{'yes' if found['on_frontier'] else 'no'}, probability {found['frontier_probability']:.2f}",
+        "pinned": "yes" if found["pinned"] else "no",
         "beats a seed": f"{beats['id']} {beats['name']} by {interval(beats['difference'])}" if beats else "-",
         "knobs": settings(found["knobs"]),
         "made by": f"{found['proposer']} {found['operator']}",

@@ -46,10 +46,11 @@ class Entry(_Form):
     """An accepted program. `device` is where speed was measured or predicted for, `speed` which of the two; `kv_dtype`
     the precision of the program's KV cache (that of dense attention is `dtype` of the conditions). `shrunk` is the
     accuracy kept with the winner's curse taken back, `rank` the non-dominated rank by it; `separated` programs are
-    above every other one that may be as fast."""
+    above every other one that may be as fast. `pinned`: people ask to build on it."""
 
     id: TrialId
     name: str
+    pinned: bool
     on_frontier: bool
     frontier_probability: Share
     speedup: Estimate
@@ -121,14 +122,16 @@ class Arm(_Form):
 
 
 class Status(Progress):
-    """`vortex status --json`."""
+    """`vortex status --json`. `waiting`: what people asked for and was not begun."""
 
     folder: str
-    state: Literal["running", "finished", "interrupted"]
+    state: Literal["running", "paused", "finished", "interrupted"]
     reason: str
     pending: str
     sessions: int
     arms: list[Arm]
+    pinned: list[TrialId]
+    waiting: list[str]
     stopped: dict[str, str]
     failures: list[str]
     notes: list[str]
@@ -211,6 +214,7 @@ class Member(_Form):
     lineage: list[Ancestor]
     children: list[TrialId]
     limits: dict[str, Any]
+    pinned: bool
     on_frontier: bool
     frontier_probability: Share
     beats_seed: Comparison | None
@@ -573,6 +577,21 @@ class Ask(_Form):
     answer_with: str
 
 
+class Request(_Form):
+    """`vortex propose --json`, and those of `pin`, `pause` and `resume`: what was asked of a run.
+
+    `request` is the id of what waits in the inbox, empty where nothing had to be asked; `running`: a campaign is at
+    work, which takes it before its next slot; `trial` is the one meant, or the one that measured the program already.
+    """
+
+    run: str
+    kind: Literal["propose", "pin", "unpin", "pause", "resume"]
+    request: str
+    running: bool
+    trial: TrialId | None
+    message: str
+
+
 class TuneCase(_Form):
     """A launch as far as its tiles depend on it; `lists` of each KV head, 0 for all pages; `atom` is the page's or
     block's tokens, `block` the queries of a block of sparse prefill, `length` tokens of the longest list or prompt."""
@@ -713,6 +732,10 @@ OUTPUTS: dict[str, type[_Form]] = {
     "verify": Verify,
     "ask": Ask,
     "tell": Member,
+    "propose": Request,
+    "pin": Request,
+    "pause": Request,
+    "resume": Request,
     "tune": Tune,
     "tasks": Tasks,
     "attack": Attack,
