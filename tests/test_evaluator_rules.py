@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -475,3 +476,25 @@ def test_an_unknown_device_or_depth_is_refused() -> None:
         Evaluator(replace(CONFIG, predicted_device="abacus"), suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
     with pytest.raises(VortexError, match="'deep'"):
         Evaluator(CONFIG, suite=SUITE, sandbox=Scripted()).evaluate(QUEST, fidelity="deep")  # type: ignore[arg-type]
+
+
+def test_what_the_worker_remarks_on_opening_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Evaluator(CONFIG, suite=SUITE, sandbox=Scripted()).open()  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
+    box = Scripted(open={"note": "read in pieces\x1b[31m\nand slowly"})
+    Evaluator(CONFIG, suite=SUITE, sandbox=box).open()  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert said.startswith("vortex: read in pieces") and said.count("\n") == 1 and said.strip().isprintable()
+
+
+def test_an_evaluator_that_ends_lets_go_of_its_contexts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VORTEX_CACHE", str(tmp_path))
+    box = Scripted()
+    evaluator = Evaluator(replace(CONFIG, context_cache=1.0), suite=SUITE, sandbox=box)  # type: ignore[arg-type]
+    evaluator._hello = evaluator._greet()
+    cache = evaluator._cache()
+    assert cache is not None
+    closed: list[bool] = []
+    monkeypatch.setattr(cache, "close", lambda: closed.append(True))
+    evaluator.close()
+    assert closed == [True]
