@@ -81,7 +81,7 @@ class Genome:
 
     def render(self, doc: str, name: str | None = None) -> str:
         """The program's text under a new docstring. What nothing uses is left out: knobs, constants, summaries, ..."""
-        lean = self._pruned()
+        lean = self.pruned()
         root = (name or self.name).split("_")[0][:_NAME_LIMIT]
         # A memory's period may be a knob, which stands before it.
         declared = sorted(lean.names.items(), key=lambda item: is_declaration(item[1]))
@@ -106,7 +106,7 @@ class Genome:
         head = f'from vortexlab.dsl import *\n\n\n@program({options})\nclass {root}_{mark}:\n    """{quoted}"""\n\n'
         return head + text + "\n"
 
-    def _pruned(self) -> Genome:
+    def pruned(self) -> Genome:
         """Without the scores, memories, summaries and names that neither selection nor output depends on."""
         single = set(self.scores) == {"score"}
         scores: set[str] = set()
