@@ -18,6 +18,7 @@ from typing import Any
 
 from vortexlab.dsl import structure_hash
 from vortexlab.dsl.canonical import apart, subtrees
+from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import SET, Attr, Memory, Program
 from vortexlab.search_spaces import library
 from vortexlab.search_spaces.anatomy import (
@@ -110,7 +111,10 @@ def citation(name: str) -> str:
 def _compared(name: str, far: float, source: str, program: Program, knobs: Mapping[str, Attr]) -> Nearest:
     other = parsed(library.source(name))
     same = structure_hash(program) == structure_hash(other)
-    own = _View.of(Genome.of(source), program, {**program.defaults, **knobs})
+    try:
+        own = _View.of(Genome.of(source), program, {**program.defaults, **knobs})
+    except VortexError:  # too large to be taken apart
+        return Nearest(name, citation(name), far, same, (), ())
     theirs = _View.of(Genome.of(library.source(name)), other, other.defaults)
     built = () if same else tuple(_differences(own, theirs))
     return Nearest(name, citation(name), far, same, built, tuple(_numbers(own, theirs)))

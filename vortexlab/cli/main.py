@@ -14,7 +14,20 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from vortexlab.cli import attack, bench, deployment, doctor, finals, handoff, programs, results, search, tasks, tune
+from vortexlab.cli import (
+    attack,
+    bench,
+    deployment,
+    doctor,
+    explain,
+    finals,
+    handoff,
+    programs,
+    results,
+    search,
+    tasks,
+    tune,
+)
 from vortexlab.dsl.errors import VortexError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
@@ -36,6 +49,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     results.show,
     results.compare,
     results.report,
+    explain.explain,
     finals.finals,
     programs.check,
     programs.evaluate,
