@@ -19,7 +19,6 @@ from vortexlab.dsl.ir import SET, Attr, Program
 from vortexlab.dsl.normal import normal_form
 from vortexlab.search_spaces.anatomy import (
     SCORED,
-    among,
     everywhere,
     factors,
     in_order,
@@ -36,9 +35,9 @@ from vortexlab.search_spaces.genome import Genome, expression, fill, mentions, s
 from vortexlab.search_spaces.moves import whole_pages
 from vortexlab.search_spaces.parsed import parsed
 from vortexlab.search_spaces.sites import is_call
+from vortexlab.search_spaces.without import NothingLeft, narrows, output_without, without
 
 _UNWRAPPED = ("softmax", "share", "relu", "sigmoid", "silu", "tanh")
-_EVERYTHING = expression("everything()")
 Found = Iterator[tuple[str, Genome]]
 
 
@@ -60,8 +59,10 @@ def ablations(source: str, knobs: Mapping[str, Attr] | None = None) -> list[Abla
     program, genome = parsed(source), Genome.of(source)
     knobs = {**program.defaults, **(knobs or {})}
     seen = {canonical_hash(program.bind(knobs))}
-    made = []
-    for change, changed in _changes(genome, program):
+    made: list[Ablation] = []
+    for words, changed in _changes(genome, program):
+        again = sum(item.change.startswith(words) for item in made)
+        change = f"{words} ({again + 1})" if again else words
         found = _checked(changed, f"{program.name} {change}.", knobs)
         if found is not None and found[2] not in seen:
             seen.add(found[2])
@@ -112,94 +113,18 @@ def _changes(genome: Genome, program: Program) -> Found:
 # --- selection ---------------------------------------------------------------------------------------------------
 
 
-class _NothingLeft(Exception):
-    """A place that needs a set of pages has none."""
-
-
 def _selection(genome: Genome, program: Program) -> Found:
     sets = frozenset(name for name, item in program.memories.items() if item.type.kind == SET)
     for leaf in selectors(genome.select, sets):
         key = ast.dump(leaf)
         try:
-            select = _without(genome.select, key)
-            attend = None if genome.attend is None else _output_without(genome.attend, key)
-        except _NothingLeft:
+            select = without(genome.select, key)
+            attend = None if genome.attend is None else output_without(genome.attend, key)
+        except NothingLeft:
             continue
         if select is not None:
-            shortlist = "the shortlist " if is_shortlist(leaf) and _narrows(genome.select, key) else ""
+            shortlist = "the shortlist " if is_shortlist(leaf) and narrows(genome.select, key) else ""
             yield f"without {shortlist}{written(leaf)}", replace(genome, select=select, attend=attend)
-
-
-def _narrows(tree: ast.expr, key: str) -> bool:
-    """Whether some selector chooses among the pages of the one with this dump."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return any(chosen is not None and ast.dump(chosen) == key for chosen in map(among, calls))
-
-
-def _without(tree: ast.expr, key: str) -> ast.expr | None:
-    """A set without the selector that has this dump; None when no pages are left.
-
-    A selector that chose from a shortlist leaves the shortlist. Raises `_NothingLeft` for an empty case of `where`.
-    """
-    if ast.dump(tree) == key:
-        chosen = among(tree) if isinstance(tree, ast.Call) else None
-        return chosen if is_shortlist(chosen) else None
-    if isinstance(tree, ast.UnaryOp):
-        inner = _without(tree.operand, key)
-        return _EVERYTHING if inner is None else ast.UnaryOp(tree.op, inner)
-    if isinstance(tree, ast.BinOp):
-        left, right = _without(tree.left, key), _without(tree.right, key)
-        if isinstance(tree.op, ast.BitOr):
-            return right if left is None else left if right is None else ast.BinOp(left, tree.op, right)
-        if isinstance(tree.op, ast.BitAnd) and key in (ast.dump(tree.left), ast.dump(tree.right)):
-            return right if left is None else left
-        if left is None or right is None:
-            return left if isinstance(tree.op, ast.Sub) else None
-        return ast.BinOp(left, tree.op, right)
-    if not isinstance(tree, ast.Call):
-        return tree
-    if is_call(tree, "where"):
-        cases = [_without(case, key) for case in tree.args[1:]]
-        if None in cases:
-            raise _NothingLeft
-        return ast.Call(tree.func, [tree.args[0], *(case for case in cases if case is not None)], tree.keywords)
-    if is_call(tree, "reuse"):
-        kept = _without(tree.args[0], key)
-        return None if kept is None else ast.Call(tree.func, [kept, *tree.args[1:]], tree.keywords)
-    chosen = among(tree)
-    if chosen is None:
-        return tree
-    if ast.dump(chosen) == key:  # a shortlist: what it was made from is chosen among
-        rest = among(chosen) if isinstance(chosen, ast.Call) else None
-    else:
-        rest = _without(chosen, key)
-        if rest is None:
-            return None
-    keywords = [word for word in tree.keywords if word.arg != "among"]
-    if rest is not None and not is_call(rest, "everything"):
-        keywords.append(ast.keyword("among", rest))
-    return ast.Call(tree.func, tree.args, keywords)
-
-
-class _Output(ast.NodeTransformer):
-    """Takes a selector out of the sets that an attention output speaks of."""
-
-    def __init__(self, key: str):
-        self.key = key
-
-    def visit_Call(self, node: ast.Call) -> ast.expr:  # the name is ast's
-        if is_call(node, "attention", "member") and node.args:
-            kept = _without(node.args[0], self.key)
-            if kept is None:
-                raise _NothingLeft
-            node = ast.Call(node.func, [kept, *node.args[1:]], node.keywords)
-        made: ast.expr = self.generic_visit(node)  # type: ignore[assignment]
-        return made
-
-
-def _output_without(tree: ast.expr, key: str) -> ast.expr:
-    made: ast.expr = _Output(key).visit(expression(ast.unparse(tree)))
-    return made
 
 
 def _budgets(genome: Genome) -> Found:

@@ -38,10 +38,11 @@ from vortexlab.search_spaces.catalogue import entry
 from vortexlab.search_spaces.genome import Genome, is_attribute
 from vortexlab.search_spaces.parsed import parsed
 from vortexlab.search_spaces.sites import is_call
+from vortexlab.search_spaces.spelling import blank, bound, shortened
 
 _JOINED = {
     "max": "by the best of them", "mean": "by their mean", "sum": "by their sum", "min": "by the worst of them",
-    "norm": "by their norm", "query": "in the query",
+    "norm": "by their norm",
 }  # fmt: skip
 _WRAPPERS = {"softmax": "a softmax over the pages", "share": "one list for all KV heads"}
 
@@ -133,9 +134,10 @@ class _View:
     told: frozenset[str]
     selectors: dict[str, str]
     among: dict[str, str]
+    shunned: frozenset[str]
     cases: dict[str, str]
     terms: dict[str, str]
-    heads: tuple[str, ...]
+    heads: tuple[tuple[str, bool], ...]
     parts: bool
     wrappers: frozenset[str]
     lists: str
@@ -150,16 +152,18 @@ class _View:
     def of(genome: Genome, program: Program, knobs: Mapping[str, Attr]) -> _View:
         names = set(program.knobs)
         chosen, around = {}, {}
+        read = {blank(_bare(call), names) for call in selectors(_Reading().visit(copy.deepcopy(genome.select)))
+                if isinstance(call, ast.Call)}  # fmt: skip
         told = {"page"}
         for call in selectors(genome.select):
             assert isinstance(call, ast.Call)
-            key = _blank(_bare(call), names)
-            chosen[key] = written(_bound(call, knobs))
+            key = blank(_bare(call), names)
+            chosen[key] = written(bound(call, knobs))
             told |= {node.id for node in ast.walk(_bare(call)) if isinstance(node, ast.Name)}
             rest = among(call)
-            around[key] = "" if rest is None else _blank(rest, names)
+            around[key] = "" if rest is None else blank(rest, names)
         terms: dict[str, str] = {}
-        heads: set[str] = set()
+        heads: set[tuple[str, bool]] = set()
         wrappers: set[str] = set()
         live = genome.pruned()
         parts = {word.arg for tree in live.fields.values() for node in ast.walk(tree) if is_method(node, "split")
@@ -167,11 +171,11 @@ class _View:
         for tree in live.scores.values():
             calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
             wrappers |= {name for node in calls for name in _WRAPPERS if is_call(node, name)}
-            heads |= {_how(node, knobs) for node in calls} - {""}
+            heads |= {_how(node, knobs) for node in calls if "head" in reduced_axes(node)}
             for term in _terms(_stripped(tree, parts)):
                 whole = _stripped(_with_summaries(term, live.fields), parts)
                 short = len(ast.unparse(whole)) <= LONGEST
-                terms[_blank(whole, names)] = written(whole) if short else written(term, genome.locals)
+                terms[blank(whole, names)] = written(whole) if short else written(term, genome.locals)
         at = knobs["page"] if "page" in program.knobs else program.page
         return _View(
             page=at if isinstance(at, int) else None,
@@ -179,7 +183,8 @@ class _View:
             told=frozenset(told),
             selectors=chosen,
             among=around,
-            cases={_blank(node.args[0], names): written(_bound(node.args[0], knobs))
+            shunned=frozenset(chosen.keys() - read),
+            cases={blank(node.args[0], names): written(bound(node.args[0], knobs))
                    for node in ast.walk(genome.select) if isinstance(node, ast.Call) and is_call(node, "where")
                    and "ctx.prefill" not in ast.unparse(node.args[0])},
             terms=terms,
@@ -191,7 +196,7 @@ class _View:
                                 if n.op == "reuse"})),
             memories=tuple(sorted(_memory(program.memories[name]) for name in program.live_memories())),
             prefill=program.pooled is not None,
-            output="" if live.attend is None else _blank(_with_summaries(live.attend, live.fields), names),
+            output="" if live.attend is None else blank(_with_summaries(live.attend, live.fields), names),
             kv=program.kv_dtype,
             summaries=program.summary_dtype if live.fields else "kv",
         )  # fmt: skip
@@ -204,7 +209,8 @@ def _differences(own: _View, theirs: _View) -> Iterator[str]:
     for key in theirs.cases.keys() - own.cases.keys():
         yield f"no other choice where {theirs.cases[key]}"
     if own.lists != theirs.lists:
-        yield f"one list a {own.lists} instead of one a {theirs.lists}"
+        how = f", which joins the heads {_heads(own)}," if own.heads and not theirs.heads else ""
+        yield f"one list a {own.lists}{how} instead of one a {theirs.lists}"
     added = [text for key, text in own.terms.items() if key not in theirs.terms]
     lost = [text for key, text in theirs.terms.items() if key not in own.terms]
     if added and lost:
@@ -257,6 +263,8 @@ def _of_selectors(own: _View, theirs: _View) -> Iterator[str]:
             yield f"adds {_and(list(added.values()))}"
         if lost:
             yield f"without {_and(list(lost.values()))}"
+    for key in sorted(own.shunned - theirs.shunned):
+        yield f"never reads {own.selectors[key]} by itself"
     for key in own.selectors.keys() & theirs.selectors.keys():
         if not (added or lost) and own.among[key] != theirs.among[key]:
             yield f"{own.selectors[key]} chooses among {'other' if own.among[key] else 'all'} pages"
@@ -271,11 +279,11 @@ def _numbers(own: _View, theirs: _View) -> Iterator[str]:
             yield f"{text} instead of {theirs.selectors[key]}"
     for name, value in own.knobs.items():
         if name not in own.told and theirs.knobs.get(name, value) != value:
-            yield f"{name} {_number(value)} instead of {_number(theirs.knobs[name])}"
+            yield f"{name} {shortened(value)} instead of {shortened(theirs.knobs[name])}"
 
 
 def _heads(view: _View) -> str:
-    return _and([_JOINED[how] for how in view.heads])
+    return _and([_JOINED[how] + (" in the query" if early else "") for how, early in view.heads])
 
 
 def _precision(name: str) -> str:
@@ -290,10 +298,6 @@ def _and(items: list[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
 
 
-def _number(value: Attr) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 # --- expressions -------------------------------------------------------------------------------------------------
 
 
@@ -304,46 +308,11 @@ def _bare(call: ast.Call) -> ast.Call:
     return ast.Call(call.func, call.args[scored:], keywords)
 
 
-class _Values(ast.NodeTransformer):
-    def __init__(self, values: Mapping[str, Attr], blank: bool = False):
-        self.values, self.blank = values, blank
+class _Reading(ast.NodeTransformer):
+    """A selection without its complements: what it may read."""
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # the name is ast's
-        if node.id not in self.values:
-            return node
-        value = self.values[node.id]
-        return ast.Constant(float(_number(value)) if isinstance(value, float) else value)
-
-    def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        number = self.blank and isinstance(node.value, (int, float)) and not isinstance(node.value, bool)
-        return ast.Constant(0) if number else node
-
-
-def _bound(tree: ast.expr, knobs: Mapping[str, Attr]) -> ast.expr:
-    """The expression with the values of its knobs."""
-    made: ast.expr = _Values(knobs).visit(copy.deepcopy(tree))
-    return made
-
-
-def _blank(tree: ast.expr, knobs: set[str]) -> str:
-    """A text that is equal for expressions that differ in numbers, knobs, and the order of sums, products and sets."""
-    return _sorted(_Values(dict.fromkeys(knobs, 0), blank=True).visit(copy.deepcopy(tree)))
-
-
-def _sorted(tree: ast.expr) -> str:
-    if isinstance(tree, ast.BinOp) and isinstance(tree.op, (ast.Add, ast.Mult, ast.BitOr, ast.BitAnd)):
-        sides = sorted((_sorted(tree.left), _sorted(tree.right)))
-        return f"({type(tree.op).__name__} {' '.join(sides)})"
-    if isinstance(tree, ast.Call):
-        items = [_sorted(item) for item in tree.args]
-        if is_call(tree, "maximum", "minimum"):
-            items.sort()
-        items += sorted(f"{word.arg}={_sorted(word.value)}" for word in tree.keywords)
-        if isinstance(tree.func, ast.Attribute):
-            return f"{_sorted(tree.func.value)}.{tree.func.attr}({', '.join(items)})"
-        return f"{ast.unparse(tree.func)}({', '.join(items)})"
-    inner = [_sorted(child) for child in ast.iter_child_nodes(tree) if isinstance(child, ast.expr)]
-    return f"{type(getattr(tree, 'op', tree)).__name__}({' '.join(inner)})" if inner else ast.unparse(tree)
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:  # the name is ast's
+        return ast.Constant(0) if isinstance(node.op, ast.Invert) else node
 
 
 def _with_summaries(tree: ast.expr, fields: Mapping[str, ast.expr]) -> ast.expr:
@@ -353,16 +322,13 @@ def _with_summaries(tree: ast.expr, fields: Mapping[str, ast.expr]) -> ast.expr:
     return tree
 
 
-def _how(node: ast.Call, knobs: Mapping[str, Attr]) -> str:
-    """How a reduction over heads joins them: ``query`` before the products, otherwise the reducer; empty for others."""
-    if "head" not in reduced_axes(node):
-        return ""
+def _how(node: ast.Call, knobs: Mapping[str, Attr]) -> tuple[str, bool]:
+    """How a reduction over heads joins them, and whether it does so in the query, before the products."""
     assert isinstance(node.func, ast.Attribute)
-    if ast.unparse(node.func.value) == "q":
-        return "query"
+    early = ast.unparse(node.func.value) == "q"
     if node.func.attr == "reduce":
-        return str(_Values(knobs).visit(copy.deepcopy(node.args[0])).value)
-    return node.func.attr
+        return str(ast.literal_eval(bound(node.args[0], knobs))), early
+    return node.func.attr, early
 
 
 def _stripped(tree: ast.expr, parts: set[str]) -> ast.expr:

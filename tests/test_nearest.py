@@ -7,7 +7,9 @@ import pytest
 from vortexlab.dsl import distance, parse
 from vortexlab.search_spaces import library
 from vortexlab.search_spaces.catalogue import TWINS
+from vortexlab.search_spaces.genome import expression
 from vortexlab.search_spaces.nearest import citation, nearest
+from vortexlab.search_spaces.spelling import blank
 
 QUEST = library.source("quest")
 
@@ -52,6 +54,10 @@ def test_the_difference_of_mutated_programs_in_words() -> None:
     )
     mean = told((".max(head)", ".mean(head)"))
     assert mean == as_quest + "joins the heads by their mean instead of by the best of them"
+    early = told(("score(q, s): return maximum(q * s.lo, q * s.hi)", "score(q, s): x = q.sum(head); return "
+                  "maximum(x * s.lo, x * s.hi)"), (".max(head)", ""))  # fmt: skip
+    assert "one list a KV head, which joins the heads by their sum in the query, instead of one a query head" in early
+    assert told(("return forced |", "return last(recent) |")) == as_quest + "never reads first(1) by itself"
     assert told(("first(sink) | last(recent)", "last(recent)")) == as_quest + "without first(1)"
     reused = told(("topk(score, budget, among=~forced)", "reuse(topk(score, budget, among=~forced), every=4)"))
     assert reused == as_quest + "reuses pages over steps"
@@ -66,6 +72,16 @@ def test_the_difference_of_mutated_programs_in_words() -> None:
         ("default=16))", 'default=16), kv="fp8_e4m3")'), (".max(head)", ".mean(head)")
     )
     assert told((", among=~forced", "")) == as_quest + "topk(score, 64) chooses among all pages"
+
+
+def test_texts_are_equal_where_only_numbers_names_and_order_differ() -> None:
+    def text(written: str) -> str:
+        return blank(expression(written), {"budget", "weight"})
+
+    assert text("first(2) | last(budget) | random(4)") == text("random(1) | (first(weight) | last(3))")
+    assert text("weight * dot(q, s.c, channel) + 1") == text("2 + dot(q, s.c, channel) * 0.5")
+    different = ("s.lo", "s.hi", "s.lo - s.hi", "s.hi - s.lo", "s.lo < s.hi", "s.lo > s.hi", "-s.lo", "s.lo.max(head)")
+    assert len(set(map(text, different))) == len(different)
 
 
 def test_names_order_and_variables_are_no_difference() -> None:

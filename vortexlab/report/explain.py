@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vortexlab.agent.explain import Explanation
 
 HEADINGS = (
-    "program less a part", "the part", "speed-up", "accuracy kept", "part buys speed-up", "part buys accuracy", "trial",
+    "ablation", "the part", "speed-up", "accuracy kept", "part buys speed-up", "part buys accuracy", "trial",
 )  # fmt: skip
 NOTE = (
     "What a part buys is the program's figure less that without the part, with its 95 % interval, paired over the "
