@@ -20,6 +20,7 @@ from vortexlab.agent.reflection import limits
 from vortexlab.agent.store import Event, Store, exists, is_written
 from vortexlab.agent.trials import History, Trial, known_structures, trial_id
 from vortexlab.dsl.errors import VortexError
+from vortexlab.search_spaces.nearest import nearest
 
 if TYPE_CHECKING:
     import pandas
@@ -181,6 +182,7 @@ class Run:
             "on_frontier": bool(entry and entry.on_frontier),
             "frontier_probability": entry.frontier_probability if entry else 0.0,
             "beats_seed": entry.beats_seed.to_json() if entry and entry.beats_seed else None,
+            "nearest": nearest(proposal.source, trial.knobs).to_json(),
             "started": trial.started,
             "finished": trial.finished,
             "verdict": verdict.to_json(),

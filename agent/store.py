@@ -16,6 +16,8 @@ Kinds of event, in the order in which they appear:
 * ``request`` {slot, id, kind, program | trial | refused}: what people asked for before that slot, taken from the inbox
 * ``note`` {text}, ``campaign_finished`` {reason}
 * ``finals_opened`` {ids, evaluation, opening}, before a sealed context is made; ``final`` {id, opening, verdict}
+* ``ablation`` {id, change, source, knobs, hash, verdict}: the program of trial `id` less a part; verdict None where the
+  record holds one of that hash already
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _SCHEMA_VERSION = 1
 _PATIENCE = 3  # tries for the lock
 KINDS = (
     "campaign_started", "campaign_resumed", "reserved", "exchange", "proposer_failed", "proposal", "trial_started",
-    "verdict", "request", "note", "campaign_finished", "finals_opened", "final",
+    "verdict", "request", "note", "campaign_finished", "finals_opened", "final", "ablation",
 )  # fmt: skip
 
 _SCHEMA = """

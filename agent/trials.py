@@ -18,6 +18,7 @@ from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, GATES, Verdict
+from vortexlab.search_spaces.ablations import Ablation
 from vortexlab.search_spaces.library import NAMES, source
 
 #: The arms that are not proposers: the seeds, which come first, programs of earlier runs, new knobs for a known
@@ -168,7 +169,8 @@ class History:
     slot that is being proposed only. `dropped`: by model, parameters that its endpoint refused; `untrusted`: by model,
     answers whose token counts could not be believed. `counted`: by model, tokens that its endpoint counted and tokens
     that were charged for the same answers. A request that was reserved and has no exchange counts as spent: it runs,
-    or a kill cut it off.
+    or a kill cut it off. `ablations`: by trial, the program less a part, where that was explained; `ablated`: verdicts
+    of these by hash, other than those of trials.
 
     What people asked for: `requests` are the ids of all that was recorded; `asked` holds the programs that they
     proposed and that have no slot yet, `pinned` the slots of members they want built upon; while `paused`, no slot is
@@ -192,6 +194,8 @@ class History:
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     paused: bool = False
     idle: float = 0.0
+    ablations: dict[str, list[Ablation]] = field(default_factory=dict)
+    ablated: dict[str, Verdict] = field(default_factory=dict)
     totals: Totals = field(default_factory=Totals)
     _spent: Spent = field(default_factory=Spent)
     _reserved: Mapping[str, Any] | None = None
@@ -209,11 +213,16 @@ class History:
 
     def add(self, event: Event) -> None:
         data = event.data
-        if event.kind in ("finals_opened", "final"):  # after the campaign: neither a trial nor time of its work
+        if event.kind in ("finals_opened", "final", "ablation"):  # neither a trial nor time of the campaign's work
             if event.kind == "finals_opened":
                 self.openings.append(Opening(tuple(data["ids"]), data["evaluation"]))
-            else:
+            elif event.kind == "final":
                 self.openings[-1].verdicts[data["id"]] = Verdict.from_json(data["verdict"])
+            else:
+                part = Ablation(data["change"], data["source"], data["knobs"], data["hash"])
+                self.ablations.setdefault(data["id"], []).append(part)
+                if data["verdict"] is not None:
+                    self.ablated[data["hash"]] = Verdict.from_json(data["verdict"])
             return
         waited = self.paused
         if event.kind in ("campaign_started", "campaign_resumed"):

@@ -70,11 +70,16 @@ def distance(a: Program, b: Program) -> float:
 
     One minus the Jaccard similarity of the multisets of their subtrees of depth one to three, numbers blanked.
     """
-    left, right = _subtrees(a), _subtrees(b)
+    return apart(subtrees(a), subtrees(b))
+
+
+def apart(left: Counter[str], right: Counter[str]) -> float:
+    """`distance` of two programs from their `subtrees`."""
     return 1.0 - (left & right).total() / (left | right).total()
 
 
-def _subtrees(program: Program) -> Counter[str]:
+def subtrees(program: Program) -> Counter[str]:
+    """How often each subtree of depth one to three occurs in a program, by its hash, numbers blanked."""
     form = normal_form(program, blank=True)
     labels = [digest([list(t.label), [role for role, _, _ in t.marks]]) for t in form.terms]
     found = Counter(labels)

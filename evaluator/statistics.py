@@ -223,6 +223,23 @@ def joint_draws(
     return usable, speed, kept
 
 
+def paired_differences(
+    base: Verdict, other: Verdict, *, seed: int = 0
+) -> tuple[Estimate, Estimate] | None:
+    """(speed-up, accuracy kept) of `other` less those of `base`, both on the same resampled contexts.
+
+    None where one of the two was not measured in full.
+    """
+    usable, speed, kept = joint_draws([base, other], seed=seed)
+    if usable != [0, 1] or not (base.speedup and base.accuracy and other.speedup and other.accuracy):
+        return None
+    faster, better = speed[:, 1] - speed[:, 0], kept[:, 1] - kept[:, 0]
+    return (
+        interval(faster, other.speedup.value - base.speedup.value),
+        interval(better, other.accuracy.value - base.accuracy.value),
+    )
+
+
 def frontier_probability(verdicts: Sequence[Verdict], *, seed: int = 0, draws: int = 1000) -> list[float]:
     """For each verdict, the share of `joint_draws` in which it lies on the Pareto frontier of all of them.
 

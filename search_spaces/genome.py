@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.knobs import SHARED
-from vortexlab.search_spaces.layout import clone, key_of, method, returned
+from vortexlab.search_spaces.layout import clone, method, returned
 from vortexlab.search_spaces.parsed import parsed
 
 _NAME_LIMIT = 24
@@ -29,7 +29,7 @@ class Genome:
     `options` are the decorator's keywords, `names` the constants, knobs, parameters and memories of the class body,
     `fields` the summaries, `scores` the named scores ({"score": ...} when there is one), `select` the selection,
     `remember` what is written to each memory, and `pool` and `attend` the methods of these names, which operators leave
-    as they are. `locals` are names that expressions (by their key) had in the text.
+    as they are. `locals` are names that expressions (by their dump) had in the text.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Genome:
     remember: dict[str, ast.expr] = field(default_factory=dict)
     pool: ast.expr | None = None
     attend: ast.expr | None = None
-    locals: Mapping[bytes, str] = field(default_factory=dict)
+    locals: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(source: str) -> Genome:
@@ -58,7 +58,7 @@ class Genome:
         options = {k.arg: k.value for k in decorator.keywords if k.arg} if isinstance(decorator, ast.Call) else {}
         names: dict[str, ast.expr] = {}
         methods: dict[str, ast.expr] = {}
-        variables: dict[bytes, str] = {}
+        variables: dict[str, str] = {}
         for item in body.body:
             if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
                 names[item.targets[0].id] = item.value
@@ -80,7 +80,7 @@ class Genome:
 
     def render(self, doc: str, name: str | None = None) -> str:
         """The program's text under a new docstring. What nothing uses is left out: knobs, constants, summaries, ..."""
-        lean = self._pruned()
+        lean = self.pruned()
         root = (name or self.name).split("_")[0][:_NAME_LIMIT]
         # A memory's period may be a knob, which stands before it.
         declared = sorted(lean.names.items(), key=lambda item: is_declaration(item[1]))
@@ -105,7 +105,7 @@ class Genome:
         head = f'from vortexlab.dsl import *\n\n\n@program({options})\nclass {root}_{mark}:\n    """{quoted}"""\n\n'
         return head + text + "\n"
 
-    def _pruned(self) -> Genome:
+    def pruned(self) -> Genome:
         """Without the scores, memories, summaries and names that neither selection nor output depends on."""
         single = set(self.scores) == {"score"}
         scores: set[str] = set()
@@ -163,7 +163,7 @@ class _Substitute(ast.NodeTransformer):
         return clone(self.values[node.id]) if node.id in self.values else node
 
 
-def _inline(method: ast.FunctionDef, variables: dict[bytes, str]) -> ast.expr:
+def _inline(method: ast.FunctionDef, variables: dict[str, str]) -> ast.expr:
     """The returned expression with every local variable written out; adds the dumps of these to `variables`."""
     values: dict[str, ast.expr] = {}
     sizes: dict[str, int] = {}
@@ -186,7 +186,7 @@ def _inline(method: ast.FunctionDef, variables: dict[bytes, str]) -> ast.expr:
         else:
             continue
         values[name], sizes[name] = written_out(tree), _nodes(tree, sizes)
-        variables.setdefault(key_of(values[name]), name)
+        variables.setdefault(ast.dump(values[name]), name)
     raise VortexError(f"method {method.name} returns nothing")
 
 

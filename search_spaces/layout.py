@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -40,23 +39,10 @@ def _cloned(value: Any) -> Any:
     return [_cloned(item) for item in value] if isinstance(value, list) else value
 
 
-def key_of(tree: ast.AST, keys: dict[int, bytes] | None = None) -> bytes:
-    """16 bytes, equal for trees that say the same; with `keys` those of all nodes below go there, by identity."""
-    text = hashlib.blake2b(type(tree).__name__.encode(), digest_size=16)
-    for _, value in ast.iter_fields(tree):
-        for item in value if isinstance(value, list) else (value,):
-            text.update(key_of(item, keys) if isinstance(item, ast.AST) else f"{type(item).__name__} {item!r}".encode())
-        text.update(b";")
-    made = text.digest()
-    if keys is not None:
-        keys[id(tree)] = made
-    return made
-
-
-def method(name: str, body: ast.expr, named: Mapping[bytes, str], taken: set[str]) -> list[str]:
+def method(name: str, body: ast.expr, named: Mapping[str, str], taken: set[str]) -> list[str]:
     """The indented lines of a method that returns `body`. It takes the parameters that the body names.
 
-    `named`: variables by the key of what they stood for; `taken`: names that mean something else.
+    `named`: variables by the dump of what they stood for; `taken`: names that mean something else.
     """
     tree = clone(body)
     pieces = _Pieces(tree, named, taken)
@@ -70,21 +56,20 @@ def method(name: str, body: ast.expr, named: Mapping[bytes, str], taken: set[str
 class _Pieces(ast.NodeTransformer):
     """Replaces shared pieces by variables, the innermost ones first; `made` has them in the order of their use."""
 
-    def __init__(self, body: ast.expr, named: Mapping[bytes, str], taken: set[str]):
+    def __init__(self, body: ast.expr, named: Mapping[str, str], taken: set[str]):
         self.made: dict[str, ast.expr] = {}
         self._body, self._named = body, named
-        self._variables: dict[bytes, str] = {}
+        self._variables: dict[str, str] = {}
         names = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
         self._taken = taken | names | _TAKEN | set(_axes_made(body))
-        self._count: Counter[bytes] = Counter()
-        self._keys: dict[int, bytes] = {}  # by the identity of a node, all of which live in the body
-        key_of(body, self._keys)
+        self._count: Counter[str] = Counter()
+        self._keys: dict[int, str] = {}  # dumps by the identity of a node, all of which live in the body
         self._tally(body)
 
     def _tally(self, node: ast.AST) -> None:
         """Counts how often each piece is used; what is inside a piece is used once for all of them."""
         if _is_piece(node):
-            key = self._keys[id(node)]
+            key = self._keys[id(node)] = ast.dump(node)
             self._count[key] += 1
             if self._count[key] > 1:
                 return
@@ -94,7 +79,7 @@ class _Pieces(ast.NodeTransformer):
     def visit(self, node: ast.AST) -> Any:
         if node is self._body or not _is_piece(node):
             return self.generic_visit(node)
-        key = self._keys[id(node)]
+        key = self._keys.get(id(node)) or ast.dump(node)
         if key not in self._named and not (self._count[key] > 1 and _is_large(node)):
             return self.generic_visit(node)
         if key not in self._variables:

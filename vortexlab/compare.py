@@ -19,7 +19,7 @@ def compare_members(run: Run, identifiers: Sequence[str], *, seed: int = 0) -> d
     one of the two was not measured in full they are None. `distance` is that between the program texts' normal forms,
     0 for the same program to 1 for nothing in common. Raises `VortexError` for unknown or repeated ids.
     """
-    from vortexlab.evaluator.statistics import interval, joint_draws
+    from vortexlab.evaluator.statistics import paired_differences
 
     trials = [run.history.find(identifier) for identifier in identifiers]
     if len({trial.slot for trial in trials}) < len(trials):
@@ -31,13 +31,9 @@ def compare_members(run: Run, identifiers: Sequence[str], *, seed: int = 0) -> d
         differences: dict[str, Any] = {"speedup_difference": None, "accuracy_difference": None}
         shared = {item.context for item in verdict.outcomes} & {item.context for item in base.outcomes}
         if trial is not trials[0]:
-            usable, speed, kept = joint_draws([base, verdict], seed=seed)
-            if usable == [0, 1] and base.speedup and base.accuracy and verdict.speedup and verdict.accuracy:
-                faster, better = speed[:, 1] - speed[:, 0], kept[:, 1] - kept[:, 0]
-                differences = {
-                    "speedup_difference": interval(faster, verdict.speedup.value - base.speedup.value).to_json(),
-                    "accuracy_difference": interval(better, verdict.accuracy.value - base.accuracy.value).to_json(),
-                }
+            found = paired_differences(base, verdict, seed=seed)
+            if found is not None:
+                differences = {"speedup_difference": found[0].to_json(), "accuracy_difference": found[1].to_json()}
         members.append({
             "id": trial.id,
             "name": trial.proposal.name,

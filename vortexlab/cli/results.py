@@ -173,6 +173,7 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
         "frontier": f"{'yes' if found['on_frontier'] else 'no'}, probability {found['frontier_probability']:.2f}",
         "pinned": "yes" if found["pinned"] else "no",
         "beats a seed": f"{beats['id']} {beats['name']} by {interval(beats['difference'])}" if beats else "-",
+        "nearest published": found["nearest"]["text"],
         "knobs": settings(found["knobs"]),
         "made by": f"{found['proposer']} {found['operator']}",
         "lineage": " < ".join(ancestors) or "-",
@@ -244,12 +245,14 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One self-contained HTML page: what was tried, what won, by how much, what it cost, what to export."""
+    from vortexlab.agent.explain import recorded
     from vortexlab.agent.run import Run
     from vortexlab.report.page import write_report
 
     opened = Run.open(run, runs)
     path = write_report(opened, out or opened.folder / "report.html")
     if as_json:
-        print_json({"run": opened.name, "file": str(path), "bytes": path.stat().st_size})
+        explained = [row.to_json() for row in recorded(opened)]
+        print_json({"run": opened.name, "file": str(path), "bytes": path.stat().st_size, "explained": explained})
     else:
         print(path)

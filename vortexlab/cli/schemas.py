@@ -193,6 +193,18 @@ class Ancestor(_Form):
     parents: list[TrialId]
 
 
+class Nearest(_Form):
+    """The nearest published program. `same`: the structure is that program's, so that only `numbers` differ."""
+
+    program: str
+    citation: str
+    distance: Share
+    same: bool
+    differences: list[str]
+    numbers: list[str]
+    text: str
+
+
 class Member(_Form):
     """`vortex show --json` and `vortex tell --json`: one trial of a run. Times in seconds since the epoch."""
 
@@ -218,6 +230,7 @@ class Member(_Form):
     on_frontier: bool
     frontier_probability: Share
     beats_seed: Comparison | None
+    nearest: Nearest
     started: float
     finished: float
     verdict: Verdict
@@ -253,12 +266,50 @@ class Compare(_Form):
     members: Annotated[list[Compared], Field(min_length=2)]
 
 
+class Part(_Form):
+    """A part of a program: `change`, `source`, `knobs` and `hash` are of the program without it, which was a trial of
+    the run where `trial` is not empty. Bought is what the part adds; null where one of the two was not measured in
+    full. An empty `status`: not measured yet."""
+
+    change: str
+    source: str
+    knobs: Knobs
+    hash: Hash
+    trial: str
+    status: Literal["accepted", "rejected", "error", ""]
+    gate: str | None
+    reason: str
+    speedup: Estimate | None
+    accuracy: Estimate | None
+    speedup_bought: Estimate | None
+    accuracy_bought: Estimate | None
+    effect: str
+
+
+class Explained(_Form):
+    id: TrialId
+    name: str
+    speedup: Estimate
+    accuracy: Estimate
+    nearest: Nearest
+    parts: list[Part]
+
+
+class Explain(_Form):
+    """`vortex explain --json`. `left`: parts that are not measured yet."""
+
+    run: str
+    members: list[Explained]
+    left: int
+
+
 class Report(_Form):
-    """`vortex report --json`: where the page was written."""
+    """`vortex report --json`: where the page was written, and the frontier as far as it was explained."""
 
     run: str
     file: str
     bytes: int
+    explained: list[Explained]
 
 
 class Final(_Form):
@@ -724,6 +775,7 @@ OUTPUTS: dict[str, type[_Form]] = {
     "show": Member,
     "compare": Compare,
     "report": Report,
+    "explain": Explain,
     "finals": Finals,
     "check": Check,
     "eval": Evaluated,

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vortexlab import __version__
+from vortexlab.agent.explain import recorded as explained
 from vortexlab.agent.finals import recorded
 from vortexlab.agent.reflection import in_words, limits
 from vortexlab.cli.output import duration, interval, number, settings
 from vortexlab.dsl.errors import VortexError
-from vortexlab.report import finals
+from vortexlab.report import explain, finals
 from vortexlab.report.plot import funnel_figure, pareto
 from vortexlab.report.summary import conditions_line, summary_lines
 
@@ -82,6 +83,7 @@ def render(run: Run) -> str:
         "REJECTED": _rejected(run),
         "KNOBS": _knobs(run),
         "FINALS": _finals(run),
+        "WHY": _why(run),
         "TEXTS": "\n".join(_program(run, trial) for trial in _shown(run)),
         "FOOT": _text(f"Written by vortexlab {__version__} from the record of {len(run.trials)} programs."),
         "FIGURES": _data(figures),
@@ -172,6 +174,22 @@ def _finals(run: Run) -> str:
     rows = recorded(run)
     seen = f"<p>{finals.SEEN_BEFORE}</p>" if any(row.opening > 1 for row in rows) else ""
     return f'<p class="note">{_text(finals.title(run))}</p>{_table(finals.HEADINGS, finals.cells(rows))}{seen}'
+
+
+def _why(run: Run) -> str:
+    """Every member of the frontier: what it is nearest to, and what its parts buy, as far as that was measured."""
+    rows = explained(run)
+    shown = "".join(
+        f'<h3><a href="#{_text(row.trial.id)}">{_text(explain.title(row))}</a></h3>'
+        f"<p>Nearest published program: {_text(row.nearest)}.</p>"
+        + (_table(explain.HEADINGS, explain.cells(row)) if row.parts else "")
+        for row in rows
+    )
+    if not rows:
+        return "<p>There is no frontier.</p>"
+    if not any(row.parts for row in rows):
+        return f"{shown}<p>No part was measured: <code>vortex explain</code> does that.</p>"
+    return f'<p class="note">{_text(explain.NOTE)}</p>{shown}'
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

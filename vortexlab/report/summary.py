@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from vortexlab.agent.explain import recorded
 from vortexlab.cli.live import funnel
 from vortexlab.cli.output import duration, interval, where
 
@@ -28,11 +29,13 @@ def recommended(board: Leaderboard) -> Entry | None:
 def summary_lines(run: Run) -> list[str]:
     """At most ten lines of plain text."""
     state, board, config = run.progress(), run.leaderboard(), run.config
+    spent = f", {state.calls} calls and {state.tokens} tokens of language models" if state.calls else ""
     reason = f" ({run.history.finished})" if run.history.finished else ""
     lines = [
         f"Run {run.name}, {run.state}{reason}: seed {config.seed}, proposers {', '.join(config.proposers)}.",
         f"Tried: {state.recorded} programs, {state.evaluations} of them measured in full; {state.accepted} accepted "
-        f"with {state.structures} structures, {state.new_structures} of which no published program has.",
+        f"with {state.structures} structures, {state.new_structures} of which no published program has. "
+        f"Cost: {duration(state.seconds)} of work, {state.per_hour:.0f} evaluations an hour{spent}.",
         conditions_line(board) or "Nothing was measured in full.",
         f"Gates: {funnel(state)}.{_reasons(run)}",
         f"Frontier: {state.frontier} programs, hypervolume {state.hypervolume:.3f} (speed-up x accuracy kept).",
@@ -45,6 +48,7 @@ def summary_lines(run: Run) -> list[str]:
             f"{interval(best.accuracy)}, shrunk {best.shrunk.value:.3f}; on the "
             f"frontier in {best.frontier_probability:.0%} of bootstrap draws."
         )
+        lines.append(why_line(run, best))
     winners = [entry for entry in board.frontier if entry.new and entry.beats_seed and entry.beats_seed.beaten]
     if winners:
         top = max(winners, key=lambda entry: entry.beats_seed.difference.value if entry.beats_seed else 0.0)
@@ -55,14 +59,25 @@ def summary_lines(run: Run) -> list[str]:
         )
     elif board.entries:
         lines.append("No new frontier member beats its best seed with a lower bound above zero.")
-    spent = f", {state.calls} calls and {state.tokens} tokens of language models" if state.calls else ""
-    lines.append(f"Cost: {duration(state.seconds)} of work, {state.per_hour:.0f} evaluations an hour{spent}.")
     warnings = _warnings(run)
     if warnings:
         lines.append(f"Look at: {warnings}.")
     if best is not None:
         lines.append(f"Export it: vortex export {run.name} {best.id} --to transformers")
     return lines
+
+
+def why_line(run: Run, entry: Entry) -> str:
+    """What a member is nearest to, and which of its parts buy something, as far as that was measured."""
+    (row,) = recorded(run, [run.history.find(entry.id)])
+    line = f"Why {entry.id}: it is {row.nearest}."
+    measured = [part for part in row.parts if part.verdict is not None]
+    if not measured:
+        return f"{line} What its parts buy was not measured: vortex explain {run.name} {entry.id}"
+    idle = [part.ablation.change for part in measured if part.is_idle]
+    return f"{line} Of {len(measured)} parts, {len(idle)} buy nothing that can be seen" + (
+        f" ({'; '.join(idle)})." if idle else "."
+    )
 
 
 def conditions_line(board: Leaderboard) -> str:
