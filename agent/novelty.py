@@ -8,22 +8,26 @@ everything tells nothing apart. A program that reads what a known one reads is w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import random
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from vortexlab.agent.study import PAGE_COUNTS
+from vortexlab.dsl import structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
 from vortexlab.evaluator import costs
 from vortexlab.evaluator.config import REFERENCE_MODEL
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.traces import Traces, mean_pages, newest_token, pages_read
+from vortexlab.search_spaces.ablations import Ablation, ablations
 from vortexlab.search_spaces.parsed import parsed
 
 _DEVICE, _GEOMETRY, _BATCH_TOKENS = "h200", "qwen3-8b", 1 << 20
 _SHARE = 8  # of the trace's pages at most one in so many is read by count
+_PARTS = 4  # of a program, tried for whether it reads the same without them
 _CHEAPER = 0.98  # of the predicted time: less than that is worth a slot
 
 
@@ -42,11 +46,12 @@ def _trace() -> Traces:
 
 @cache
 def behaviour(source: str) -> Behaviour | None:
-    """None for what one step does not show: a program that carries something on, or cannot be run here."""
+    """None for what one decode step does not show: a program that carries something on, attends or prefills by itself,
+    or cannot be run here."""
     program, traces = parsed(source), _trace()
     try:
         bound = program.bind(_knobs(program, int(traces.lengths[0])))
-        if bound.has_memory or bound.params or bound.result is not None:
+        if bound.has_memory or bound.params or bound.result is not None or bound.pooled is not None:
             return None
         masks = pages_read(traces, bound)
         pages = mean_pages(masks)
@@ -85,3 +90,21 @@ def is_worth_a_slot(source: str, known: Iterable[str]) -> bool:
         if other is not None and other.tokens == own.tokens and own.seconds >= _CHEAPER * other.seconds:
             return False
     return True
+
+
+def simpler(source: str, known: Container[str], rng: random.Random) -> Ablation | None:
+    """The program less a part that changes nothing of what it reads on the trace and costs something; None where a few
+    parts, drawn with `rng`, have been tried in vain. `known`: structures that are not wanted.
+    """
+    own = behaviour(source)
+    if own is None:
+        return None
+    try:
+        parts = [item for item in ablations(source) if structure_hash(parsed(item.source)) not in known]
+    except VortexError:
+        return None
+    for item in rng.sample(parts, min(_PARTS, len(parts))):
+        less = behaviour(item.source)
+        if less is not None and less.tokens == own.tokens and less.seconds < own.seconds:
+            return item
+    return None

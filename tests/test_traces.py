@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
-from vortexlab.agent.novelty import behaviour, is_worth_a_slot
-from vortexlab.dsl import parse
+from vortexlab.agent.novelty import behaviour, is_worth_a_slot, simpler
+from vortexlab.agent.proposers.grammar import SIMPLIFY, GrammarProposer
+from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator import traces
 from vortexlab.evaluator.traces import TraceConfig, TraceEvaluator, Traces, mean_pages, needle_mass, pages_read
@@ -100,3 +102,39 @@ def test_a_program_that_reads_the_same_is_worth_a_slot_only_where_it_is_cheaper(
     costly = costly.replace(".sum(channel).max(head)", ".sum(channel).max(head) + 0.0 * dot(q, s.c, channel).max(head)")
     assert not is_worth_a_slot(costly, [quest]) and is_worth_a_slot(quest, [costly])
     assert is_worth_a_slot(source("centroid"), [quest])
+
+
+def test_a_part_that_changes_nothing_of_what_is_read_can_go() -> None:
+    useless = """
+from vortexlab.dsl import *
+
+
+@program(page=16)
+class Useless:
+    budget = knob.int(4, 512, log=True, default=16)
+
+    def summarize(k):
+        return dict(lo=k.min(token), hi=k.max(token), mean=k.mean(token))
+
+    def score(q, s):
+        bound = maximum(q * s.lo, q * s.hi).sum(channel)
+        return (bound + 1e-12 * dot(q, s.mean, channel)).max(head)
+
+    def select(score):
+        return topk(score, budget) | first(1) | last(2)
+"""
+    found = {item.change for seed in range(8) if (item := simpler(useless, (), random.Random(seed)))}
+    assert len(found) == 1 and "mean" in found.pop()
+    made = next(item for seed in range(8) if (item := simpler(useless, (), random.Random(seed))))
+    assert behaviour(made.source).tokens == behaviour(useless).tokens  # type: ignore[union-attr]
+    assert set(parse(made.source).fields) == {"lo", "hi"} and is_worth_a_slot(made.source, [useless])
+    wanted = structure_hash(parse(made.source))
+    assert not any(simpler(useless, {wanted}, random.Random(seed)) for seed in range(8)), "known already"
+    assert simpler(source("quest"), (), random.Random(0)) is None, "every part of it counts"
+    assert simpler(source("moba"), (), random.Random(0)) is None, "a decode step does not show how it prefills"
+    assert simpler(source("lserve"), (), random.Random(0)) is None, "nor what it keeps"
+
+    proposer = GrammarProposer({"useless": useless})
+    made_by = {proposer.propose([], random.Random(seed), 0, SIMPLIFY).operator for seed in range(8)}  # type: ignore[union-attr]
+    assert SIMPLIFY in made_by
+

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from vortexlab.agent.novelty import is_worth_a_slot
+from vortexlab.agent.novelty import is_worth_a_slot, simpler
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.dsl import structure_hash
 from vortexlab.dsl.errors import VortexError
@@ -13,7 +13,7 @@ from vortexlab.search_spaces.grammar import OPERATORS, Offspring, cross, mutate
 from vortexlab.search_spaces.library import seeds
 from vortexlab.search_spaces.parsed import parsed
 
-CROSS, FRESH = "cross", "random"
+CROSS, FRESH, SIMPLIFY = "cross", "random", "simplify"
 _RANDOM_ATTEMPTS = 20
 _NOVEL_ATTEMPTS = 4
 
@@ -29,7 +29,7 @@ class GrammarProposer:
     """
 
     name = "grammar"
-    operators = (*OPERATORS, CROSS, FRESH)
+    operators = (*OPERATORS, CROSS, FRESH, SIMPLIFY)
 
     def __init__(self, library: Mapping[str, str] | None = None):
         self._library = dict(library if library is not None else seeds())
@@ -58,7 +58,8 @@ class GrammarProposer:
             made = cross(first[1], second[1], rng, known)
             parents = tuple(p for p in (first[0], second[0]) if p)
         else:
-            made = mutate(first[1], rng, known, (operator,)) if operator in OPERATORS else None
+            made = _simplified(first[1], rng, known) if operator == SIMPLIFY else None
+            made = mutate(first[1], rng, known, (operator,)) if operator in OPERATORS else made
             parents = (first[0],) if first[0] else ()
         if made is None:
             made = mutate(first[1], rng, known, depth=rng.choice((1, 2)))
@@ -107,3 +108,10 @@ class GrammarProposer:
             source=made.source, name=program.name, proposer=self.name, operator=made.operator, parents=parents,
             hypothesis=made.note, knobs=kept,
         )  # fmt: skip
+
+
+def _simplified(source: str, rng: random.Random, known: set[str]) -> Offspring | None:
+    found = simpler(source, known, rng)
+    if found is None:
+        return None
+    return Offspring(found.source, SIMPLIFY, f"{parsed(source).name} {found.change}, which it reads the same without.")
