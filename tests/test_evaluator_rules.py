@@ -191,6 +191,8 @@ def test_on_a_gpu_a_run_is_rehearsed_beside_other_evaluators_before_it_is_timed_
     by_name = {message["op"]: message for message in box.asked}
     assert {**by_name["rehearse"], "op": "speed"} == by_name["speed"]
     assert [seen for _, seen in alone][-3:] == [False, True, False]
+    order = [message["op"] for message in box.asked]
+    assert {order[i] for i, (device, _) in enumerate(alone) if device == "cpu"} == {"compile"}, "no work for the GPU"
     box = Scripted(rehearse={"lost": True})
     box.seals = 1
     verdict = evaluate(box, device="cuda")
@@ -476,6 +478,13 @@ def test_an_unknown_device_or_depth_is_refused() -> None:
         Evaluator(replace(CONFIG, predicted_device="abacus"), suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
     with pytest.raises(VortexError, match="'deep'"):
         Evaluator(CONFIG, suite=SUITE, sandbox=Scripted()).evaluate(QUEST, fidelity="deep")  # type: ignore[arg-type]
+
+
+def test_no_speed_is_told_of_a_program_that_was_stopped_before_its_gate() -> None:
+    stopped = evaluate(Scripted(fidelity={"finite": False}), speed="predicted")
+    assert (stopped.status, stopped.gate, stopped.speedup) == ("rejected", "fidelity", None)
+    assert stopped.predicted_speedup is not None
+    assert evaluate(Scripted(), speed="predicted").speedup is not None
 
 
 def test_what_the_worker_remarks_on_opening_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
