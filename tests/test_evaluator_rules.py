@@ -62,7 +62,7 @@ class Scripted:
     def __init__(self, right: Right = always, right_densely: Right = always, **changes: dict[str, Any]):
         self.right, self.right_densely, self.changes = right, right_densely, changes
         self.asked: list[dict[str, Any]] = []
-        self.stops = self.seals = 0
+        self.stops = self.seals = self.starts = self.ends = 0
 
     @property
     def sealed(self) -> bool:
@@ -71,12 +71,14 @@ class Scripted:
     def seal(self) -> None:
         self.seals += 1
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        self.starts += 1
 
     def stop(self) -> None:
         self.stops += 1
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.ends += 1
 
     def request(self, message: dict[str, Any], *, seconds: float | None = None) -> dict[str, Any]:
         self.asked.append(message)
@@ -377,6 +379,8 @@ def test_measured_speed_is_that_of_the_paired_ratios_and_predicted_speed_is_the_
     assert measured.conditions["tables"] == [] and "data" not in measured.conditions
     assert measured.conditions["inputs"] == {"320": "recorded"}
     assert measured.stages["measured_ms"]["320"]["dense_ms"] == 4.0
+    details = measured.gate_result("speed").details["320"]  # type: ignore[union-attr]
+    assert details["sparse_ms"] == 1.0 and "ratios" not in details and measured.speed_samples["320"] == TIMING["ratios"]
     box = Scripted()
     predicted = evaluate(box, speed="predicted")
     assert predicted.speedup is not None and "speed" not in box.operations()
@@ -478,6 +482,25 @@ def test_an_unknown_device_or_depth_is_refused() -> None:
         Evaluator(replace(CONFIG, predicted_device="abacus"), suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
     with pytest.raises(VortexError, match="'deep'"):
         Evaluator(CONFIG, suite=SUITE, sandbox=Scripted()).evaluate(QUEST, fidelity="deep")  # type: ignore[arg-type]
+
+
+def test_the_worker_is_started_once_and_ends_with_the_evaluator() -> None:
+    box = Scripted()
+    with Evaluator(CONFIG, suite=SUITE, sandbox=box) as evaluator:  # type: ignore[arg-type]
+        assert box.starts == 0
+        evaluator.evaluate(QUEST)
+        evaluator.evaluate(TOP_P)
+        assert (box.starts, box.ends) == (1, 0)
+    assert box.ends == 1
+
+
+def test_a_text_that_is_no_program_comes_back_with_its_diagnostics() -> None:
+    text = "@program(page=16)\nclass Odd:\n    def select(score):\n        return topk(score, 4)\n"
+    verdict = evaluate(Scripted(), text)
+    (gate,) = verdict.gates
+    assert (verdict.status, verdict.gate) == ("rejected", "parse") and gate.details["diagnostics"][0]["line"] >= 1
+    wrong = Evaluator(CONFIG, suite=SUITE, sandbox=Scripted()).evaluate(QUEST, {"budget": -1})  # type: ignore[arg-type]
+    assert (wrong.status, wrong.gate) == ("rejected", "parse") and "diagnostics" not in wrong.gates[0].details
 
 
 def test_no_speed_is_told_of_a_program_that_was_stopped_before_its_gate() -> None:
