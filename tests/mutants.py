@@ -41,7 +41,12 @@ TESTS = {
     "statistics": ["tests/test_evaluator_statements.py", "tests/test_ladder_audit.py"],
     "numerics": ["tests/test_evaluator_gates.py", "tests/test_attacks_corpus.py"],
     "fidelity": ["tests/test_evaluator_gates.py", "tests/test_evaluator_precision.py"],
-    "speed": ["tests/test_evaluator_speed.py", "tests/test_attacks_corpus.py"],
+    "speed": [
+        "tests/test_evaluator_speed.py",
+        "tests/test_evaluator_precision.py",
+        "tests/test_evaluator_phases.py",
+        "tests/test_attacks_corpus.py",
+    ],
     "timing": ["tests/test_evaluator_speed.py", "tests/test_evaluator_worker.py"],
     "evaluator": [
         "tests/test_evaluator_rules.py",

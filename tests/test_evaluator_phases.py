@@ -126,6 +126,25 @@ def test_steps_that_renew_count_by_how_often_they_come() -> None:
     assert found.ratios == [0.5, 0.5] and found.sparse_ms == 2.0 and found.dense_ms == 1.0
 
 
+@pytest.mark.parametrize("name", ["vattention", "lserve"])
+def test_a_timed_call_that_is_made_again_gives_the_same(name: str) -> None:
+    """Of a program that attends by itself, and of one that remembers, the whole step is made again."""
+
+    class Drifting(TorchExecutor):
+        calls = 0
+
+        def decode(self, q, state, cache, memory=None):  # type: ignore[no-untyped-def]
+            Drifting.calls += 1
+            out, lists = super().decode(q, state, cache, memory)
+            return out * (1 + Drifting.calls), lists
+
+    workload = Workload.make(SHAPE, 512, 1024, "cpu", torch.float32, 0)
+    settings = {"layers": 1, "counts": [3], "seed": 0, "pairs": 2, "most_pairs": 2}
+    assert speed.measure(load(name).bind(), executor_for("cpu"), workload, **settings).ratios  # type: ignore[arg-type]
+    with pytest.raises(speed.SpeedError, match="another output than the same call"):
+        speed.measure(load(name).bind(), Drifting, workload, **settings)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["lserve", "h2o_tokens", "tidal", "retroinfer", "block_sparse", "moba"])
 def test_a_course_finds_what_one_step_does_not_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program = load(name).bind()

@@ -206,6 +206,17 @@ def test_speed_is_that_of_the_declared_cache_beside_dense_in_the_models_precisio
     assert workload.stored_in(torch.float32) is workload and stored.fresh(torch.Generator()).dtype == torch.float32
 
 
+def test_who_writes_into_keys_of_the_models_precision_is_noticed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        k[0, 0, 0, 0] += 1
+        return torch.zeros_like(q)
+
+    monkeypatch.setattr(speed, "DENSE_PATHS", {"writing": dense})
+    workload, _Spy.seen = timing.Workload.make(GEOMETRY, 256, 1024, "cpu", torch.float32, 0), set()
+    with pytest.raises(speed.SpeedError, match="wrote into the keys or values"):
+        speed.measure(_of(QUEST, "fp8_e4m3"), _Spy, workload, layers=2, counts=[], seed=0, pairs=2, most_pairs=2)
+
+
 # --- whole evaluations ---------------------------------------------------------------------------------------------
 
 CONFIG = EvaluationConfig(

@@ -513,6 +513,8 @@ def test_no_speed_is_told_of_a_program_that_was_stopped_before_its_gate() -> Non
 def test_what_the_worker_remarks_on_opening_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Evaluator(CONFIG, suite=SUITE, sandbox=Scripted()).open()  # type: ignore[arg-type]
     assert capsys.readouterr().err == ""
+    Evaluator(CONFIG, suite=SUITE, sandbox=Scripted(open={"prefilled": 3})).open()  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "", "nothing is kept where no contexts are to be"
     box = Scripted(open={"note": "read in pieces\x1b[31m\nand slowly"})
     Evaluator(CONFIG, suite=SUITE, sandbox=box).open()  # type: ignore[arg-type]
     said = capsys.readouterr().err
