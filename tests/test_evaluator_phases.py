@@ -140,7 +140,7 @@ def test_a_timed_call_that_is_made_again_gives_the_same(name: str) -> None:
 
     workload = Workload.make(SHAPE, 512, 1024, "cpu", torch.float32, 0)
     settings = {"layers": 1, "counts": [3], "seed": 0, "pairs": 2, "most_pairs": 2}
-    assert speed.measure(load(name).bind(), executor_for("cpu"), workload, **settings).ratios  # type: ignore[arg-type]
+    assert speed.measure(load(name).bind(), TorchExecutor, workload, **settings).ratios  # type: ignore[arg-type]
     with pytest.raises(speed.SpeedError, match="another output than the same call"):
         speed.measure(load(name).bind(), Drifting, workload, **settings)  # type: ignore[arg-type]
 
