@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from vortexlab.agent.study import PAGE_COUNTS
@@ -92,6 +92,15 @@ def is_worth_a_slot(source: str, known: Iterable[str]) -> bool:
     return True
 
 
+@lru_cache(maxsize=512)
+def _less_a_part(source: str) -> list[tuple[str, Ablation]]:
+    """The smallest ablations with their structures; none of a program that cannot be taken apart."""
+    try:
+        return [(structure_hash(parsed(item.source)), item) for item in ablations(source)]
+    except VortexError:
+        return []
+
+
 def simpler(source: str, known: Container[str], rng: random.Random) -> Ablation | None:
     """The program less a part that changes nothing of what it reads on the trace and costs something; None where a few
     parts, drawn with `rng`, have been tried in vain. `known`: structures that are not wanted.
@@ -99,10 +108,7 @@ def simpler(source: str, known: Container[str], rng: random.Random) -> Ablation 
     own = behaviour(source)
     if own is None:
         return None
-    try:
-        parts = [item for item in ablations(source) if structure_hash(parsed(item.source)) not in known]
-    except VortexError:
-        return None
+    parts = [item for structure, item in _less_a_part(source) if structure not in known]
     for item in rng.sample(parts, min(_PARTS, len(parts))):
         less = behaviour(item.source)
         if less is not None and less.tokens == own.tokens and less.seconds < own.seconds:
