@@ -192,6 +192,20 @@ def test_a_ratio_is_the_dense_time_around_a_step_over_the_step_with_its_summarie
 # --- clocks --------------------------------------------------------------------------------------------------------
 
 
+class _Scaling(TorchExecutor):
+    """Scales its query in place after it has used it: what comes next would find another one."""
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        out = super().attend(q, cache, lists)
+        q.mul_(2)
+        return out
+
+
+def test_a_call_may_not_write_into_its_query(workload: timing.Workload) -> None:
+    with pytest.raises(speed.SpeedError, match="wrote into its query"):
+        _measure(EXAMPLE, workload, _Scaling)
+
+
 def test_every_call_gets_a_newest_token_and_a_query_that_none_has_seen(workload: timing.Workload) -> None:
     generator = torch.Generator().manual_seed(1)
     asked = [workload.fresh(generator) for _ in range(2)]
