@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import digest
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.search_spaces.library import NAMES, SEEDS, source
 
@@ -121,6 +122,9 @@ class CampaignConfig:
             settings["llm"] = config.llm.without_limits() if config.llm else None
         lines = []
         for key in sorted(mine):
+            if key == "memory" and mine[key] != theirs[key]:  # texts of programs do not belong into a message
+                lines.append(f"memory is {_taught(self)} there and {_taught(other)} here")
+                continue
             if key == "evaluation":
                 inner = [(f"evaluation.{k}", mine[key][k], theirs[key][k]) for k in sorted(mine[key])]
             else:
@@ -149,3 +153,8 @@ class CampaignConfig:
             llm = LLMConfig.from_json(llm)
         evaluation = EvaluationConfig.from_json(data.get("evaluation", {}))
         return CampaignConfig(**{**data, "evaluation": evaluation, "llm": llm})
+
+
+def _taught(config: CampaignConfig) -> str:
+    """The runs that a campaign learned from, each with a digest of what they taught."""
+    return ", ".join(f"{item['run']} ({digest(item)[:8]})" for item in config.memory) or "none"
