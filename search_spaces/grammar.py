@@ -31,6 +31,7 @@ from vortexlab.search_spaces.sites import (
     split_head_reduction,
     with_term,
 )
+from vortexlab.search_spaces.times import change_time
 
 Operator = Callable[[Genome, random.Random], Genome | None]
 _ATTEMPTS = 24
@@ -273,7 +274,7 @@ OPERATORS: dict[str, Operator] = {
     for function in (
         swap_reducer, add_term, drop_part, subdivide, add_selector, spare_forced, change_budget, change_selector,
         normalise_heads, share_heads, lists_per_head, by_layer, change_precision, reuse_over_steps, reuse_over_layers,
-        smooth_over_steps, *MOVES,
+        smooth_over_steps, change_time, *MOVES,
     )
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from vortexlab.agent.novelty import behaviour
 from vortexlab.dsl import canonical_hash, parse, structure_hash
 from vortexlab.dsl.ir import KnobRef, Program
 from vortexlab.search_spaces import library
@@ -182,3 +183,36 @@ def test_operators_leave_alone_what_they_do_not_know() -> None:
             if made is not None:
                 assert (made.pool, made.attend) == (parent.pool, parent.attend)
                 assert made.names.items() >= parent.names.items()
+
+
+def test_work_moves_between_page_time_and_query_time_and_back() -> None:
+    before = parse(library.source("centroid"))
+    later = mutate(library.source("centroid"), random.Random(0), set(), ("change_time",))
+    assert later is not None and ".mean(token)" in later.source.split("def score")[1], "reduced after the product"
+    again = mutate(later.source, random.Random(0), set(), ("change_time",))
+    assert again is not None and canonical_hash(parse(again.source).bind()) == canonical_hash(before.bind())
+
+
+def test_what_needs_no_query_is_written_with_the_page() -> None:
+    text = """
+from vortexlab.dsl import *
+
+
+@program(page=16)
+class Scaled:
+    def summarize(k, v):
+        return dict(c=k.mean(token), a=v.norm(channel).mean(token), b=k.norm(channel).max(token))
+
+    def score(q, s):
+        return dot(q, s.c, channel).max(head) * (s.a + 0.5 * s.b)
+
+    def select(score):
+        return topk(score, 8) | last(2)
+"""
+    found = {
+        made.source for seed in range(30) if (made := mutate(text, random.Random(seed), set(), ("change_time",)))
+    }  # fmt: skip
+    ahead = [item for item in found if "dot(q, s.c, channel).max(head) * s.part" in item]
+    assert len(found) >= 2 and len(ahead) == 1 and set(parse(ahead[0]).fields) == {"c", "part"}
+    same, other = behaviour(text), behaviour(ahead[0])
+    assert same is not None and other is not None and same.tokens == other.tokens and other.seconds < same.seconds
