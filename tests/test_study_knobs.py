@@ -66,8 +66,9 @@ def test_a_suggestion_depends_on_history_seed_slot_and_attempt_alone(run: Run) -
     assert set(first) == set(program.knobs)
     program.bind(first)
     assert first == ask(list(Run.open(run.folder).trials))
-    others = [ask(run.trials, seed=1), ask(run.trials, slot=41), ask(run.trials, attempt=1)]
-    assert all(other != first for other in others)
+    # Two suggestions may be the same by chance, where the sampler is sure of itself; not all of five.
+    for way in ("seed", "slot", "attempt"):
+        assert any(ask(run.trials, **{way: number}) != first for number in range(41, 46)), way
 
 
 def test_page_counts_stay_below_half_of_the_context(run: Run) -> None:
