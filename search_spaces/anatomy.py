@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from vortexlab.dsl.words import SELECTORS
 from vortexlab.search_spaces.genome import expression, is_attribute
+from vortexlab.search_spaces.layout import clone
 from vortexlab.search_spaces.sites import REDUCERS, is_call
 
 #: Selectors that are parts; `everything()` is the absence of a choice.
@@ -49,13 +49,13 @@ class _Everywhere(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> Any:
         if isinstance(node, ast.expr) and ast.dump(node) == self.key:
-            return copy.deepcopy(self.new)
+            return clone(self.new)
         return self.generic_visit(node)
 
 
 def everywhere(tree: ast.expr, part: ast.expr, new: ast.expr) -> ast.expr:
     """A copy of `tree` with every subtree that is written like `part` replaced."""
-    made: ast.expr = _Everywhere(ast.dump(part), new).visit(copy.deepcopy(tree))
+    made: ast.expr = _Everywhere(ast.dump(part), new).visit(clone(tree))
     return made
 
 

@@ -8,7 +8,6 @@ heads are joined, parts of a page, what is remembered or reused, prefill, output
 from __future__ import annotations
 
 import ast
-import copy
 import functools
 import re
 from collections import Counter
@@ -36,6 +35,7 @@ from vortexlab.search_spaces.anatomy import (
 )
 from vortexlab.search_spaces.catalogue import entry
 from vortexlab.search_spaces.genome import Genome, is_attribute
+from vortexlab.search_spaces.layout import clone
 from vortexlab.search_spaces.parsed import parsed
 from vortexlab.search_spaces.sites import is_call
 from vortexlab.search_spaces.spelling import blank, bound, shortened
@@ -152,7 +152,7 @@ class _View:
     def of(genome: Genome, program: Program, knobs: Mapping[str, Attr]) -> _View:
         names = set(program.knobs)
         chosen, around = {}, {}
-        read = {blank(_bare(call), names) for call in selectors(_Reading().visit(copy.deepcopy(genome.select)))
+        read = {blank(_bare(call), names) for call in selectors(_Reading().visit(clone(genome.select)))
                 if isinstance(call, ast.Call)}  # fmt: skip
         told = {"page"}
         for call in selectors(genome.select):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import copy
 from collections.abc import Mapping
 
 from vortexlab.dsl.ir import Attr
+from vortexlab.search_spaces.layout import clone
 from vortexlab.search_spaces.sites import is_call
 
 
@@ -32,13 +32,13 @@ class _Values(ast.NodeTransformer):
 
 def bound(tree: ast.expr, knobs: Mapping[str, Attr]) -> ast.expr:
     """The expression with the values of its knobs."""
-    made: ast.expr = _Values(knobs).visit(copy.deepcopy(tree))
+    made: ast.expr = _Values(knobs).visit(clone(tree))
     return made
 
 
 def blank(tree: ast.expr, knobs: set[str]) -> str:
     """A text that is equal for expressions that differ in numbers, knobs, and the order of sums, products and sets."""
-    return _sorted(_Values(dict.fromkeys(knobs, 0), blank=True).visit(copy.deepcopy(tree)))
+    return _sorted(_Values(dict.fromkeys(knobs, 0), blank=True).visit(clone(tree)))
 
 
 def _sorted(tree: ast.expr) -> str:
