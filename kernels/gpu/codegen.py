@@ -49,12 +49,14 @@ CHANNELS = tl.constexpr({head_dim})
 
 @dataclass(frozen=True)
 class Kernel:
-    """One generated kernel: its parameters in order, the elements of its largest tile per page, whether it
-    multiplies matrices, and the elements of the largest value that learned constants make of the query alone."""
+    """One generated kernel: its parameters in order, the elements of its largest tile per page, those of the largest
+    value of the query alone, whether it multiplies matrices, and those of the largest value that learned constants
+    make of the query alone."""
 
     name: str
     params: tuple[str, ...]
     largest: int
+    once: int = 1
     has_products: bool = False
     learned: int = 1
 
@@ -126,7 +128,7 @@ def _described(text: KernelText) -> Kernel:
     largest = paged if text.name.startswith("map") else max(paged, once)
     if learned and products:  # operands of a product in fp32 take registers as well
         largest *= 2
-    return Kernel(text.name, tuple(text.params), largest, products and not learned, 2 * once if learned else 1)
+    return Kernel(text.name, tuple(text.params), largest, once, products and not learned, 2 * once if learned else 1)
 
 
 @contextmanager

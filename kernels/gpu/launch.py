@@ -13,6 +13,8 @@ from vortexlab.kernels.gpu.device import INTERPRETED
 
 #: Elements of the largest tile that a map kernel works on at once, with matrix products and without.
 MAP_ELEMENTS, PLAIN_MAP_ELEMENTS = 4096, 2048
+#: Elements of a query and its group up to which a warp of a map kernel with matrix products takes twice the pages.
+FEW_QUERY = 256
 #: Loads of a map kernel that are under way at once: few, since many programs share a processor.
 MAP_STAGES = 2
 #: Programs of a map kernel for each processor at most, with matrix products and without.
@@ -41,7 +43,8 @@ def shape(kernel: Kernel, capacity: int) -> tuple[dict[str, Any], dict[str, int]
         tile = max(1, min(128, elements // kernel.largest, triton.next_power_of_2(capacity)))
         # Products run on matrix units: threads are there to address the operands. Other sums stay within a warp.
         # Scores of single tokens hold a page's keys, as operands and as they were stored.
-        fewest = max(4 if kernel.has_products and tile <= 2 else 1, warps(kernel.largest * tile) // 2)
+        share = 4 if kernel.has_products and kernel.once <= FEW_QUERY else 2
+        fewest = max(4 if kernel.has_products and tile <= 2 else 1, warps(kernel.largest * tile) // share)
         # A learned matrix and the query that it is multiplied with have to fit into registers too.
         return {"TILE": tile}, {"num_warps": max(fewest, warps(kernel.learned)), "num_stages": MAP_STAGES}
     most = whole_row(kernel)
