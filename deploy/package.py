@@ -18,13 +18,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from vortexlab.deploy import engines, markdown
 from vortexlab.dsl import canonical_hash
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import FP8, Program
+from vortexlab.dsl.ir import Program
 from vortexlab.dsl.parameters import Parameters
 from vortexlab.kernels.gate import Gate
 
-ENGINES = ("transformers",)
 MANIFEST, PROGRAM, SELFTEST = "manifest.json", "program.json", "selftest.json"
 PARAMETERS = "parameters.safetensors"
 FORMAT = 1
@@ -73,7 +73,8 @@ def write(
     folder that cannot be written or holds anything but an earlier package.
     """
     check_target(directory, engine)
-    check_program(program, engine)
+    chosen = engines.find(engine)
+    engines.check_program(program, chosen)
     digest = canonical_hash(program)
     module = slug(program.name, digest)
     manifest = {
@@ -95,18 +96,22 @@ def write(
         "DISTRIBUTION": module.replace("_", "-"),
         "HASH": digest,
         "VERSION": version,
-        "DOC": _plain(program.doc) or "A sparse-attention program.",
+        "DOC": markdown.plain(program.doc) or "A sparse-attention program.",
         "KNOBS": ", ".join(f"{key} = {value}" for key, value in sorted(knobs.items())) or "none",
-        "FIGURES": _figures(measurements),
-        "GATE": _gate(gate),
-        "SOURCE": _fenced(source),
+        "FIGURES": markdown.figures(measurements),
+        "GATE": markdown.gated(gate),
+        "SOURCE": markdown.fenced(source),
+        "ENGINE": chosen.title,
+        "REQUIRES": "".join(f', "{line}"' for line in chosen.requires),
+        "PLUGINS": _plugin(chosen, module),
     }
+    values["USE"] = _filled(f"{engine}/use.md.txt", values).strip()
     held = replace(program, parameters=program.parameters and replace(program.parameters, path=PARAMETERS))
     files = {
         "pyproject.toml": _filled("pyproject.toml.txt", values),
         "README.md": _filled("README.md.txt", values),
         "LICENSE": _filled("LICENSE.txt", {}),
-        f"{module}/__init__.py": _filled("init.py.txt", values),
+        f"{module}/__init__.py": _filled(f"{engine}/init.py.txt", values),
         f"{module}/{PROGRAM}": json.dumps(held.to_json(), indent=1) + "\n",
         f"{module}/{MANIFEST}": json.dumps(manifest, indent=1, sort_keys=True) + "\n",
         f"{module}/{SELFTEST}": json.dumps(selftest) + "\n",
@@ -144,8 +149,7 @@ def _swap(fresh: Path, directory: Path, aside: Path) -> None:
 
 def check_target(directory: Path, engine: str) -> None:
     """Raises `VortexError` when a package for `engine` cannot be put there; `write` does the same."""
-    if engine not in ENGINES:
-        raise VortexError(f"cannot export to {engine!r}; this release exports to: {', '.join(ENGINES)}")
+    engines.find(engine)
     if not directory.exists():
         return
     if not directory.is_dir():
@@ -153,20 +157,6 @@ def check_target(directory: Path, engine: str) -> None:
     foreign = sorted(item.name for item in directory.iterdir() if not _ours(item))
     if foreign:
         raise VortexError(f"{directory} holds {foreign[0]!r}, which is no part of a package; choose another folder")
-
-
-def check_program(program: Program, engine: str) -> None:
-    """Raises `VortexError` when the engine cannot run the bound program as it was measured; `write` does the same."""
-
-    def fault(what: str) -> VortexError:
-        return VortexError(f"program {program.name} cannot be exported to {engine}: {what}")
-
-    if program.params and program.parameters is None:
-        raise fault("it has parameters; give --parameters FILE.safetensors")
-    if program.reads_latent:
-        raise fault("it reads ctx.latent, and this engine hands over keys of every head, not latent ones")
-    if program.kv_dtype in FP8:
-        raise fault(f"it wants a KV cache in {program.kv_dtype}, and this engine keeps the model's precision")
 
 
 def _ours(item: Path) -> bool:
@@ -178,58 +168,15 @@ def _ours(item: Path) -> bool:
     )
 
 
+def _plugin(engine: engines.Engine, module: str) -> str:
+    """The entry point of a package, in TOML."""
+    return engine.plugins and f'[project.entry-points."{engine.plugins}"]\n{module} = "{module}:register"\n'
+
+
 def _filled(template: str, values: Mapping[str, str]) -> str:
     """A template with its ``@WORDS@`` replaced, once: what a value holds is never looked at again."""
     text = (resources.files("vortexlab.deploy") / "templates" / template).read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda match: values.get(match[1], match[0]), text)
-
-
-def _plain(text: str) -> str:
-    """A program's words as one line of Markdown text that is neither markup nor a link."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~])", r"\\\1", " ".join(text.split()))
-
-
-def _fenced(source: str) -> str:
-    """A code block whose fence is longer than any in the source."""
-    longest = max((len(run) for run in re.findall(r"`+", source)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}python\n{source.strip()}\n{fence}"
-
-
-def _figures(measurements: Mapping[str, Any]) -> str:
-    """The measured objectives as Markdown lines, each with its interval and conditions."""
-    conditions = dict(measurements.get("conditions") or {})
-    how = conditions.get("speed", "measured")
-    lines = []
-    units = {"speedup": f"x the fastest dense attention step ({how})", "accuracy": "of dense accuracy kept"}
-    for key, unit in units.items():
-        item = measurements.get(key)
-        if item:
-            lines.append(f"- {key}: {item['value']:.3f} {unit}, 95 % interval {item['low']:.3f} to {item['high']:.3f}")
-    if measurements.get("density") is not None:
-        lines.append(f"- effective density: {measurements['density']:.4f}")
-    for key, value in sorted(conditions.items()):
-        lines.append(f"- {key}: {value if isinstance(value, str) else json.dumps(value)}")
-    return "\n".join(lines) or "- none"
-
-
-def _gate(gate: Gate | None) -> str:
-    """What the gate does, in Markdown."""
-    if gate is None:
-        return "No dense gate was measured: every step after the prompt is sparse, even where dense is faster."
-    rows = [
-        f"- batch {batch} and more: {'never sparse' if least is None else f'sparse from {least} tokens on'}"
-        for batch, least in gate.opens.items()
-    ]
-    conditions = [
-        f"- {key}: {value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in sorted(gate.conditions.items())
-    ]
-    return "\n".join([
-        "A dense gate was measured, and is on: steps where the program was not shown to be at least as fast as dense",
-        "attention are dense. The figures above and the self-test are without it. Where several lines fit a batch, the",
-        "last one counts; batches below all of them are dense.", "", *rows, "", "Measured under:", "", *conditions,
-    ])  # fmt: skip
 
 
 def read(directory: Path) -> Package:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortexlab import __version__, benching, binding
 from vortexlab.benching import load_quietly
-from vortexlab.deploy import package, selftest
+from vortexlab.deploy import engines, package, selftest
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.architectures import read_config
@@ -76,7 +76,7 @@ def export_member(
         raise VortexError(f"{trial.id} cannot be exported, it was {why}; choose one from `vortex leaderboard`")
     source, knobs = parse(trial.proposal.source), dict(trial.knobs)
     program = binding.bind(source, knobs, parameters)
-    package.check_program(program, engine)
+    engines.check_program(program, engines.find(engine))
     digest = canonical_hash(program)
     if not program.params and digest != trial.hash:
         raise VortexError(f"the record of {trial.id} is inconsistent: its text does not have the recorded hash")
