@@ -56,9 +56,10 @@ $(vllm)/.installed: constraints-vllm.txt scripts/install_vllm.sh | $(vllm)/bin/p
 	scripts/install_vllm.sh $(vllm)/bin/python constraints-vllm.txt
 	touch $@
 
-test-vllm: $(vllm)/.installed
+test-vllm: link $(vllm)/.installed
 	@scripts/link.sh $(vllm)/bin/python
 	$(vllm)/bin/python -m pytest -q -m vllm tests/test_vllm.py $(ARGS)
+	$(python) -m pytest -q -m vllm tests/test_vllm_serve.py tests/test_vllm_verify.py $(ARGS)
 
 # mypy reads the linked packages, which have their import names there; sed turns its paths back into the folders'.
 lint: SHELL := bash

@@ -32,6 +32,12 @@ def figures(measurements: Mapping[str, Any]) -> str:
         item = measurements.get(key)
         if item:
             lines.append(f"- {key}: {item['value']:.3f} {unit}, 95 % interval {item['low']:.3f} to {item['high']:.3f}")
+    if other := measurements.get("other_protocol"):
+        item = other["accuracy"]
+        lines.append(
+            f"- accuracy under the protocol {other['protocol']}: {item['value']:.3f} of dense accuracy kept, 95 % "
+            f"interval {item['low']:.3f} to {item['high']:.3f}, {other['answers']} answers"
+        )
     if measurements.get("density") is not None:
         lines.append(f"- effective density: {measurements['density']:.4f}")
     for key, value in sorted(conditions.items()):

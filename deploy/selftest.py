@@ -37,8 +37,8 @@ DENSITY_TOLERANCE = 0.01
 
 
 def sketch(logits: Tensor, ids: Sequence[int] | None = None) -> dict[str, Any]:
-    """What is kept of one step's logits ([vocabulary]): their spread and the values at `ids` (the largest ones)."""
-    plain = logits.float().cpu()
+    """What is kept of one step's logits ([vocabulary]): their spread, and log-probabilities at `ids` (the largest)."""
+    plain = logits.float().cpu().log_softmax(-1)
     chosen = torch.tensor(ids) if ids is not None else plain.topk(min(KEPT, plain.numel())).indices
     return {"ids": chosen.tolist(), "values": plain[chosen].tolist(), "spread": float(plain.std())}
 

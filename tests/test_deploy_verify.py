@@ -17,7 +17,7 @@ from face_fixtures import vortex
 from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from vortexlab import benching, deployment
+from vortexlab import benching, exporting
 from vortexlab.agent.run import Run
 from vortexlab.deploy import package, selftest
 from vortexlab.deploy.transformers_engine import Pattern
@@ -26,7 +26,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
 from vortexlab.dsl.parameters import Parameters
 from vortexlab.evaluator import speed
-from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
 from vortexlab.evaluator.record import record
@@ -221,7 +221,9 @@ def test_judge_says_no_to_each_kind_of_difference() -> None:
     one = case([[4.0, 1.0, 0.0], [0.0, 3.0, 1.0]], [0, 1])
     assert selftest.judge([one], [one], "float32")["ok"]
     off = case([[4.0, 1.1, 0.0], [0.0, 3.0, 1.0]], [0, 1])
-    assert selftest.judge([one], [off], "float32")["worst_logit_difference"] == pytest.approx(0.1 / 2.0817, rel=1e-3)
+    # Log-probabilities are compared: 0.1 less what the sum over the vocabulary took.
+    worst = 0.1 - float(torch.tensor([4.0, 1.1, 0.0]).logsumexp(0) - torch.tensor([4.0, 1.0, 0.0]).logsumexp(0))
+    assert selftest.judge([one], [off], "float32")["worst_logit_difference"] == pytest.approx(worst / 2.0817, rel=1e-3)
     assert not selftest.judge([one], [off], "float32")["ok"] and selftest.judge([one], [off], "bfloat16")["ok"]
     for other in (
         {**one, "answer": [0, 2]},
@@ -255,10 +257,14 @@ def test_export_holds_the_winner_and_nothing_of_the_campaign(exported: tuple[Pat
     found = package.read(out)
     assert found.manifest["program_hash"] == shown["hash"] and found.manifest["knobs"] == shown["knobs"]
     assert found.manifest["measurements"]["speedup"] == shown["verdict"]["speedup"]
-    assert [item["task"] for item in found.selftest["cases"]] == ["needle", "chain"]
+    for kind in ("cases", "served"):
+        assert [item["task"] for item in found.selftest[kind]] == ["needle", "chain"]
+    other = found.manifest["measurements"]["other_protocol"]
+    assert other["protocol"] == "prompt-dense" and 0 < other["accuracy"]["value"] <= 1 and other["answers"] > 0
+    assert f"prompt-dense: {other['accuracy']['value']:.3f} of dense accuracy kept" in (out / "README.md").read_text()
     assert all(len(item["context"]) == LENGTH for item in found.selftest["cases"])
     text = "".join(file.read_text() for file in out.rglob("*") if file.is_file())
-    assert str(runs) not in text and deployment.REFERENCE_MODEL.as_posix() not in text
+    assert str(runs) not in text and REFERENCE_MODEL.as_posix() not in text
 
 
 def test_an_export_measures_the_gate_and_the_package_decodes_by_it(
@@ -275,7 +281,7 @@ def test_an_export_measures_the_gate_and_the_package_decodes_by_it(
 
     monkeypatch.setattr(speed, "measure", never_faster)
     monkeypatch.setattr(benching, "GATE_CONTEXTS", (256, LENGTH))
-    words = ("export", "a", "t0011", "--cases", "2", "--runs", runs, "--gate", "--out")
+    words = ("export", "a", "t0011", "--cases", "2", "--runs", runs, "--one-protocol", "--gate", "--out")
     found = vortex(*words, tmp_path / "out", "--json").json("export")
     gate = package.read(tmp_path / "out").gate
     assert gate is not None and found["gate"] == gate.to_json() and len(measured) == 4
@@ -290,7 +296,7 @@ def test_an_export_measures_the_gate_and_the_package_decodes_by_it(
         "model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=4); "
         "print(pattern.density(cache))"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "out"), str(deployment.REFERENCE_MODEL)]
+    command = [sys.executable, "-c", code, str(tmp_path / "out"), str(REFERENCE_MODEL)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.stdout.split()[-1:] == ["1.0"], done.stderr
     verified = vortex("verify", tmp_path / "out", "--json")
@@ -306,7 +312,7 @@ def test_an_export_measures_the_gate_and_the_package_decodes_by_it(
 
 def test_what_cannot_be_exported(exported: tuple[Path, Path]) -> None:
     runs, _ = exported
-    assert "cannot export to 'vllm'" in vortex("export", "a", "t0011", "--to", "vllm", "--runs", runs).complaint()
+    assert "cannot export to 'tgi'" in vortex("export", "a", "t0011", "--to", "tgi", "--runs", runs).complaint()
     occupied = runs / "occupied"
     occupied.mkdir()
     (occupied / "thesis.tex").write_text("")
@@ -317,7 +323,7 @@ def test_what_cannot_be_exported(exported: tuple[Path, Path]) -> None:
     refused = replace(trial.verdict, status="rejected", gate="numerics", reason="two plus two is five")
     opened.history.trials[trial.slot] = replace(trial, verdict=refused)
     with pytest.raises(VortexError, match="rejected by gate numerics: two plus two is five; choose one from"):
-        deployment.export_member(opened, "t0011", "transformers", runs / "refused")
+        exporting.export_member(opened, "t0011", "transformers", runs / "refused")
     assert not (runs / "refused").exists()
     assert "is a file" in vortex("export", "a", "11", "--out", occupied / "thesis.tex", "--runs", runs).complaint()
 
@@ -332,14 +338,14 @@ def test_a_cache_in_another_precision_than_the_models_is_not_exported(exported: 
         trial, proposal=replace(trial.proposal, source=source, knobs={}), hash=canonical_hash(half)
     )
     with pytest.raises(VortexError, match="a KV cache in fp16 under a model in fp32"):
-        deployment.export_member(opened, "t0011", "transformers", runs / "half")
+        exporting.export_member(opened, "t0011", "transformers", runs / "half")
     assert not (runs / "half").exists()
 
 
 def test_an_export_needs_the_parameters_that_were_measured(exported: tuple[Path, Path], tmp_path: Path) -> None:
     runs, _ = exported
     opened = Run.open("a", runs)
-    trial, shape = opened.history.find("t0011"), find_geometry(str(deployment.REFERENCE_MODEL))
+    trial, shape = opened.history.find("t0011"), find_geometry(str(REFERENCE_MODEL))
     assert trial.verdict is not None
     file, other = tmp_path / "learned.safetensors", tmp_path / "other.safetensors"
     gate = torch.ones(shape.layers, shape.kv_heads, shape.group, shape.head_dim)
@@ -353,7 +359,8 @@ def test_an_export_needs_the_parameters_that_were_measured(exported: tuple[Path,
     )
 
     def export(**more: Any) -> Any:
-        return deployment.export_member(opened, "t0011", "transformers", tmp_path / "out", cases=1, **more)
+        out = tmp_path / "out"
+        return exporting.export_member(opened, "t0011", "transformers", out, cases=1, protocols=False, **more)
 
     with pytest.raises(VortexError, match="give --parameters FILE"):
         export()

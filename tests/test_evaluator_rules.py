@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vortexlab import deployment, search_spaces
+from vortexlab import exporting, search_spaces
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator import config as config_module
 from vortexlab.evaluator import evaluator as evaluator_module
@@ -408,7 +408,7 @@ def test_the_compile_gate_can_be_left_out_and_names_its_targets() -> None:
 def test_a_package_says_under_which_conditions_its_numbers_hold() -> None:
     """All of a verdict's conditions, but for paths and what speaks of this machine's sandbox."""
     measured = evaluate(Scripted()).conditions
-    assert set(measured) - set(deployment._CONDITIONS) == {"model", "left_out", "network", "walls"}
+    assert set(measured) - set(exporting._CONDITIONS) == {"model", "left_out", "network", "walls"}
 
 
 def test_the_worker_is_told_no_answers() -> None:

@@ -14,7 +14,6 @@ from face_fixtures import vortex
 from vortexlab import search_spaces
 from vortexlab.agent.assemble import task_text
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.deployment import record_cases
 from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator import replies
@@ -23,6 +22,7 @@ from vortexlab.evaluator.evaluator import Evaluator
 from vortexlab.evaluator.samples import make_suite
 from vortexlab.evaluator.tasks import TASKS, Sample, make_samples, to_text
 from vortexlab.evaluator.user_data import load_data, own_lengths
+from vortexlab.exporting import record_cases
 from vortexlab.settings import evaluation_config
 
 MODEL = str(REFERENCE_MODEL)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +20,10 @@ import torch
 
 from tests.vllm_run import MARK
 from vortexlab.deploy import package
+from vortexlab.deploy.install import install
+from vortexlab.deploy.vllm import plugin
+from vortexlab.deploy.vllm.checks import pattern_of
+from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
 from vortexlab.evaluator.config import REFERENCE_MODEL
 from vortexlab.evaluator.tasks import make_samples
@@ -56,18 +63,23 @@ def run(folder: Path, program: Program | None, *, inside: bool = True, **engine:
         "max_num_seqs": 8, "disable_log_stats": False, "block_size": 32, **engine,
     }  # fmt: skip
     if program is not None:
-        package.write(
-            program, folder / "package", engine="transformers", version="0.1.0", knobs={}, source=program.source,
+        written = package.write(
+            program, folder / "package", engine="vllm", version="0.1.0", knobs={}, source=program.source,
             measurements={}, selftest={"cases": []},
         )  # fmt: skip
-        given["additional_config"] = {"vortex": str(folder / "package")}
+        install(folder / "package", folder / "site")
+        given["additional_config"] = {"vortex": written.module}
     job = folder / "job.json"
     stock = program is None
     job.write_text(
         json.dumps({"engine": given, "rounds": rounds(), "count": COUNT, "inside": inside, "stock": stock})
     )
     script = Path(__file__).with_name("vllm_run.py")
-    done = subprocess.run([sys.executable, script, job], capture_output=True, text=True, cwd=folder, timeout=1800)
+    paths = [str(folder / "site"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    done = subprocess.run(
+        [sys.executable, script, job], capture_output=True, text=True, cwd=folder, timeout=1800,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     assert done.returncode == 0 and lines, done.stdout[-3000:] + done.stderr[-3000:]
     return {**json.loads(lines[0].removeprefix(MARK)), "log": done.stdout + done.stderr}
@@ -161,8 +173,13 @@ def test_the_pool_is_laid_out_as_relied_upon(engine: Any, name: str, block: int)
 
 def test_the_interface_has_what_is_relied_upon() -> None:
     from vllm.config import VllmConfig
-    from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, CommonAttentionMetadata
-    from vllm.v1.attention.backends import cpu_attn
+    from vllm.v1.attention.backend import (
+        AttentionBackend,
+        AttentionCGSupport,
+        AttentionImpl,
+        CommonAttentionMetadata,
+    )
+    from vllm.v1.attention.backends import cpu_attn, flash_attn
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     def parameters(function: Any) -> list[str]:
@@ -189,6 +206,16 @@ def test_the_interface_has_what_is_relied_upon() -> None:
     assert parameters(cpu_attn.CPUAttentionMetadataBuilder.build) == [
         "common_prefix_len", "common_attn_metadata", "fast_build",
     ], "the arguments of vLLM's metadata builder have changed"  # fmt: skip
+    gpu = flash_attn.FlashAttentionImpl
+    assert parameters(gpu.forward) == parameters(stock.forward), "vLLM's FlashAttention has other arguments now"
+    assert parameters(flash_attn.FlashAttentionMetadataBuilder.build) == parameters(
+        cpu_attn.CPUAttentionMetadataBuilder.build
+    ), "vLLM's FlashAttention has another metadata builder now"
+    for kind in (stock, gpu):
+        held = {*parameters(kind.__init__), *inspect.getsource(kind.__init__).split("self.")}
+        assert any(word.startswith("num_queries_per_kv ") for word in held), f"{kind.__name__} has lost its group size"
+    assert not flash_attn.FlashAttentionBackend.forward_includes_kv_cache_update, "FlashAttention writes the cache now"
+    assert AttentionCGSupport.NEVER, "vLLM has no word for attention outside CUDA graphs now"
     assert not cpu_attn.CPUAttentionBackend.forward_includes_kv_cache_update, "vLLM's attention writes the cache now"
     layouts = [item.name for item in cpu_attn.CPUAttentionBackend.supported_kv_cache_layouts()]
     assert layouts == ["LBHNC"], f"vLLM's CPU pool has another layout: {layouts}"
@@ -196,52 +223,60 @@ def test_the_interface_has_what_is_relied_upon() -> None:
     assert not AttentionBackend.is_sparse(), "vLLM takes attention for sparse unless told otherwise"
 
 
-def test_an_engine_that_does_not_fit_is_refused_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one that was given no program has the stock attention."""
-    from types import SimpleNamespace
+def engine_config(pattern: Any, **changes: Any) -> Any:
+    """Of vLLM's configuration what is looked at before anything is loaded."""
+    parallel = {"tensor_parallel_size": 1, "decode_context_parallel_size": 1, **changes.pop("parallel", {})}
+    return SimpleNamespace(**{
+        "additional_config": {"vortex": pattern}, "kv_transfer_config": None, "speculative_config": None,
+        "parallel_config": SimpleNamespace(**parallel), **changes,
+    })  # fmt: skip
 
-    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
 
-    from vortexlab.deploy.vllm import backend
-    from vortexlab.deploy.vllm.backend import program_of
-    from vortexlab.dsl.errors import VortexError
+def written(program: Program, folder: Path) -> Path:
+    package.write(
+        program, folder, engine="vllm", version="0.1.0", knobs={}, source=program.source, measurements={}, selftest={}
+    )
+    return folder
 
-    def config(folder: Path, **changes: Any) -> Any:
-        return SimpleNamespace(**{
-            "additional_config": {"vortex": str(folder)}, "kv_transfer_config": None, "speculative_config": None,
-            "parallel_config": SimpleNamespace(world_size=1), **changes,
-        })  # fmt: skip
 
-    def written(program: Program, name: str) -> Path:
-        package.write(
-            program, tmp_path / name, engine="transformers", version="0.1.0", knobs={}, source=program.source,
-            measurements={}, selftest={},
-        )  # fmt: skip
-        return tmp_path / name
+@pytest.mark.parametrize("room, stock", [("cpu", "CPUAttentionBackendImpl"), ("cuda", "FlashAttentionImpl")])
+def test_an_engine_without_a_pattern_has_the_stock_attention(
+    room: str, stock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = importlib.import_module(f"vortexlab.deploy.vllm.{room}")
+    folder = str(written(QUEST, tmp_path / "plain"))
+    for pattern, name in ((None, stock), (folder, "SparseImpl")):
+        monkeypatch.setattr(ours, "get_current_vllm_config", lambda pattern=pattern: engine_config(pattern))
+        assert ours.SparseBackend.get_impl_cls().__name__ == name
 
-    plain, remembers = written(QUEST, "plain"), written(load("running_average").bind(), "remembers")
-    assert program_of(config(plain)) == QUEST and program_of(config(plain, additional_config={})) is None
-    for engine, impl in (
-        (config(plain, additional_config={}), CPUAttentionBackendImpl),
-        (config(plain), backend.SparseImpl),
-    ):
-        monkeypatch.setattr(backend, "get_current_vllm_config", lambda engine=engine: engine)
-        assert backend.SparseBackend.get_impl_cls() is impl
+
+def test_an_engine_that_does_not_fit_is_refused_with_one_line(tmp_path: Path) -> None:
+    plain = str(written(QUEST, tmp_path / "plain"))
+    assert pattern_of(engine_config(plain)).program == QUEST and pattern_of(engine_config(None)) is None
     for changed, words in (
         ({"kv_transfer_config": object()}, "a KV connector"),
         ({"speculative_config": object()}, "speculative decoding"),
-        ({"parallel_config": SimpleNamespace(world_size=2)}, "several devices"),
+        ({"parallel": {"decode_context_parallel_size": 2}}, "context parallelism"),
     ):
         with pytest.raises(VortexError, match=words):
-            program_of(config(plain, **changed))
-    with pytest.raises(VortexError, match="carries something from step to step"):
-        program_of(config(remembers))
-    with pytest.raises(VortexError, match="holds no exported package"):
-        program_of(config(tmp_path / "nothing"))
+            pattern_of(engine_config(plain, **changed))
 
 
-def test_the_plugin_is_an_entry_point() -> None:
-    from importlib.metadata import entry_points
+def test_tensor_parallel_ranks_select_for_themselves(tmp_path: Path) -> None:
+    two = {"parallel": {"tensor_parallel_size": 2}}
+    assert pattern_of(engine_config(str(written(QUEST, tmp_path / "plain")), **two)).program == QUEST
+    for name, words in (("quest_shared", "shares scores"), ("bigbird", "at random")):
+        folder = str(written(load(name).bind(), tmp_path / name))
+        assert pattern_of(engine_config(folder))
+        with pytest.raises(VortexError, match=words):
+            pattern_of(engine_config(folder, **two))
 
-    found = {item.name: item.value for item in entry_points(group="vllm.general_plugins")}
-    assert found.get("vortex") == "vortexlab.deploy.vllm.plugin:register", "install this package, or `make test-vllm`"
+
+def test_another_vllm_is_refused_by_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vllm
+
+    plugin.register()
+    for version in ("0.31.2", "0.34.0", "1.0"):
+        monkeypatch.setattr(vllm, "__version__", version)
+        with pytest.raises(VortexError, match=rf">= 0.32, < 0.34, and {version} is installed.*VLLM_PLUGINS="):
+            plugin.register()

@@ -12,6 +12,7 @@ from vortexlab.kernels.torch_executor import TorchExecutor
 from vortexlab.search_spaces.library import load
 
 HEADS, CHANNEL = 2, 8
+ONE = torch.tensor([1])
 STATIC = Static(HEADS, 2, CHANNEL, CHANNEL**-0.5, 0, 1)
 
 
@@ -20,6 +21,7 @@ def test_rows_are_picked_with_their_tokens_and_blocks() -> None:
     table = torch.tensor([[5, 6, 7, 9], [1, 9, 9, 9], [0, 0, 0, 0], [2, 3, 4, 8]], dtype=torch.int32)
     found = Rows.of(torch.tensor([0, 3]), starts, lengths, table, 4)
     assert found.tokens.tolist() == [0, 4, 5] and found.lengths.tolist() == [9, 16]
+    assert found.fresh.tolist() == [1, 2]
     assert found.table.tolist() == [[5, 6, 7, -1], [2, 3, 4, 8]]
     none = Rows.of(torch.tensor([], dtype=torch.int64), starts, lengths, table, 4)
     assert none.tokens.numel() == 0 and none.table.shape == (0, 0)
@@ -27,8 +29,8 @@ def test_rows_are_picked_with_their_tokens_and_blocks() -> None:
 
 def test_keys_and_values_are_views_of_the_pool() -> None:
     pool = torch.randn(6, HEADS, 4, 2 * CHANNEL)
-    rows = Rows(torch.tensor([[3, 1]], dtype=torch.int32), torch.tensor([6], dtype=torch.int32), torch.tensor([0]))
-    cache = rows.cache(pool)
+    rows = Rows(torch.tensor([[3, 1]], dtype=torch.int32), torch.tensor([6], dtype=torch.int32), ONE, ONE)
+    cache = rows.cache(pool[..., :CHANNEL], pool[..., CHANNEL:])
     assert cache.k.data_ptr() == pool.data_ptr() and cache.v[2, 1, 3].equal(pool[2, 1, 3, CHANNEL:])
     k, _ = cache.dense(0)
     assert torch.equal(k[:, 4:], pool[1, :, :2, :CHANNEL])
@@ -58,8 +60,9 @@ class Engine:
                 self.pool[table[position // self.block], :, position % self.block] = token
         width = max(map(len, tables))
         held = torch.tensor([table + [-1] * (width - len(table)) for table in tables], dtype=torch.int32)
-        cache = Rows(held, torch.tensor(lengths, dtype=torch.int32), torch.tensor([])).cache(self.pool)
-        pages.refresh(cache, torch.tensor(fresh))
+        rows = Rows(held, torch.tensor(lengths, dtype=torch.int32), torch.tensor(fresh), ONE)
+        cache = rows.cache(self.pool[..., :CHANNEL], self.pool[..., CHANNEL:])
+        pages.refresh(cache, rows.fresh, all(count == 1 for count in fresh))
         return cache
 
 
@@ -67,7 +70,7 @@ class Engine:
 def test_summaries_follow_the_pool(page: int) -> None:
     """A prompt in chunks, a second request on the same prefix, and one in blocks that were given back."""
     program = load("quest").bind({"page": page, "budget": 4})
-    engine, pages = Engine(8, 16), LayerPages(program, STATIC)
+    engine, pages = Engine(8, 16), LayerPages(program, STATIC, torch.device("cpu"))
     first, second = [6, 2, 3, 0], [6, 2, 5, 7]
 
     def check(cache: PagedKV) -> None:

@@ -21,16 +21,16 @@ def watch() -> dict[str, Any]:
     lie elsewhere in it than the block table says. `pool` and `strides` are of a layer's pool as vLLM hands it over."""
     import torch
 
-    from vortexlab.deploy.vllm import backend
+    from vortexlab.deploy.vllm import cpu
     from vortexlab.deploy.vllm.pages import LayerPages
 
     seen: dict[str, Any] = dict.fromkeys(
         ("summaries", "wrong_summaries", "slots", "wrong_slots", "null_blocks", "mixed", "pure", "one_token_prompts"), 0
     )
-    refresh, build, forward = LayerPages.refresh, backend.SparseBuilder.build, backend.SparseImpl.forward
+    refresh, build, forward = LayerPages.refresh, cpu.SparseBuilder.build, cpu.SparseImpl.forward
 
-    def checked(self: LayerPages, cache: Any, fresh: torch.Tensor) -> None:
-        refresh(self, cache, fresh)
+    def checked(self: LayerPages, cache: Any, fresh: torch.Tensor, one_each: bool) -> None:
+        refresh(self, cache, fresh, one_each)
         page = self.executor.program.page_size
         anew = self.executor.new_state(cache)
         self.executor.summarize(anew, cache)
@@ -44,7 +44,7 @@ def watch() -> dict[str, Any]:
     def counted(self: Any, common_prefix_len: int, common: Any, fast_build: bool = False) -> Any:
         found = build(self, common_prefix_len, common, fast_build)
         split = getattr(found, "split", None)
-        if not isinstance(found, backend.SparseMetadata) or split is None or common.num_reqs > split.fresh.numel():
+        if not isinstance(found, cpu.SparseMetadata) or split is None or common.num_reqs > split.all.fresh.numel():
             return found  # a part of a step, or one with padding
         if split.decoding.tokens.numel():
             seen["pure" if split.stock is None else "mixed"] += 1
@@ -52,7 +52,7 @@ def watch() -> dict[str, Any]:
             seen["one_token_prompts"] += int((split.stock.query_start_loc.diff() == 1).sum())
         block = self.block_size
         at = 0
-        for row, (length, fresh) in enumerate(zip(common.seq_lens.tolist(), split.fresh.tolist(), strict=True)):
+        for row, (length, fresh) in enumerate(zip(common.seq_lens.tolist(), split.all.fresh.tolist(), strict=True)):
             position = torch.arange(length - fresh, length)
             held = common.block_table_tensor[row].long()[position // block]
             slots = common.slot_mapping[at : at + fresh]
@@ -67,8 +67,8 @@ def watch() -> dict[str, Any]:
         return forward(self, layer, q, k, v, pool, *more, **named)
 
     LayerPages.refresh = checked  # type: ignore[method-assign]
-    backend.SparseBuilder.build = counted  # type: ignore[method-assign]
-    backend.SparseImpl.forward = looked  # type: ignore[method-assign]
+    cpu.SparseBuilder.build = counted  # type: ignore[method-assign]
+    cpu.SparseImpl.forward = looked  # type: ignore[method-assign]
     return seen
 
 

@@ -1,9 +1,8 @@
 """A serving engine's KV pool as pages, and what a program keeps beside it. Knows shapes, and nothing of vLLM.
 
-The pool of one layer is [blocks, kv_heads, block, 2 * channel], keys in the first channels and values in the others;
-it is read where it lies. Summaries are indexed by physical page and depend on nothing but the tokens in it. Whoever
-finds a block, by prefix caching, after a preemption or in another place of the batch, finds its summaries with it; they
-are renewed whenever a step writes a page's last token.
+The pool of one layer is read where it lies. Summaries are indexed by physical page and depend on nothing but the tokens
+in it. Whoever finds a block, by prefix caching, after a preemption or in another place of the batch, finds its
+summaries with it; they are renewed whenever a step writes a page's last token.
 """
 
 from __future__ import annotations
@@ -14,22 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vortexlab.dsl.ir import Program, Static
+from vortexlab.dsl.ir import SET, Node, Program, Static, Type
 from vortexlab.kernels.cache import PagedKV
-from vortexlab.kernels.executor import Executor
-from vortexlab.kernels.torch_executor import TorchExecutor
+from vortexlab.kernels.executor import Executor, PageLists
+
+
+def everything(page: int) -> Program:
+    """Dense attention as a program: what the gate makes of a decode step."""
+    return Program(name="everything", page=page, nodes=(Node("everything", Type(SET)),), fields={}, output=0)
 
 
 @dataclass(frozen=True)
 class Rows:
     """Some requests of a step; what all layers share.
 
-    `table`: int32 [rows, blocks], -1 past each length; `lengths`: int32 [rows], this step's tokens included; `tokens`:
-    int64, the places of their queries in the step's list of tokens, row by row.
+    `table`: int32 [rows, blocks], -1 past each length; `lengths`: int32 [rows], this step's tokens included; `fresh`:
+    int64 [rows], how many those are; `tokens`: int64, the places of their queries in the step's list of tokens, row by
+    row.
     """
 
     table: Tensor
     lengths: Tensor
+    fresh: Tensor
     tokens: Tensor
 
     @staticmethod
@@ -44,12 +49,11 @@ class Rows:
         width = int(held.max()) if held.numel() else 0
         number = torch.arange(width, device=rows.device)
         own = torch.where(number < held[:, None], table[rows, :width], -1).int()
-        return Rows(own, chosen, tokens)
+        return Rows(own, chosen, counts, tokens)
 
-    def cache(self, pool: Tensor) -> PagedKV:
-        """These rows of a layer's pool, as a view."""
-        channel = pool.shape[3] // 2
-        return PagedKV(pool[..., :channel], pool[..., channel:], self.table, self.lengths, pool.shape[2])
+    def cache(self, k: Tensor, v: Tensor) -> PagedKV:
+        """These rows of a layer's pool; `k`, `v`: views of it, [blocks, kv_heads, block, channel]."""
+        return PagedKV(k, v, self.table, self.lengths, k.shape[2])
 
 
 def completed(cache: PagedKV, fresh: Tensor, page: int) -> Tensor:
@@ -61,29 +65,58 @@ def completed(cache: PagedKV, fresh: Tensor, page: int) -> Tensor:
     return table[new].unique()
 
 
+def executor_for(device: torch.device, program: Program, static: Static) -> type[Executor]:
+    """The executor of a device: Triton on a GPU for what it covers, torch elsewhere."""
+    if device.type == "cuda":
+        from vortexlab.kernels.gpu.coverage import uncovered
+        from vortexlab.kernels.gpu.executor import TritonExecutor
+
+        if not uncovered(program, static):
+            return TritonExecutor
+    from vortexlab.kernels.torch_executor import TorchExecutor
+
+    return TorchExecutor
+
+
 class LayerPages:
     """One attention layer: the executor of a program, and the summaries of the pages of the engine's pool."""
 
-    def __init__(self, program: Program, static: Static):
-        self.executor: Executor = TorchExecutor(program, static)
+    def __init__(self, program: Program, static: Static, device: torch.device):
+        self.executor: Executor = executor_for(device, program, static)(program, static)
+        self.static = static
         self.state: Any = None
+        self.read = 0.0  # share of its context that each sparse row read, summed over rows and steps
+        self.lists: PageLists | None = None  # of the newest sparse step
+        self._dense: Executor | None = None
         self._pool: tuple[int, torch.Size] | None = None
 
-    def refresh(self, cache: PagedKV, fresh: Tensor) -> None:
+    def refresh(self, cache: PagedKV, fresh: Tensor, one_each: bool) -> None:
         """After a step has written the `fresh` (int64 [rows]) newest tokens of each row: summarises what they filled.
 
-        A pool that was put elsewhere begins with no summaries, as an engine's does with no blocks.
+        `one_each`: whether every row has one. A pool that was put elsewhere begins with no summaries, as an engine's
+        does with no blocks.
         """
         pool = (cache.k.data_ptr(), cache.k.shape)
         if pool != self._pool:
             self.state, self._pool = self.executor.new_state(cache), pool
-        if bool((fresh == 1).all()):
+        if one_each:
             self.executor.update(self.state, cache)
             return
         pages = completed(cache, fresh, self.executor.program.page_size)
         if pages.numel():
             self.executor.summarize(self.state, cache, pages)
 
-    def decode(self, q: Tensor, cache: PagedKV) -> Tensor:
-        """q: [rows, query_heads, channel], one query a row; the same shape is returned."""
-        return self.executor.decode(q, self.state, cache)[0]
+    def decode(self, q: Tensor, cache: PagedKV, *, count: bool = False) -> Tensor:
+        """q: [rows, query_heads, channel], one query a row; the same shape is returned. `count` adds to `read`."""
+        out, self.lists = self.executor.decode(q, self.state, cache)
+        if count:
+            tokens = self.lists.tokens(cache.lengths, self.executor.program.page_size).double()
+            self.read += float((tokens.flatten(1).mean(1) / cache.lengths).sum())
+        return out
+
+    def decode_densely(self, q: Tensor, cache: PagedKV) -> Tensor:
+        """The same over all pages, where the gate says that this is faster."""
+        if self._dense is None:
+            program = everything(cache.block)
+            self._dense = executor_for(q.device, program, self.static)(program, self.static)
+        return self._dense.decode(q, self._dense.new_state(cache), cache)[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vortexlab.cli import options
-from vortexlab.cli.output import AsJson, Runs, lines, print_json
+from vortexlab.cli.output import AsJson, Runs, lines, print_json, table
 from vortexlab.cli.results import RunAndId
 
 if TYPE_CHECKING:
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 
 def export(
     values: RunAndId,
-    to: Annotated[str, typer.Option("--to", metavar="ENGINE", help="transformers.")] = "transformers",
+    to: Annotated[str, typer.Option("--to", metavar="ENGINE", help="transformers or vllm.")] = "transformers",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="By default exports/ID in the run's folder.")] = None,
     cases: Annotated[int, typer.Option(min=1, max=64, help="Questions of the self-test.")] = 4,
     length: Annotated[int | None, typer.Option(min=64, help="Tokens of their contexts.")] = None,
     parameters: options.Parameters = None,
     gate: Annotated[bool, typer.Option("--gate", help="Measure here where dense is faster; use dense there.")] = False,
+    one_protocol: Annotated[
+        bool, typer.Option("--one-protocol", help="Do not measure accuracy under the other protocol too.")
+    ] = False,
     runs: Runs = "runs",
     as_json: AsJson = False,
 ) -> None:
@@ -32,10 +36,13 @@ def export(
     run, (identifier,) = options.run_and_rest(values, 1, 1, "[RUN] ID")
     opened = Run.open(run, runs)
     trial = opened.history.find(identifier)
-    from vortexlab.deployment import export_member  # loads torch, which a wrong word should not wait for
+    from vortexlab.exporting import export_member  # loads torch, which a wrong word should not wait for
 
     target = out or opened.folder / "exports" / f"{trial.id}-{to}"
-    written = export_member(opened, trial.id, to, target, cases=cases, length=length, parameters=parameters, gate=gate)
+    written = export_member(
+        opened, trial.id, to, target, cases=cases, length=length, parameters=parameters, gate=gate,
+        protocols=not one_protocol,
+    )  # fmt: skip
     if as_json:
         print_json({
             "run": opened.name, "id": trial.id, "engine": to, "folder": str(target), "module": written.module,
@@ -56,13 +63,34 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported package, or where pip installed it.")],
     model: Annotated[str | None, typer.Option("--model", metavar="DIR", help="Model to verify on.")] = None,
     device: Annotated[str | None, typer.Option(metavar="cpu|cuda", help="By default where it was recorded.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="ENGINE", help="transformers or vllm; by default the package's own.")
+    ] = None,
+    python: Annotated[
+        str, typer.Option(metavar="FILE", help="The interpreter that vLLM is installed in; by default this one.")
+    ] = sys.executable,
+    accuracy: Annotated[
+        int, typer.Option(min=0, help="In vLLM also ask sealed questions: so many contexts a task.")
+    ] = 0,
+    speed: Annotated[bool, typer.Option("--speed", help="In vLLM also time it against vLLM's own attention.")] = False,
+    lengths: Annotated[list[int] | None, typer.Option("--length", min=64, help="Of timed prompts; repeatable.")] = None,
+    batches: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Of timed requests; repeatable.")] = None,
+    allow_slow: Annotated[
+        bool, typer.Option("--allow-slow", help="Status 0 also where vLLM's own attention is faster.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Prove that a package computes what the evaluator measured; status 1 when it does not."""
-    from vortexlab.deployment import verify_package
     from vortexlab.settings import pick_device
+    from vortexlab.verifying import verify_package
 
-    found = verify_package(folder, model=model, device=None if device is None else pick_device(device))
+    found = verify_package(
+        folder, model=model, device=None if device is None else pick_device(device), engine=engine, python=python,
+        accuracy=accuracy, speed=speed, lengths=tuple(lengths or ()), batches=tuple(batches or ()),
+    )  # fmt: skip
+    ok = found["ok"] if not allow_slow else all(
+        part["ok"] for part in (*found["comparisons"].values(), found.get("selections"), found.get("accuracy")) if part
+    )
     if as_json:
         print_json(found)
     else:
@@ -74,8 +102,47 @@ def verify(
             "package = recorded": _judged(found["comparisons"]["recorded"]),
             "evaluator now = recorded": _judged(found["comparisons"]["evaluator"]),
         })  # fmt: skip
-        print("verified" if found["ok"] else "NOT VERIFIED")
-    return 0 if found["ok"] else 1
+        _print_more(found)
+        print("verified" if ok else "NOT VERIFIED")
+    return 0 if ok else 1
+
+
+def _print_more(found: dict[str, Any]) -> None:
+    """What was looked at in vLLM."""
+    if picked := found.get("selections"):
+        print(
+            f"selections: {picked['lists']} lists of {picked['steps']} steps, {picked['wrong']} that the reference "
+            "does not allow"
+        )
+    if kept := found.get("accuracy"):
+        for side in ("engine", "evaluator"):
+            estimate = kept[side]["kept"]
+            print(
+                f"accuracy kept, {side}: {estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}] on "
+                f"{kept['answers']} sealed answers (dense {kept[side]['dense']:.3f})"
+            )
+    if timed := found.get("speed"):
+        table(
+            "",
+            ["tokens", "batch", "first token, dense", "sparse", "between, dense", "p95", "gate off", "p95", "gate on",
+             "p95", "sparse steps", "dense / deployed"],
+            [_timed(row) for row in timed["rows"]],
+        )  # fmt: skip
+
+
+def _timed(row: dict[str, Any]) -> list[str]:
+    dense, off, on = row["dense"], row["gate off"], row.get("gate on")
+    deployed = on or off
+
+    def ms(side: dict[str, Any] | None, name: str) -> str:
+        return "-" if side is None else f"{1e3 * side[name]:.1f} ms"
+
+    share = deployed["sparse_share"]
+    return [
+        str(row["length"]), str(row["batch"]), ms(dense, "first_p50"), ms(deployed, "first_p50"),
+        ms(dense, "between_p50"), ms(dense, "between_p95"), ms(off, "between_p50"), ms(off, "between_p95"),
+        ms(on, "between_p50"), ms(on, "between_p95"), "-" if share is None else f"{share:.0%}", f"{row['ratio']:.2f}",
+    ]  # fmt: skip
 
 
 def _gated(gate: Gate | None) -> str:

@@ -567,7 +567,7 @@ class Export(_Form):
 
     run: str
     id: TrialId
-    engine: Literal["transformers"]
+    engine: Literal["transformers", "vllm", "sglang"]
     folder: str
     module: str
     program_hash: Hash
@@ -595,19 +595,88 @@ class Comparisons(_Form):
     evaluator: Judgement | None
 
 
+class Selections(_Form):
+    """Page lists read in the engine; `wrong`: those that the reference does not allow."""
+
+    steps: int
+    lists: int
+    wrong: int
+    overlap: float | None
+    ok: bool
+
+
+class Kept(_Form):
+    """Accuracy of one side on the same sealed answers."""
+
+    kept: Estimate | None
+    dense: float
+    sparse: float
+
+
+class ServedAccuracy(_Form):
+    """Through the engine and through the evaluator; `ok`: the engine's value lies in the evaluator's interval."""
+
+    engine: Kept
+    evaluator: Kept
+    split: str
+    tasks: list[str]
+    answers: int
+    contexts: int
+    lengths: list[int]
+    same_answers: int
+    ok: bool
+
+
+class Latency(_Form):
+    """Seconds to the first token and between later ones; `sparse_share` of decode steps, none for the engine's own."""
+
+    first_p50: float
+    first_p95: float
+    between_p50: float
+    between_p95: float
+    sparse_share: float | None = None
+
+
+class ServedTimes(_Form):
+    """One length and batch; `ratio`: the engine's own time between tokens over that of the pattern as deployed."""
+
+    length: int
+    batch: int
+    dense: Latency
+    gate_off: Latency = Field(alias="gate off")
+    gate_on: Latency | None = Field(default=None, alias="gate on")
+    ratio: float
+
+
+class ServedSpeed(_Form):
+    """Timed in one run; `break_even` is the ratio at the longest length and largest batch."""
+
+    rows: list[ServedTimes]
+    generated: int
+    seed: int
+    threads: int
+    break_even: float
+    ok: bool
+
+
 class Verify(_Form):
-    """`vortex verify --json`."""
+    """`vortex verify --json`; what only vLLM is asked for is absent elsewhere."""
 
     package: str
     program_hash: Hash
-    engine: Literal["transformers"]
+    engine: Literal["transformers", "vllm", "sglang"]
     imported_from: str
     model: str
     device: str
     dtype: str
+    protocol: str
     versions: dict[str, str]
     density: float
     comparisons: Comparisons
+    vllm: str | None = None
+    selections: Selections | None = None
+    accuracy: ServedAccuracy | None = None
+    speed: ServedSpeed | None = None
     ok: bool
 
 

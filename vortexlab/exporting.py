@@ -1,12 +1,7 @@
-"""From a recorded winner to a package that a serving engine runs, and the proof that it computes the same."""
+"""From a recorded winner to a package that a serving engine runs."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +12,14 @@ from vortexlab.deploy import engines, package, selftest
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.architectures import read_config
-from vortexlab.evaluator.config import DTYPE_NAMES, REFERENCE_MODEL, EvaluationConfig, model_digest, versions
+from vortexlab.evaluator.config import (
+    CONTEXT_DENSE,
+    DTYPE_NAMES,
+    PROMPT_DENSE,
+    EvaluationConfig,
+    model_digest,
+    versions,
+)
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.record import record
 from vortexlab.evaluator.samples import make_suite
@@ -26,11 +28,11 @@ from vortexlab.evaluator.verdict import ACCEPTED
 
 if TYPE_CHECKING:
     from vortexlab.agent.run import Run
+    from vortexlab.agent.trials import Trial
     from vortexlab.deploy.package import Package
     from vortexlab.dsl.ir import Program
     from vortexlab.kernels.gate import Gate
 
-_SECONDS = 1800.0
 #: What of a verdict's conditions goes into a package; paths stay out.
 _CONDITIONS = (
     "device", "evaluated_on", "phase", "speed", "geometry", "lengths", "data", "batch", "batch_tokens", "dtype",
@@ -50,13 +52,16 @@ def export_member(
     length: int | None = None,
     parameters: str | Path | None = None,
     gate: bool = False,
+    protocols: bool = True,
 ) -> Package:
     """Writes the package of an accepted trial, with a self-test on contexts of the validation split.
 
     `cases` questions, each of another built-in task, with contexts of `length` tokens (by default the shortest that
     the trial was measured at, or what the tasks need). `parameters`: the file that it was measured with. `gate`:
-    whether to measure the dense gate, on this machine. Raises `VortexError` for an unknown id, a trial that was not
-    accepted or was measured otherwise, what `package.write` refuses, and what the gate cannot be measured for.
+    whether to measure the dense gate, on this machine. `protocols`: whether to ask the trial's questions once more
+    under the other protocol, so that the package says what accuracy an engine with stock prefill gives. Raises
+    `VortexError` for an unknown id, a trial that was not accepted or was measured otherwise, what `package.write`
+    refuses, and what the gate cannot be measured for.
     """
     package.check_target(out, engine)
     if run.config.evaluation.phase == PREFILL:
@@ -91,6 +96,7 @@ def export_member(
         )
     tests = record_cases(program, config, cases, length)
     measured = _measure_gate(program, config) if gate else None
+    other = _other_protocol(trial, config, program) if protocols else None
     conditions = {key: verdict.conditions[key] for key in _CONDITIONS if key in verdict.conditions}
     return package.write(
         program,
@@ -105,11 +111,34 @@ def export_member(
             "density": verdict.density,
             "answers": verdict.answers,
             "contexts": verdict.contexts,
+            "other_protocol": other,
             "conditions": conditions,
         },
         selftest=tests,
         gate=measured,
     )
+
+
+def _other_protocol(trial: Trial, config: EvaluationConfig, program: Program) -> dict[str, Any]:
+    """The accuracy kept under the protocol that the trial was not measured under, on the same questions.
+
+    Raises `VortexError` when the program has none under it.
+    """
+    from vortexlab.evaluator.evaluator import Evaluator
+
+    protocol = CONTEXT_DENSE if config.protocol == PROMPT_DENSE else PROMPT_DENSE
+    asked = replace(config, protocol=protocol, speed="predicted", compile_for=(), stop_below=0.0, promoted=1.0)
+    with Evaluator(asked) as evaluator:
+        found = evaluator.evaluate(trial.proposal.source, dict(trial.knobs), parameters=program.parameters)
+    if found.accuracy is None:
+        raise VortexError(
+            f"{trial.id} has no accuracy under the protocol {protocol}: {found.reason or found.status}; export with "
+            "--one-protocol to do without it"
+        )
+    return {
+        "protocol": protocol, "accuracy": found.accuracy.to_json(), "density": found.density,
+        "answers": found.answers, "contexts": found.contexts,
+    }  # fmt: skip
 
 
 def _measure_gate(program: Program, config: EvaluationConfig) -> Gate:
@@ -134,7 +163,10 @@ def _built_in(config: EvaluationConfig) -> tuple[str, ...]:
 def record_cases(
     program: Program, config: EvaluationConfig, cases: int, length: int | None = None
 ) -> dict[str, Any]:
-    """The self-test of a bound program: questions of the validation split and what the evaluator gets for them."""
+    """The self-test of a bound program: questions of the validation split and what the evaluator gets for them.
+
+    `cases` read the question sparsely; `served` read the whole prompt densely, as an engine with stock prefill does.
+    """
     # A user's own data stays out of a package; the built-in contexts are token ids to any model.
     tasks = _built_in(config)
     length = length or max(min(config.lengths), *(TASKS[name].shortest for name in tasks))
@@ -147,90 +179,16 @@ def record_cases(
         {"context": item.context, "question": item.turns[0].question, "length": len(item.turns[0].answer)}
         for item in chosen
     ]
-    found = record(program, model, questions, selftest.sketch)
+    found = {
+        name: [{"task": item.task, **case} for item, case in zip(
+            chosen, record(program, model, questions, selftest.sketch, protocol), strict=True
+        )]
+        for name, protocol in (("cases", CONTEXT_DENSE), ("served", PROMPT_DENSE))
+    }  # fmt: skip
     return {
         "model_digest": model_digest(config.model),
         "device": config.device,
         "dtype": config.resolved_dtype,
         "versions": versions(),
-        "cases": [{"task": item.task, **case} for item, case in zip(chosen, found, strict=True)],
+        **found,
     }
-
-
-def verify_package(directory: Path, *, model: str | Path | None = None, device: str | None = None) -> dict[str, Any]:
-    """Runs the self-test of a package in a fresh process and through the evaluator, and compares both.
-
-    Three `comparisons`: `engine` (the deployed package against the evaluator, both now), `recorded` (the package
-    against what was recorded at export) and `evaluator` (the evaluator now against then). The last two are None for
-    another model than the recorded one. `ok` when none fails. Raises `VortexError` when the folder is no package, its
-    program was changed, or there is no model.
-    """
-    exported = package.read(directory)
-    tests = exported.selftest
-    try:
-        cases, digest, dtype = list(tests["cases"]), str(tests["model_digest"]), str(tests["dtype"])
-        device = device or str(tests["device"])
-        selftest.judge(cases, cases, dtype)  # finds cases that are damaged
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise VortexError(f"the self-test of {directory} is damaged ({error!r}); export it again") from error
-    folder = _model_folder(model, digest)
-    same = model_digest(folder) == digest
-    now = record(exported.program, load_quietly(folder, device, dtype), cases, selftest.sketch)
-    answer = _run_package(exported, folder, now, device, dtype)
-    outcomes = answer["outcomes"]
-    comparisons = {
-        "engine": selftest.judge(now, outcomes, dtype),
-        "recorded": selftest.judge(cases, outcomes, dtype) if same else None,
-        "evaluator": selftest.judge(cases, now, dtype) if same else None,
-    }
-    return {
-        "package": exported.module,
-        "program_hash": exported.manifest["program_hash"],
-        "engine": exported.manifest["engine"],
-        "imported_from": answer["module"],
-        "model": folder,
-        "device": device,
-        "dtype": dtype,
-        "versions": versions(),
-        "density": sum(case["density"] for case in outcomes) / len(outcomes),
-        "comparisons": comparisons,
-        "ok": all(found["ok"] for found in comparisons.values() if found is not None),
-    }
-
-
-def _model_folder(model: str | Path | None, digest: str) -> str:
-    """The model to verify on: the given one, or the shipped one where the package was recorded on that."""
-    if model is not None:
-        model_digest(str(model))
-        return str(Path(model).absolute())
-    if model_digest(str(REFERENCE_MODEL)) == digest:
-        return str(REFERENCE_MODEL)
-    raise VortexError("this package was measured on another model than the shipped one; name its folder with --model")
-
-
-def _run_package(
-    exported: Package, model: str, cases: list[dict[str, Any]], device: str, dtype: str
-) -> dict[str, Any]:
-    """The cases through the package in a new process. Raises `VortexError` when that does not end with outcomes."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with tempfile.TemporaryDirectory(prefix="vortex-verify-") as scratch:
-        file = Path(scratch) / "cases.json"
-        file.write_text(json.dumps(cases))
-        command = [
-            sys.executable, "-m", "vortexlab.deploy.selftest", str(exported.root.absolute()), model, str(file),
-            "--module", exported.module, "--device", device, "--dtype", dtype,
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_SECONDS, env=environment, cwd=scratch
-            )
-        except subprocess.TimeoutExpired:
-            raise VortexError(f"the package did not end its self-test in {_SECONDS:g} s") from None
-    try:
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise VortexError(f"the package does not run (status {done.returncode}): {last[:300]}") from None
-    if "refused" in answer:
-        raise VortexError(answer["refused"])
-    return dict(answer)
