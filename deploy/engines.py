@@ -30,7 +30,7 @@ ENGINES = {
     engine.name: engine
     for engine in (
         Engine("transformers", "Hugging Face transformers", ("5.17", "6"), requires=("transformers>=5.17,<6",)),
-        Engine("vllm", "vLLM", ("0.32", "0.34"), plugins="vllm.general_plugins", carries=False),
+        Engine("vllm", "vLLM", ("0.32", "0.34"), plugins="vllm.general_plugins"),
     )
 }
 

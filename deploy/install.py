@@ -19,10 +19,11 @@ def install(folder: Path, target: Path, python: str = sys.executable) -> None:
     with tempfile.TemporaryDirectory(prefix="vortex-install-") as scratch:
         copy = Path(scratch) / "package"  # a build leaves files beside its sources
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-        done = subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", target, copy],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        words = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--target", target, copy]
+        try:
+            done = subprocess.run([python, "-m", "pip", *words], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise VortexError(f"cannot run {python} ({error.strerror}); name the engine's interpreter") from error
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise VortexError(f"pip cannot install {folder} with {python}: {last[:300]}")

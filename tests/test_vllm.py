@@ -23,6 +23,7 @@ from vortexlab.deploy import package
 from vortexlab.deploy.install import install
 from vortexlab.deploy.vllm import plugin
 from vortexlab.deploy.vllm.checks import pattern_of
+from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
 from vortexlab.evaluator.config import REFERENCE_MODEL
@@ -38,6 +39,20 @@ EVERYTHING = load("dense").bind()
 #: 7 pages of 16 or 4 of 64 tokens are read.
 QUEST = load("quest").bind({"page": 16, "budget": 4})
 WIDE = load("quest").bind({"page": 64, "budget": 4, "recent": 1, "sink": 0})
+#: Both kinds of step state: an average over steps, and a set that is renewed now and then.
+CARRIES = parse("""
+@program(page=16)
+class Carries:
+    mass = memory.step(page, every=3)
+    below = memory.layer(page)
+
+    def summarize(k): return dict(c=k.mean(token))
+    def score(q, s, m): return dot(q, s.c, channel).max(head) + m.mass + m.below
+    def select(score, m, ctx):
+        return last(2) | reuse(topk(score, 2), every=4)
+    def remember(q, s, score, m):
+        return dict(mass=0.5 * m.mass + softmax(score, page), below=s.c.max(channel))
+""").bind()
 ROOM = {"kv_cache_memory_bytes": 64 << 20}
 #: 48 blocks of 32 tokens beside the null block: the prompts take 47, and what they generate needs more.
 TIGHT = {"num_gpu_blocks_override": 49, "kv_cache_memory_bytes": 64 << 20}
@@ -95,6 +110,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, 
         "quest": (QUEST, {**ROOM, "block_size": 128}),
         "quest, tight": (QUEST, TIGHT),
         "wide": (WIDE, ROOM),
+        "carries": (CARRIES, ROOM),
     }
 
     @cache
@@ -135,9 +151,10 @@ def test_everything_is_the_stock_backend(engine: Any, name: str) -> None:
         assert ours["cached"] == stock["cached"] and max(ours["cached"][1]) >= 256
 
 
-@pytest.mark.parametrize("name, program", [("quest", QUEST), ("wide", WIDE)])
+@pytest.mark.parametrize("name, program", [("quest", QUEST), ("wide", WIDE), ("carries", CARRIES)])
 def test_a_sparse_program_is_itself_in_transformers(engine: Any, name: str, program: Program) -> None:
-    """Pages smaller than blocks and larger ones; decoding rows beside prompts, and prompts of which one token is new.
+    """Pages smaller than blocks and larger ones, and a program that carries something for each request; decoding rows
+    beside prompts, and prompts of which one token is new.
 
     The pattern matters: dense attention generates something else.
     """

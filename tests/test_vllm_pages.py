@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vortexlab.deploy.vllm.pages import LayerPages, Rows, completed
+from vortexlab.deploy.vllm.requests import Requests
 from vortexlab.dsl.ir import Static
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.torch_executor import TorchExecutor
@@ -87,3 +88,52 @@ def test_summaries_follow_the_pool(page: int) -> None:
     for length in range(60, 65):
         check(engine.step(pages, [first, second], [length, length - 10], [1, 10 if length == 60 else 1]))
     check(engine.step(pages, [[3, 0, 1, 4], second], [64, 55], [64, 1]))  # the first was preempted, its blocks reused
+
+
+def decoding(*rows: tuple[list[int], int]) -> Rows:
+    """Decoding rows: their blocks of 4 and their lengths."""
+    width = max((len(blocks) for blocks, _ in rows), default=0)
+    table = torch.tensor([blocks + [-1] * (width - len(blocks)) for blocks, _ in rows], dtype=torch.int32)
+    return Rows(table.view(len(rows), width), torch.tensor([length for _, length in rows]), ONE, ONE)
+
+
+def places(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers)
+
+
+def test_a_request_is_known_by_where_it_wrote_its_newest_token() -> None:
+    known = Requests(4)
+    first = known.step(decoding(([5, 6], 6), ([7], 3)), places(25, 30), 4)
+    assert first.begun == first.slots and len(set(first.slots)) == 2
+    a, b = first.slots
+    # Rows change places; a prompt joins, and then decodes; a row that is left out for a step is still known.
+    second = known.step(decoding(([7], 4), ([5, 6], 7)), places(31, 26, 32, 33), 4)
+    assert (second.slots, second.begun) == ([b, a], [])
+    third = known.step(decoding(([8], 3), ([7, 9], 5)), places(34, 36), 4)
+    (c,) = third.begun
+    assert third.slots == [c, b] and c not in (a, b)
+    assert known.step(decoding(([5, 6], 8)), places(27), 4).slots == [a]
+
+
+def test_blocks_that_are_used_again_name_nobody() -> None:
+    known = Requests(4)
+    (a,) = known.step(decoding(([5, 6], 6)), places(25), 4).slots
+    # Its blocks were given back; a prompt of another request ends where it was going on.
+    assert known.step(decoding(), places(24, 25), 4).slots == []
+    again = known.step(decoding(([2, 6], 7)), places(26), 4)
+    assert again.begun == again.slots
+    # A full block is shared: who found it wrote a token of its own behind it.
+    (a,) = known.step(decoding(([1], 4)), places(7), 4).slots
+    both = known.step(decoding(([1, 2], 5)), places(8, 12), 4)  # 12: the other's one token, read as a prompt
+    assert both.slots == [a] and both.begun == []
+    both = known.step(decoding(([1, 2], 6), ([1, 3], 6)), places(9, 13), 4)
+    assert both.slots[0] == a and both.begun == both.slots[1:]
+
+
+def test_with_too_many_requests_the_one_seen_least_lately_begins_anew() -> None:
+    known = Requests(2)
+    (a,) = known.step(decoding(([1], 2)), places(5), 4).slots
+    (b,) = known.step(decoding(([2], 2)), places(9), 4).slots
+    (c,) = known.step(decoding(([3], 2)), places(13), 4).slots
+    assert c == a and known.step(decoding(([2], 3)), places(10), 4).slots == [b]
+    assert known.step(decoding(([1], 3)), places(6), 4).begun == [a]

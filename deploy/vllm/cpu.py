@@ -22,6 +22,7 @@ from vllm.v1.attention.backends.cpu_attn import (
 
 from vortexlab.deploy.vllm.checks import pattern_of
 from vortexlab.deploy.vllm.layer import SparseLayer
+from vortexlab.deploy.vllm.requests import Requests
 from vortexlab.deploy.vllm.split import Split, alone
 
 
@@ -45,6 +46,8 @@ class SparseMetadata(CPUAttentionMetadata):
 
 
 class SparseBuilder(CPUAttentionMetadataBuilder):
+    requests: Requests | None = None
+
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> CPUAttentionMetadata:
@@ -52,7 +55,9 @@ class SparseBuilder(CPUAttentionMetadataBuilder):
         pattern = pattern_of(self.vllm_config)
         if pattern is None:
             return whole
-        split = Split.of(common_attn_metadata, self.block_size, pattern.gate)
+        if pattern.program.has_memory and self.requests is None:
+            self.requests = Requests(2 * self.vllm_config.scheduler_config.max_num_seqs)
+        split = Split.of(common_attn_metadata, self.block_size, pattern.gate, self.requests)
         if split.others.tokens.numel():
             # Their blocks are copied one after the other, and numbered like that.
             held = split.others.table >= 0

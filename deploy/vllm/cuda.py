@@ -22,6 +22,7 @@ from vllm.v1.attention.backends.flash_attn import (
 
 from vortexlab.deploy.vllm.checks import pattern_of
 from vortexlab.deploy.vllm.layer import SparseLayer
+from vortexlab.deploy.vllm.requests import Requests
 from vortexlab.deploy.vllm.split import Split, alone
 
 
@@ -48,13 +49,17 @@ class SparseBuilder(FlashAttentionMetadataBuilder):
     _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.NEVER
     supports_update_block_table: bool = False  # how a step is divided follows from its rows
 
+    requests: Requests | None = None
+
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> FlashAttentionMetadata:
         whole = super().build(common_prefix_len, common_attn_metadata, fast_build)
         pattern = pattern_of(self.vllm_config)
         assert pattern is not None
-        split = Split.of(common_attn_metadata, self.block_size, pattern.gate)
+        if pattern.program.has_memory and self.requests is None:
+            self.requests = Requests(2 * self.vllm_config.scheduler_config.max_num_seqs)
+        split = Split.of(common_attn_metadata, self.block_size, pattern.gate, self.requests)
         if split.others.tokens.numel():
             table = split.others.table.clamp(min=0)
             split.stock = super().build(0, alone(common_attn_metadata, split.others, table))

@@ -18,22 +18,33 @@ from vllm.v1.attention.backend import AttentionType
 
 from vortexlab.deploy.vllm.checks import check_layer, pattern_of
 from vortexlab.deploy.vllm.config import KEY
-from vortexlab.deploy.vllm.pages import LayerPages, Rows
+from vortexlab.deploy.vllm.pages import LayerPages
+from vortexlab.deploy.vllm.requests import Continued
 from vortexlab.deploy.vllm.split import Split
 from vortexlab.deploy.vllm.stats import Stats
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Static
 from vortexlab.kernels.lanes import one_lane
+from vortexlab.kernels.memory import Carry
 
 logger = init_logger(f"vllm.{KEY}")  # vLLM shows what its own loggers say
 
 
 class Shared:
-    """What the layers of a worker have in common: its statistics and the layers themselves."""
+    """What the layers of a worker have in common: its statistics, the layers themselves, and what those of the step
+    under way hand upwards."""
 
     def __init__(self) -> None:
         self.stats: Stats | None = None
         self.layers: dict[int, LayerPages] = {}
+        self._step: Continued | None = None
+        self._carry = Carry()
+
+    def carry(self, step: Continued) -> Carry:
+        """Of one step: another one starts from nothing."""
+        if step is not self._step:
+            self._step, self._carry = step, Carry()
+        return self._carry
 
     def end(self, number: int) -> None:
         """After a layer's step; the last one writes."""
@@ -65,6 +76,7 @@ class SparseLayer:
         assert found is not None
         check_layer(self, AttentionType.DECODER)
         self.pattern = found
+        self.requests = config.scheduler_config.max_num_seqs
         self.count = config.model_config.get_total_num_hidden_layers()
         self.shared = shared(config)
         if found.stats is not None and self.shared.stats is None:
@@ -107,7 +119,7 @@ class SparseLayer:
             if split.stock is not None:
                 output[split.others.tokens] = self.others(layer, query, key, value, kv_cache, split)
             if split.decoding.tokens.numel():
-                self._decode(pages, query, split.decoding, split.sparse, k, v, output)
+                self._decode(pages, query, split, k, v, output)
             if self.shared.stats is not None:
                 if self.number == min(self.shared.layers):
                     self.shared.stats.count(split)
@@ -115,11 +127,14 @@ class SparseLayer:
         return output
 
     def _decode(
-        self, pages: LayerPages, query: Tensor, rows: Rows, sparse: bool, k: Tensor, v: Tensor, output: Tensor
+        self, pages: LayerPages, query: Tensor, split: Split, k: Tensor, v: Tensor, output: Tensor
     ) -> None:
+        rows, continued = split.decoding, split.continued
         q, cache = query[rows.tokens].view(-1, self.num_heads, self.head_size), rows.cache(k, v)
+        if continued is not None:
+            pages.remember(cache, 2 * self.requests, continued.slots, continued.begun, self.shared.carry(continued))
         counted = self.shared.stats is not None
-        found = pages.decode(q, cache, count=counted) if sparse else pages.decode_densely(q, cache)
+        found = pages.decode(q, cache, count=counted) if split.sparse else pages.decode_densely(q, cache)
         output[rows.tokens] = found.view(-1, *output.shape[1:]).to(output.dtype)
 
     def _open(self, layer: Any, device: torch.device) -> LayerPages:

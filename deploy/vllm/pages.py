@@ -16,6 +16,7 @@ from torch import Tensor
 from vortexlab.dsl.ir import SET, Node, Program, Static, Type
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor, PageLists
+from vortexlab.kernels.memory import Carry, Memory
 
 
 def everything(page: int) -> Program:
@@ -87,6 +88,7 @@ class LayerPages:
         self.state: Any = None
         self.read = 0.0  # share of its context that each sparse row read, summed over rows and steps
         self.lists: PageLists | None = None  # of the newest sparse step
+        self.memory: Memory | None = None
         self._dense: Executor | None = None
         self._pool: tuple[int, torch.Size] | None = None
 
@@ -106,9 +108,18 @@ class LayerPages:
         if pages.numel():
             self.executor.summarize(self.state, cache, pages)
 
+    def remember(self, cache: PagedKV, rows: int, slots: list[int], begun: list[int], carry: Carry) -> None:
+        """For a program that carries something: the slots (of `rows`) of the requests that decode next, those that
+        begin with it, and what the layers of the step hand upwards."""
+        if self.memory is None:
+            self.memory = self.executor.new_memory(cache, rows)
+        self.memory.reset(begun)
+        self.memory.slots, self.memory.carry = slots, carry
+
     def decode(self, q: Tensor, cache: PagedKV, *, count: bool = False) -> Tensor:
         """q: [rows, query_heads, channel], one query a row; the same shape is returned. `count` adds to `read`."""
-        out, self.lists = self.executor.decode(q, self.state, cache)
+        carried = () if self.memory is None else (self.memory,)
+        out, self.lists = self.executor.decode(q, self.state, cache, *carried)
         if count:
             tokens = self.lists.tokens(cache.lengths, self.executor.program.page_size).double()
             self.read += float((tokens.flatten(1).mean(1) / cache.lengths).sum())

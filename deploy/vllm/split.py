@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vortexlab.deploy.vllm.pages import Rows
+from vortexlab.deploy.vllm.requests import Continued, Requests
 from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.gate import Gate
 
@@ -22,7 +23,7 @@ from vortexlab.kernels.gate import Gate
 class Split:
     """`all` rows, and whether each brings just one token (`one_each`); those that decode, and whether they do so by the
     program (`sparse`); the others. `stock`: metadata of the others alone for the stock kernels, None where there are
-    none."""
+    none. `continued`: which requests decode; None for a program that carries nothing."""
 
     all: Rows
     one_each: bool
@@ -30,10 +31,12 @@ class Split:
     sparse: bool
     others: Rows
     stock: Any = None
+    continued: Continued | None = None
 
     @staticmethod
-    def of(common: Any, block: int, gate: Gate | None) -> Split:
-        """Of vLLM's `CommonAttentionMetadata`. Rows are told apart on the host, once for all layers.
+    def of(common: Any, block: int, gate: Gate | None, requests: Requests | None = None) -> Split:
+        """Of vLLM's `CommonAttentionMetadata`. Rows are told apart on the host, once for all layers. `requests`: those
+        of the engine, where the program carries something.
 
         Raises `VortexError` where it does not say which rows are in prefill.
         """
@@ -54,7 +57,10 @@ class Split:
         count = decoding.lengths.numel()
         sparse = count > 0 and (gate is None or gate.is_sparse(count, int(decoding.lengths.max())))
         real = fresh > 0
-        return Split(some(real), bool((fresh[real] == 1).all()), decoding, sparse, some(others))
+        continued = requests and requests.step(decoding, common.slot_mapping, block)
+        return Split(
+            some(real), bool((fresh[real] == 1).all()), decoding, sparse, some(others), continued=continued
+        )
 
 
 def alone(common: Any, rows: Rows, table: Tensor) -> Any:
