@@ -1,6 +1,8 @@
-"""SGLang's objects as far as our backend touches them, and a server small enough to follow: paged slots, a table of them
-per request, prefixes that requests share, prompts in chunks and decode steps. `tests/test_sglang_contract.py` holds that
-the real ones have what these have."""
+"""SGLang's objects as far as our backend touches them, and a server small enough to follow.
+
+It has paged slots, a table of them per request, prefixes that requests share, prompts in chunks and decode steps.
+`tests/test_sglang_contract.py` holds that the real ones have what these have.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +131,7 @@ class HookType(Enum):
 
 
 class HookRegistry:
-    hooks: list[tuple[str, Callable[..., Any], HookType]] = []
+    hooks: ClassVar[list[tuple[str, Callable[..., Any], HookType]]] = []
 
     @classmethod
     def register(cls, target: str, hook: Callable[..., Any], hook_type: HookType = HookType.AFTER) -> None:

@@ -73,6 +73,23 @@ def test_a_decode_step_is_the_reference(program: Program) -> None:
     assert server.backend.dense_steps == 0
 
 
+def test_slots_of_a_page_are_a_page() -> None:
+    from vortexlab.deploy.sglang.pages import filled, page_table, pages_of
+
+    slots = torch.arange(14.0)[:, None, None].expand(14, 2, 3)
+    assert pages_of(slots, 4).shape == (3, 2, 4, 3) and pages_of(slots, 4)[1, 1, :, 0].tolist() == [4, 5, 6, 7]
+    table = torch.zeros(3, 12, dtype=torch.int32)
+    table[1, :10] = torch.tensor([8, 9, 10, 11, 4, 5, 6, 7, 12, 13])
+    table[2] = 99  # what an earlier request left there
+    table[2, :5] = torch.tensor([8, 9, 10, 11, 16])
+    requests, lengths = torch.tensor([2, 1]), torch.tensor([5, 10])
+    assert page_table(table, requests, lengths, 4, 3).tolist() == [[2, 4, -1], [2, 1, 3]]
+    assert page_table(table, requests, lengths, 2, 2).tolist() == [[4, 5], [4, 5]]
+    # 1 of 5 and 8 of 10 tokens are new: the second request fills the page that it had begun, and one more.
+    assert filled(table, requests, [4, 2], [1, 8], 4).tolist() == [2, 1]
+    assert filled(table, requests, [0, 10], [5, 0], 4).tolist() == [2]
+
+
 def test_the_selection_matters() -> None:
     """Else the comparisons above would hold for dense attention."""
     server = started(QUEST)
@@ -147,18 +164,18 @@ def test_graphs_read_static_buffers() -> None:
 
 def gate() -> Gate:
     ratios = (Ratio(1, 32, 0.5, 0.4, 0.6), Ratio(1, 172, 1.5, 1.2, 1.6), Ratio(2, 32, 0.5, 0.4, 0.6))
-    return Gate((*ratios, Ratio(2, 176, 1.5, 1.2, 1.6)), {**dict.fromkeys(CONDITIONS, ""), "program_hash": "00"})
+    return Gate((*ratios, Ratio(2, 178, 1.5, 1.2, 1.6)), {**dict.fromkeys(CONDITIONS, ""), "program_hash": "00"})
 
 
 def test_the_dense_gate_is_honoured() -> None:
-    """With two rows it opens at 176 tokens; what was decoded densely before has filled a page, whose summary counts."""
+    """With two rows it opens at 178 tokens; what was decoded densely before has filled a page, whose summary counts."""
     server = started(SMALL, gate())
-    for length in range(171, 190):
+    for length in range(171, 215):
         rows = server.decode([1, 2])
         for layer, (q, out) in enumerate(rows):
-            program = SMALL if length >= 176 else EVERYTHING
+            program = SMALL if length >= 178 else EVERYTHING
             torch.testing.assert_close(out, expected(server, program, layer, [1, 2], q), rtol=1e-5, atol=1e-5)
-    assert server.backend.dense_steps == 2 * 5
+    assert server.backend.dense_steps == 2 * 7
     with pytest.raises(VortexError, match=r"dense gate.*--cuda-graph-backend-decode disabled, or with VORTEX_GATE=off"):
         started(SMALL, gate(), decode="full")
 
@@ -272,7 +289,7 @@ def test_the_package_is_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     module = __import__(written.module)
     module.register()
     module.register()
-    assert fakes.CHOICES == ["triton", written.module] and [*fakes.BACKENDS] == [written.module]
+    assert fakes.CHOICES[1:] == [written.module] and [*fakes.BACKENDS] == [written.module]
     assert len(fakes.HookRegistry.hooks) == 1
     server = fakes.Server(name=written.module)
     runner = server.runner()
@@ -309,9 +326,7 @@ def test_another_release_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.parametrize(("value", "sparse"), [("off", True), ("on", False)])
-def test_the_gate_can_be_turned_off(
-    value: str, sparse: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gate_can_be_turned_off(value: str, sparse: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vortexlab.deploy.sglang.plugin import made
 
     digest = exported(tmp_path / "plain").manifest["program_hash"]
@@ -325,5 +340,5 @@ def test_the_gate_can_be_turned_off(
 
 
 def test_programs_that_carry_something_are_not_exported(tmp_path: Path) -> None:
-    with pytest.raises(VortexError, match="carries something.*SGLang"):
+    with pytest.raises(VortexError, match=r"carries something.*SGLang"):
         exported(tmp_path / "out", load("running_average").bind())
