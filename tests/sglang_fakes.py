@@ -62,11 +62,11 @@ class KVWriteLoc:
 class MHATokenToKVPool:
     kv_cache_layout, post_capture_active = "nhd", False
 
-    def __init__(self, size: int, page_size: int, layers: int, kv_heads: int, channel: int):
+    def __init__(self, size: int, page_size: int, layers: int, kv_heads: int, channel: int, device: str = "cpu"):
         self.dtype = self.store_dtype = torch.float32
         # What no request has written is not a number, so that reading it cannot pass unseen.
-        shape = (size + page_size, kv_heads, channel)
-        self.buffers = [(torch.full(shape, math.nan), torch.full(shape, math.nan)) for _ in range(layers)]
+        empty = torch.full((size + page_size, kv_heads, channel), math.nan, device=device)
+        self.buffers = [(empty.clone(), empty.clone()) for _ in range(layers)]
 
     def get_kv_buffer(self, layer_id: int) -> tuple[Tensor, Tensor]:
         return self.buffers[layer_id]
@@ -205,6 +205,7 @@ class Server:
     channel: int = 8
     pages: int = 40
     context: int = 320
+    device: str = "cpu"
     tables: dict[int, list[int]] = field(default_factory=dict)
     lengths: dict[int, int] = field(default_factory=dict)
     history: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -222,15 +223,15 @@ class Server:
         heads = self.kv_heads * self.group
         attention = [RadixAttention(heads, self.kv_heads, self.channel, i) for i in range(self.layers)]
         size = (self.pages - 1) * self.page
-        table = torch.zeros(9, self.context, dtype=torch.int32)
+        table = torch.zeros(9, self.context, dtype=torch.int32, device=self.device)
+        pool = MHATokenToKVPool(size, self.page, self.layers, self.kv_heads, self.channel, self.device)
         return SimpleNamespace(**{
             "server_args": arguments(self.name, **given), "prefill_attention_backend_str": self.name,
             "decode_attention_backend_str": self.name, "is_draft_worker": False, "device": "cuda",
             "page_size": self.page, "use_mla_backend": False, "sliding_window_size": None, "is_hybrid_swa": False,
             "dtype": torch.float32, "model": nn.ModuleList(attention),
             "model_config": SimpleNamespace(num_hidden_layers=self.layers),
-            "token_to_kv_pool": MHATokenToKVPool(size, self.page, self.layers, self.kv_heads, self.channel),
-            "req_to_token_pool": SimpleNamespace(req_to_token=table),
+            "token_to_kv_pool": pool, "req_to_token_pool": SimpleNamespace(req_to_token=table),
             **changes,
         })  # fmt: skip
 
@@ -276,14 +277,18 @@ class Server:
     def decode(self, requests: Sequence[int], padded: int = 0) -> list[tuple[Tensor, Tensor]]:
         """A decode step, in the static buffers of a graph of `padded` rows where that is given: queries [rows,
         query_heads, channel] and outputs of each layer."""
-        slots = [slot for request in requests for slot in self._grow(request, 1)]
-        rows = [*requests, *[0] * max(0, padded - len(requests))]
-        batch = self._batch(ForwardMode.DECODE, rows, [1] * len(requests), slots)
+        batch = self.batch(requests, padded)
         if padded:
             self.backend.init_forward_metadata_out_graph(batch)
         else:
             self.backend.init_forward_metadata(batch)
         return [self._layer(layer, batch, list(requests), [1] * len(requests)) for layer in range(self.layers)]
+
+    def batch(self, requests: Sequence[int], padded: int = 0) -> SimpleNamespace:
+        """The next decode step of some requests, perhaps with rows that pad."""
+        slots = [slot for request in requests for slot in self._grow(request, 1)]
+        rows = [*requests, *[0] * max(0, padded - len(requests))]
+        return self._batch(ForwardMode.DECODE, rows, [1] * len(requests), slots)
 
     def _batch(self, mode: ForwardMode, rows: list[int], fresh: list[int], slots: list[int]) -> SimpleNamespace:
         for request, count in zip(rows, fresh, strict=False):
@@ -291,22 +296,28 @@ class Server:
         lengths = [self.lengths.get(row, 1) if i < len(fresh) else 1 for i, row in enumerate(rows)]
         idle = [0] * (len(rows) - len(fresh))
         return SimpleNamespace(
-            forward_mode=mode, batch_size=len(rows), req_pool_indices=torch.tensor(rows),
-            seq_lens=torch.tensor(lengths), seq_lens_cpu=torch.tensor(lengths),
-            out_cache_loc=torch.tensor([*slots, *idle]), extend_prefix_lens_cpu=None, extend_seq_lens_cpu=None,
-            extend_prefix_lens=None, extend_seq_lens=None,
+            forward_mode=mode, batch_size=len(rows), req_pool_indices=torch.tensor(rows, device=self.device),
+            seq_lens=torch.tensor(lengths, device=self.device), seq_lens_cpu=torch.tensor(lengths),
+            out_cache_loc=torch.tensor([*slots, *idle], device=self.device), extend_prefix_lens=None,
+            extend_seq_lens=None, extend_prefix_lens_cpu=None, extend_seq_lens_cpu=None,
         )  # fmt: skip
 
-    def _layer(self, number: int, batch: Any, requests: list[int], fresh: list[int]) -> tuple[Tensor, Tensor]:
-        layer, tokens = self.run.model[number], len(batch.out_cache_loc)
-        heads = layer.tp_q_head_num
-        q = torch.randn(tokens, heads, self.channel, generator=self.random)
-        k, v = torch.randn(2, tokens, self.kv_heads, self.channel, generator=self.random)
+    def tokens(self, number: int, requests: Sequence[int], fresh: Sequence[int], total: int) -> list[Tensor]:
+        """Random q, k, v of a step's tokens in one layer, row by row and `total` with those that pad, which the
+        requests' histories take on."""
+        heads = self.run.model[number].tp_q_head_num
+        q = torch.randn(total, heads, self.channel, generator=self.random)
+        k, v = torch.randn(2, total, self.kv_heads, self.channel, generator=self.random)
         at = 0
         for request, count in zip(requests, fresh, strict=True):
             new = [x[at : at + count].transpose(0, 1) for x in (k, v)]
             old = self.history[number, request]
             self.history[number, request] = (torch.cat((old[0], new[0]), 1), torch.cat((old[1], new[1]), 1))
             at += count
+        return [q, k, v]
+
+    def _layer(self, number: int, batch: Any, requests: list[int], fresh: list[int]) -> tuple[Tensor, Tensor]:
+        q, k, v = self.tokens(number, requests, fresh, len(batch.out_cache_loc))
         forward = self.backend.forward_decode if batch.forward_mode.is_decode() else self.backend.forward_extend
-        return q, forward(q.flatten(1), k, v, layer, batch)
+        given = [x.to(self.device) for x in (q.flatten(1), k, v)]
+        return q, forward(*given, self.run.model[number], batch).cpu()

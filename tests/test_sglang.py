@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tests import sglang_fakes as fakes
+from tests.triton_runs import interpreted
 from vortexlab.deploy import package
 from vortexlab.dsl import reference
 from vortexlab.dsl.errors import VortexError
@@ -160,6 +161,13 @@ def test_graphs_read_static_buffers() -> None:
         assert backend.step.table.shape == (padded, 20) and backend.graphs.holds(backend.step)
     check(server, QUEST, [1, 2])
     assert not backend.graphs.holds(backend.step)
+
+
+def test_triton_runs_it_in_static_buffers() -> None:
+    """In Triton's interpreter: layers lend each other their page lists, which each batch finds where they were."""
+    found = interpreted("sglang")
+    assert found["difference"] < 1e-4
+    assert found["kept"] and found["batches"] == [2, 4]
 
 
 def gate() -> Gate:

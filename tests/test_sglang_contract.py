@@ -175,11 +175,13 @@ def test_server_arguments_have_their_names(field: str, file: str) -> None:
     assert field in found
 
 
+CALL = ["self", "q", "k", "v", "layer", "forward_batch", "save_kv_cache"]
+
+
 @pytest.mark.parametrize(
     ("module", "name", "wanted"),
     [
-        (TRITON, "TritonAttnBackend.forward_decode", ["self", "q", "k", "v", "layer", "forward_batch", "save_kv_cache"]),
-        (TRITON, "TritonAttnBackend.forward_extend", ["self", "q", "k", "v", "layer", "forward_batch", "save_kv_cache"]),
+        (TRITON, "TritonAttnBackend.forward_decode", CALL), (TRITON, "TritonAttnBackend.forward_extend", CALL),
         (TRITON, "TritonAttnBackend.init_forward_metadata", ["self", "forward_batch"]),
         (TRITON, "TritonAttnBackend.init_forward_metadata_out_graph", ["self", "forward_batch", "in_capture"]),
         (TRITON, "TritonAttnBackend.init_cuda_graph_state", ["self", "max_bs", "max_num_tokens"]),
@@ -202,7 +204,7 @@ def test_no_argument_of_an_attention_call_is_new() -> None:
     refused = {"sinks", "score_mod", "aux_tensors"}
     for name in ("forward_decode", "forward_extend"):
         found = parameters(definition(TRITON, f"TritonAttnBackend.{name}"))
-        assert set(found[7:]) == refused, name
+        assert set(found[len(CALL) :]) == refused, name
 
 
 def test_a_name_that_no_plugin_registered_is_an_error() -> None:

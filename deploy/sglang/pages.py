@@ -85,19 +85,23 @@ class GraphSteps:
         return step.table.data_ptr() == self.table.data_ptr()
 
 
-class LayerPages:
-    """One attention layer: the executor of a program, and the summaries of every page of the engine's pool.
+def executor_on(device: torch.device) -> type[Executor]:
+    """On a GPU the Triton executor, whatever the program: the torch one reads back to the host, which no CUDA graph
+    captures. What Triton does not cover is refused by it (`VortexError`)."""
+    if device.type == "cuda":
+        from vortexlab.kernels.gpu.executor import TritonExecutor
 
-    On a GPU programs run on the Triton executor alone, since the torch one reads back to the host, which no CUDA graph
-    captures; a program that it does not cover is refused (`VortexError`). On a CPU they run on the torch executor.
-    """
+        return TritonExecutor
+    from vortexlab.kernels.torch_executor import TorchExecutor
+
+    return TorchExecutor
+
+
+class LayerPages:
+    """One attention layer: the executor of a program, and the summaries of every page of the engine's pool."""
 
     def __init__(self, program: Program, static: Static, keys: Tensor, values: Tensor):
-        if keys.is_cuda:
-            from vortexlab.kernels.gpu.executor import TritonExecutor as Kind
-        else:
-            from vortexlab.kernels.torch_executor import TorchExecutor as Kind  # type: ignore[assignment]
-        self.executor: Executor = Kind(program, static)
+        self.executor: Executor = executor_on(keys.device)(program, static)
         self.page = program.page_size
         nobody = torch.zeros(0, dtype=torch.int32, device=keys.device)
         self.state: Any = self.executor.new_state(Step(nobody[:, None], nobody).of(keys, values, self.page))
