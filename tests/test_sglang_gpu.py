@@ -1,5 +1,8 @@
-"""SGLang's backend on a GPU, over the fakes: Triton's kernels on slots, eagerly and in CUDA graphs that are captured and
-replayed as SGLang does it (largest batch first, one pool, two warm runs, static buffers). Not SGLang itself."""
+"""SGLang's backend on a GPU, over the fakes: Triton's kernels on slots, eagerly and in CUDA graphs.
+
+Graphs are captured and replayed as SGLang does it: the largest batch first, one pool, two warm runs, static buffers. It
+is not SGLang itself.
+"""
 
 from __future__ import annotations
 
