@@ -154,6 +154,20 @@ def test_objects_have_what_is_read_of_them(module: str, name: str, wanted: set[s
     assert not missing, f"{name} no longer has {missing}"
 
 
+def test_our_names_are_not_taken() -> None:
+    """What our backend keeps on itself is nothing that SGLang's keeps there."""
+    ours: set[str] = set()
+    file = Path(__file__).parents[1] / "deploy" / "sglang" / "backend.py"
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            ours.add(node.attr)
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith(("init_", "forward_", "__")):
+            ours.add(node.name)
+    assert {"pages", "step", "filled", "_layer"} <= ours
+    taken = attributes(TRITON, "TritonAttnBackend") | attributes(BASE, "AttentionBackend")
+    assert not ours & taken
+
+
 @pytest.mark.parametrize(
     ("field", "file"),
     [

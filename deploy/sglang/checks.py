@@ -86,7 +86,7 @@ def _check_pool(runner: Any) -> None:
         "the KV cache of this model is {}, which a pattern does not read in SGLang",
         {
             "latent (MLA)": runner.use_mla_backend,
-            "in part that of a sliding window": runner.sliding_window_size is not None or runner.is_hybrid_swa,
+            "in part that of a sliding window": (runner.sliding_window_size or 0) > 0 or runner.is_hybrid_swa,
             "quantised": pool.dtype != runner.dtype or pool.store_dtype != pool.dtype,
             # Pools of hybrid models, 4-bit ones and those of other layouts are subclasses, or none.
             f"a {type(pool).__name__}": type(pool) is not MHATokenToKVPool,
