@@ -233,9 +233,8 @@ def test_a_name_that_no_plugin_registered_is_an_error() -> None:
 
 
 def test_every_process_loads_plugins() -> None:
-    for module in ("managers.scheduler", "entrypoints.engine"):
-        assert "load_plugins()" in set(calls(tree(f"sglang.srt.{module}"))), module
-    assert "load_plugins()" in set(calls(tree("sglang.launch_server")))
+    for module in ("srt.managers.scheduler", "srt.entrypoints.engine", "cli.serve", "launch_server"):
+        assert "load_plugins()" in set(calls(tree(f"sglang.{module}"))), module
 
 
 def test_backends_are_made_where_the_hook_looks() -> None:
