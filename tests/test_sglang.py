@@ -293,6 +293,7 @@ def test_the_package_is_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "sglang>=0.5.23,<0.5.24" in project["dependencies"]
     readme = (tmp_path / "out" / "README.md").read_text()
     assert f"--attention-backend {written.module}" in readme and "not been run" in readme and "@" not in readme[:600]
+    assert "@" not in (tmp_path / "out" / written.module / "__init__.py").read_text()
     monkeypatch.syspath_prepend(tmp_path / "out")
     module = __import__(written.module)
     module.register()
