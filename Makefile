@@ -5,12 +5,13 @@ WORKERS ?= 2
 
 venv   := .venv
 vllm   := .venv-vllm
+sglang := build/sglang-0.5.23
 python := $(venv)/bin/python
 pin     = $(shell sed -n 's/^$(1)==//p' constraints.txt)
 pytest := $(python) -m pytest -n $(WORKERS) --dist loadfile -q
 rooms  := dsl|kernels|evaluator|search_spaces|agent|deploy
 
-.PHONY: help setup link search test test-all test-gpu test-vllm lint train clean
+.PHONY: help setup link search test test-all test-gpu test-vllm test-sglang lint train clean
 
 help:
 	@echo "make setup     install everything into .venv"
@@ -18,6 +19,7 @@ help:
 	@echo "make test      the tests that need neither a GPU nor much time"
 	@echo "make test-all  these and the long ones;  make test-gpu: those for a CUDA device"
 	@echo "make test-vllm those with vLLM on the CPU, in an environment of their own, $(vllm)"
+	@echo "make test-sglang  what is relied upon in the sources of SGLang, which are fetched into build/"
 	@echo "make lint      ruff and mypy"
 	@echo "make train     train the reference model in training/ (goes on where it stopped; docs/reference-model.md)"
 	@echo "make clean     remove .venv and everything that was built"
@@ -60,6 +62,15 @@ test-vllm: link $(vllm)/.installed
 	@scripts/link.sh $(vllm)/bin/python
 	$(vllm)/bin/python -m pytest -q -m vllm tests/test_vllm.py $(ARGS)
 	$(python) -m pytest -q -m vllm tests/test_vllm_serve.py tests/test_vllm_verify.py $(ARGS)
+
+# SGLang needs a GPU to run and other releases of torch: its wheel is unpacked to be read, and never installed.
+$(sglang)/.unpacked: | $(venv)/.installed
+	$(python) -m pip download --quiet --no-deps --only-binary :all: --dest $(sglang) sglang==$(sglang:build/sglang-%=%)
+	$(python) -m zipfile -e $(sglang)/*.whl $(sglang)
+	touch $@
+
+test-sglang: link $(sglang)/.unpacked
+	VORTEX_SGLANG=$(sglang) $(python) -m pytest -q -m 'not gpu' tests/test_sglang.py tests/test_sglang_contract.py $(ARGS)
 
 # mypy reads the linked packages, which have their import names there; sed turns its paths back into the folders'.
 lint: SHELL := bash

@@ -3,8 +3,9 @@
     PYTHONPATH=build/linked python benchmarks/quantised.py --device cuda --json quantised.json
 
 Dense attention and Quest, each over a cache in the model's precision and in fp8 (e4m3), Quest with its summaries in
-bf16 and in fp8. Every row is a program of the language and goes through the evaluator: the speed-up is over dense attention in
-the model's precision, at the same lengths as accuracy, on the reference model's tasks and the geometry of Qwen3-8B.
+bf16 and in fp8. Every row is a program of the language and goes through the evaluator: the speed-up is over dense
+attention in the model's precision, at the same lengths as accuracy, on the reference model's tasks and the geometry of
+Qwen3-8B.
 `--long` times the decode step once more at one length and batch that the reference model does not read.
 """
 

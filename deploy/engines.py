@@ -31,6 +31,14 @@ ENGINES = {
     for engine in (
         Engine("transformers", "Hugging Face transformers", ("5.17", "6"), requires=("transformers>=5.17,<6",)),
         Engine("vllm", "vLLM", ("0.32", "0.34"), plugins="vllm.general_plugins"),
+        Engine(
+            "sglang",
+            "SGLang",
+            ("0.5.23", "0.5.24"),
+            requires=("sglang>=0.5.23,<0.5.24",),
+            plugins="sglang.srt.plugins",
+            carries=False,
+        ),
     )
 }
 

@@ -104,6 +104,7 @@ def write(
         "ENGINE": chosen.title,
         "REQUIRES": "".join(f', "{line}"' for line in chosen.requires),
         "PLUGINS": _plugin(chosen, module),
+        "PAGE": str(program.page_size),
     }
     values["USE"] = _filled(f"{engine}/use.md.txt", values).strip()
     held = replace(program, parameters=program.parameters and replace(program.parameters, path=PARAMETERS))

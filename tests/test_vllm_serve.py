@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from openai import AsyncOpenAI
 
 from vortexlab.deploy import package
@@ -131,7 +130,7 @@ def test_answers_are_those_of_the_evaluator(tmp_path: Path) -> None:
         dense = ask(client, rows, 8)
     with serving(tmp_path / "sparse", QUEST) as client:
         sparse = ask(client, rows, 8)
-    model = load_model(str(REFERENCE_MODEL), "cpu", torch.float32)
+    model = load_model(str(REFERENCE_MODEL))
     expected = answers(QUEST, model, asked.contexts(), PROMPT_DENSE)
     kept = []
     for whole, part in (expected, (dense, sparse)):

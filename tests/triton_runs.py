@@ -523,6 +523,35 @@ class _Patches:
 _LANGUAGE = ("triton.language", "triton.language.core")
 
 
+def sglang_steps() -> dict[str, Any]:
+    """Decode steps of SGLang's backend on the Triton executor, in a graph's buffers and outside of them: the largest
+    difference from the reference, and whether each batch found its page lists where it had left them."""
+    import pytest
+    import torch
+
+    from tests import sglang_fakes
+    from tests.test_sglang import QUEST, expected, started
+
+    patch, differences, kept = pytest.MonkeyPatch(), [], True
+    sglang_fakes.install(patch)
+    from vortexlab.deploy.sglang import pages
+    from vortexlab.kernels.gpu.executor import TritonExecutor
+
+    patch.setattr(pages, "executor_on", lambda device: TritonExecutor)
+    server = started(QUEST, decode="full")
+    server.backend.init_cuda_graph_state(4, 4)
+    for keys, values in server.backend.pool.buffers:
+        keys[:16], values[:16] = 0.0, 0.0
+    found: dict[Any, int] = {}
+    for padded in (2, 4, 0, 2, 4, 2, 0):
+        for layer, (q, out) in enumerate(server.decode([1, 2], padded)):
+            differences.append(float((out[:2] - expected(server, QUEST, layer, [1, 2], q)).abs().max()))
+        lists = server.backend.graphs.lists
+        kept &= all(found.setdefault(key, lists[key].pages.data_ptr()) == lists[key].pages.data_ptr() for key in lists)
+    assert torch.tensor(differences).isfinite().all()
+    return {"difference": max(differences), "kept": kept, "batches": sorted(key[0] for key in found)}
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     import torch
@@ -537,7 +566,7 @@ def main() -> None:
         "covered": covered_programs, "fp8": fp8_codes, "steps": repeated_steps, "pages": some_pages,
         "faults": planted_faults, "place": placed_heads, "decode_runner": decode_runner, "route": routed,
         "mixed": mixed_precisions, "prompts": prompts, "prompt_faults": planted_prefill_faults,
-        "outputs": own_outputs, "output_faults": planted_output_faults,
+        "outputs": own_outputs, "output_faults": planted_output_faults, "sglang": sglang_steps,
     }  # fmt: skip
     print(json.dumps(kinds[job.pop("kind")](**job)))
 

@@ -45,8 +45,7 @@ def verify_package(
     """
     exported = package.read(directory)
     tests = exported.selftest
-    chosen = engines.find(engine or str(exported.manifest["engine"]))
-    engines.check_program(exported.program, chosen)
+    chosen = _engine(exported, engine)
     kind, protocol = ("cases", CONTEXT_DENSE) if chosen.name == "transformers" else ("served", PROMPT_DENSE)
     try:
         cases, digest, dtype = list(tests[kind]), str(tests["model_digest"]), str(tests["dtype"])
@@ -89,6 +88,19 @@ def verify_package(
         **more,
         "ok": all(found["ok"] for found in parts),
     }
+
+
+def _engine(exported: Package, name: str | None) -> engines.Engine:
+    """The engine to verify in. Raises `VortexError` where the package is for another, or the engine cannot be run."""
+    own = str(exported.manifest["engine"])
+    if name not in (None, own):
+        raise VortexError(f"this package was written for {own}; export it with --to {name} to verify it there")
+    if own == "sglang":
+        raise VortexError(
+            "packages for sglang cannot be verified: this release has not been run in SGLang; export the program with "
+            "--to transformers or --to vllm to verify what it computes"
+        )
+    return engines.find(own)
 
 
 def _model_folder(model: str | Path | None, digest: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def export(
     values: RunAndId,
-    to: Annotated[str, typer.Option("--to", metavar="ENGINE", help="transformers or vllm.")] = "transformers",
+    to: Annotated[str, typer.Option("--to", metavar="ENGINE", help="transformers, vllm or sglang.")] = "transformers",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="By default exports/ID in the run's folder.")] = None,
     cases: Annotated[int, typer.Option(min=1, max=64, help="Questions of the self-test.")] = 4,
     length: Annotated[int | None, typer.Option(min=64, help="Tokens of their contexts.")] = None,
