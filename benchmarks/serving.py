@@ -25,7 +25,7 @@ from vortexlab.dsl.ir import Program, Static
 from vortexlab.evaluator.config import EvaluationConfig, device_name, versions
 from vortexlab.kernels.cost import predict
 from vortexlab.search_spaces.library import load
-from vortexlab.verify_vllm import Served
+from vortexlab.served import Served
 
 TOKENS, PAGE, VOCABULARY = 2048, 16, 512
 HEADS, KV_HEADS, CHANNEL = 32, 8, 128

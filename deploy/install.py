@@ -19,7 +19,7 @@ def install(folder: Path, target: Path, python: str = sys.executable) -> None:
     with tempfile.TemporaryDirectory(prefix="vortex-install-") as scratch:
         copy = Path(scratch) / "package"  # a build leaves files beside its sources
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-        words = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--target", target, copy]
+        words = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(target), str(copy)]
         try:
             done = subprocess.run([python, "-m", "pip", *words], capture_output=True, text=True, check=False)
         except OSError as error:

@@ -15,8 +15,8 @@ from vortexlab.deploy import engines, package, selftest
 from vortexlab.deploy.package import Package
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import CONTEXT_DENSE, PROMPT_DENSE, REFERENCE_MODEL, model_digest, versions
-from vortexlab.evaluator.models import LoadedModel
 from vortexlab.evaluator.record import record
+from vortexlab.served import Served
 
 _SECONDS = 1800.0
 
@@ -37,9 +37,10 @@ def verify_package(
 
     Three `comparisons`: `engine` (the deployed package against the evaluator, both now), `recorded` (the package
     against what was recorded at export) and `evaluator` (the evaluator now against then). The last two are None for
-    another model than the recorded one. In vLLM also `selections` (what it read against what the reference allows),
-    `accuracy` with so many sealed contexts a task (0: not asked), and, where asked for, `speed` against its own
-    attention. `engine`: by default the one that the package was written for; `python`: the interpreter that it is
+    another model than the recorded one. Beside them `selections` (what the engine read against what the reference
+    allows), in transformers `served` (the same as `engine` with the whole prompt dense), and, where asked for,
+    `accuracy` with so many sealed contexts a task and `speed` against the engine's own attention, at `lengths` and
+    `batches`. `engine`: by default the one that the package was written for; `python`: the interpreter that it is
     installed in. `ok` when none fails. Raises `VortexError` when the folder is no package, its program was changed, or
     there is no model.
     """
@@ -57,16 +58,21 @@ def verify_package(
     same = model_digest(folder) == digest
     loaded = load_quietly(folder, device, dtype)
     now = record(exported.program, loaded, cases, selftest.sketch, protocol)
-    more: dict[str, Any] = {}
-    if chosen.name == "transformers":
-        if accuracy or speed:
-            raise VortexError("accuracy and speed are verified in vLLM; leave out --accuracy and --speed")
-        answer = _run_package(exported, folder, now, device, dtype)
-        outcomes, imported = answer["outcomes"], answer["module"]
-    else:
-        outcomes, imported, more = _in_vllm(
-            exported, directory, folder, loaded, now, dtype, python, accuracy, speed, lengths, batches
-        )
+    with Served(exported, directory, folder, dtype, python, device) as served:
+        if protocol == CONTEXT_DENSE:  # an engine that can be asked both ways
+            answer = _run_package(exported, folder, now, device, dtype)
+            outcomes, imported = answer["outcomes"], answer["module"]
+            whole = record(exported.program, loaded, tests["served"], selftest.sketch, PROMPT_DENSE)
+            in_engine, selections = served.selftest(whole)
+            more: dict[str, Any] = {"served": selftest.judge(whole, in_engine, dtype)}
+        else:
+            outcomes, selections = served.selftest(now)
+            imported, more = str(served.site), {}
+        more |= {"engine_version": served.version, "selections": selections}
+        if accuracy:
+            more["accuracy"] = served.accuracy(loaded, accuracy)
+        if speed:
+            more["speed"] = served.speed(lengths, batches)
     comparisons = {
         "engine": selftest.judge(now, outcomes, dtype),
         "recorded": selftest.judge(cases, outcomes, dtype) if same else None,
@@ -137,29 +143,3 @@ def _run_package(exported: Package, model: str, cases: list[dict[str, Any]], dev
     if "refused" in answer:
         raise VortexError(answer["refused"])
     return dict(answer)
-
-
-def _in_vllm(
-    exported: Package,
-    directory: Path,
-    folder: str,
-    loaded: LoadedModel,
-    now: list[dict[str, Any]],
-    dtype: str,
-    python: str,
-    accuracy: int,
-    speed: bool,
-    lengths: tuple[int, ...],
-    batches: tuple[int, ...],
-) -> tuple[list[dict[str, Any]], str, dict[str, Any]]:
-    """Outcomes of the self-test, where the package was installed, and what else was asked for."""
-    from vortexlab.verify_vllm import Served
-
-    with Served(exported, directory, folder, dtype, python) as served:
-        outcomes, selections = served.selftest(now)
-        more: dict[str, Any] = {"vllm": served.version, "selections": selections}
-        if accuracy:
-            more["accuracy"] = served.accuracy(loaded, accuracy)
-        if speed:
-            more["speed"] = served.speed(lengths, batches)
-        return outcomes, str(served.site), more

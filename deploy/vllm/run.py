@@ -89,7 +89,7 @@ class Selections:
                 })  # fmt: skip
             return out
 
-        LayerPages.decode = watched  # type: ignore[method-assign]
+        LayerPages.decode = watched  # type: ignore[method-assign, assignment]
 
     def next_group(self) -> None:
         self._steps.clear()

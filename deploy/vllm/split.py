@@ -57,7 +57,7 @@ class Split:
         count = decoding.lengths.numel()
         sparse = count > 0 and (gate is None or gate.is_sparse(count, int(decoding.lengths.max())))
         real = fresh > 0
-        continued = requests and requests.step(decoding, common.slot_mapping, block)
+        continued = None if requests is None else requests.step(decoding, common.slot_mapping, block)
         return Split(
             some(real), bool((fresh[real] == 1).all()), decoding, sparse, some(others), continued=continued
         )

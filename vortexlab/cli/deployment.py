@@ -67,16 +67,16 @@ def verify(
         str | None, typer.Option(metavar="ENGINE", help="transformers or vllm; by default the package's own.")
     ] = None,
     python: Annotated[
-        str, typer.Option(metavar="FILE", help="The interpreter that vLLM is installed in; by default this one.")
+        str, typer.Option(metavar="FILE", help="The interpreter that the engine is installed in; by default this one.")
     ] = sys.executable,
     accuracy: Annotated[
-        int, typer.Option(min=0, help="In vLLM also ask sealed questions: so many contexts a task.")
+        int, typer.Option(min=0, help="Ask sealed questions through the engine: so many contexts a task.")
     ] = 0,
-    speed: Annotated[bool, typer.Option("--speed", help="In vLLM also time it against vLLM's own attention.")] = False,
+    speed: Annotated[bool, typer.Option("--speed", help="Time it against the engine's own attention.")] = False,
     lengths: Annotated[list[int] | None, typer.Option("--length", min=64, help="Of timed prompts; repeatable.")] = None,
     batches: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Of timed requests; repeatable.")] = None,
     allow_slow: Annotated[
-        bool, typer.Option("--allow-slow", help="Status 0 also where vLLM's own attention is faster.")
+        bool, typer.Option("--allow-slow", help="Status 0 also where the engine's own attention is faster.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -88,9 +88,8 @@ def verify(
         folder, model=model, device=None if device is None else pick_device(device), engine=engine, python=python,
         accuracy=accuracy, speed=speed, lengths=tuple(lengths or ()), batches=tuple(batches or ()),
     )  # fmt: skip
-    ok = found["ok"] if not allow_slow else all(
-        part["ok"] for part in (*found["comparisons"].values(), found.get("selections"), found.get("accuracy")) if part
-    )
+    parts = {**found["comparisons"], **{name: found.get(name) for name in ("selections", "served", "accuracy")}}
+    ok = all(part["ok"] for part in parts.values() if part) if allow_slow else found["ok"]
     if as_json:
         print_json(found)
     else:
@@ -108,7 +107,9 @@ def verify(
 
 
 def _print_more(found: dict[str, Any]) -> None:
-    """What was looked at in vLLM."""
+    """What was looked at in the engine beside the self-test."""
+    if whole := found.get("served"):
+        lines({"whole prompt dense, too": _judged(whole)})
     if picked := found.get("selections"):
         print(
             f"selections: {picked['lists']} lists of {picked['steps']} steps, {picked['wrong']} that the reference "

@@ -660,7 +660,7 @@ class ServedSpeed(_Form):
 
 
 class Verify(_Form):
-    """`vortex verify --json`; what only vLLM is asked for is absent elsewhere."""
+    """`vortex verify --json`; `served`: the self-test with the whole prompt dense, in transformers."""
 
     package: str
     program_hash: Hash
@@ -673,8 +673,9 @@ class Verify(_Form):
     versions: dict[str, str]
     density: float
     comparisons: Comparisons
-    vllm: str | None = None
-    selections: Selections | None = None
+    engine_version: str
+    selections: Selections
+    served: Judgement | None = None
     accuracy: ServedAccuracy | None = None
     speed: ServedSpeed | None = None
     ok: bool

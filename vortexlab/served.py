@@ -1,7 +1,8 @@
-"""An exported package in vLLM: its self-test, what it selects, its accuracy and its speed.
+"""An exported package in its engine: its self-test, what it selects, its accuracy and its speed.
 
-The package is installed into a folder of its own, as pip does it, and vLLM runs in the interpreter that has it. Every
-comparison is under the protocol that an engine with stock prefill runs: the whole prompt dense, the answer sparse.
+The package is installed into a folder of its own, as pip does it, and the engine runs in the interpreter that has it.
+Every comparison is under the protocol that an engine with stock prefill runs: the whole prompt dense, the answer
+sparse.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from vortexlab.evaluator.statistics import accuracy as paired_accuracy
 from vortexlab.evaluator.tasks import TASKS
 
 _SECONDS = 3600.0
+_RUNNERS = {"vllm": "vortexlab.deploy.vllm.run", "transformers": "vortexlab.deploy.huggingface.run"}
 #: Log-probabilities asked of every step: more than are compared, since both sides order them by their own rounding.
 _ASKED = 2 * KEPT
 #: Tokens that a timed request generates; the seed of its prompt.
@@ -44,17 +46,19 @@ _TASKS_FLOOR = 0.5  # of dense attention, below which a task says nothing
 
 
 class Served:
-    """One package in vLLM; a context manager. `python` is the interpreter that vLLM and vortexlab are installed in.
+    """One package in the engine that it was written for; a context manager. `python` is the interpreter that the engine
+    and vortexlab are installed in.
 
     Raises `VortexError` when the package cannot be installed or the engine does not answer.
     """
 
-    def __init__(self, exported: Package, directory: Path, model: str, dtype: str, python: str):
+    def __init__(self, exported: Package, directory: Path, model: str, dtype: str, python: str, device: str = "cpu"):
         self.exported, self.directory, self.model, self.dtype, self.python = exported, directory, model, dtype, python
+        self.engine, self.device = str(exported.manifest["engine"]), device
         self.version = ""
 
     def __enter__(self) -> Served:
-        self._scratch = tempfile.TemporaryDirectory(prefix="vortex-vllm-")
+        self._scratch = tempfile.TemporaryDirectory(prefix="vortex-served-")
         self.folder = Path(self._scratch.name)
         self.site = self.folder / "site"
         install(self.directory, self.site, self.python)
@@ -128,10 +132,10 @@ class Served:
         }  # fmt: skip
 
     def speed(self, lengths: Sequence[int] = (), batches: Sequence[int] = ()) -> dict[str, Any]:
-        """Seconds to the first token and between later ones, of vLLM's own attention, of the pattern without its gate,
-        and, where it has one, with it; in one run, each in an engine of its own.
+        """Seconds to the first token and between later ones, of the engine's own attention, of the pattern without its
+        gate, and, where it has one, with it; in one run, each in an engine of its own.
 
-        `ok`: at the longest length and largest batch the pattern, as it is deployed, is no slower than vLLM's own.
+        `ok`: at the longest length and largest batch the pattern, as deployed, is no slower than the engine's own.
         """
         positions = int(read_config(self.model).get("max_position_embeddings", 1 << 20)) - _TIMED - _ROOM
         lengths = sorted(lengths or [max(256, length) for length in (positions // 4, positions // 2, positions)])
@@ -187,17 +191,12 @@ class Served:
         timed: bool = False,
     ) -> list[dict[str, Any]]:
         """Groups of requests through one engine."""
-        longest = max(len(item["prompt"]) + item["count"] for group in groups for item in group)
-        together = max(sum(len(item["prompt"]) + item["count"] + 128 for item in group) for group in groups)
         stats = self.folder / "stats.json"
         stats.unlink(missing_ok=True)
         settings = {"program": self.exported.module, "gate": gate, "stats": str(stats)}
         job = {
-            "engine": {
-                "model": self.model, "dtype": self.dtype, "seed": 0, "max_model_len": longest + _ROOM,
-                "max_logprobs": _ASKED, "enable_prefix_caching": not timed, "skip_tokenizer_init": True,
-                "kv_cache_memory_bytes": _cache_bytes(self.model, self.dtype, min(together, 1 << 19)),
-                "enforce_eager": True,
+            "engine": self._vllm(groups, timed) if self.engine == "vllm" else {
+                "model": self.model, "dtype": self.dtype, "device": self.device,
             },
             "pattern": settings if pattern else None,
             "groups": [list(group) for group in groups],
@@ -207,21 +206,34 @@ class Served:
         file.write_text(json.dumps(job), encoding="utf-8")
         paths = [str(self.site), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "VLLM_LOGGING_LEVEL": "ERROR"}
-        command = [self.python, "-P", "-m", "vortexlab.deploy.vllm.run", str(file)]
+        command = [self.python, "-P", "-m", _RUNNERS[self.engine], str(file)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_SECONDS, env=environment, cwd=self.folder
             )
         except subprocess.TimeoutExpired:
-            raise VortexError(f"vLLM did not end its answers in {_SECONDS:g} s") from None
+            raise VortexError(f"{self.engine} did not end its answers in {_SECONDS:g} s") from None
         except OSError as error:
-            raise VortexError(f"cannot run {self.python} ({error.strerror}); name vLLM's with --python") from error
+            raise VortexError(
+                f"cannot run {self.python} ({error.strerror}); name the engine's with --python"
+            ) from error
         try:
             answer = json.loads(done.stdout.strip().splitlines()[-1])
         except (ValueError, IndexError):
-            raise VortexError(f"vLLM does not run ({self.python}): {_last_error(done.stderr)}") from None
+            raise VortexError(f"{self.engine} does not run ({self.python}): {_last_error(done.stderr)}") from None
         self.version = answer["version"]
         return list(answer["groups"])
+
+    def _vllm(self, groups: Sequence[Sequence[dict[str, Any]]], timed: bool) -> dict[str, Any]:
+        """Arguments of vLLM's engine: room for the largest group; nothing is found again where times count."""
+        longest = max(len(item["prompt"]) + item["count"] for group in groups for item in group)
+        together = max(sum(len(item["prompt"]) + item["count"] + 128 for item in group) for group in groups)
+        return {
+            "model": self.model, "dtype": self.dtype, "seed": 0, "max_model_len": longest + _ROOM,
+            "max_logprobs": _ASKED, "enable_prefix_caching": not timed, "skip_tokenizer_init": True,
+            "kv_cache_memory_bytes": _cache_bytes(self.model, self.dtype, min(together, 1 << 19)),
+            "enforce_eager": True,
+        }  # fmt: skip
 
 
 def _last_error(text: str) -> str:
