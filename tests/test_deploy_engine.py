@@ -115,8 +115,8 @@ def test_a_context_answers_several_questions(model: Any) -> None:
     spare = copy.deepcopy(cache)
     logits(model, cache, first)
     assert torch.equal(logits(model, spare, second), expected)
-    cache.crop(-17)
-    assert cache.get_seq_length() == 130
+    cache.crop(torch.tensor(-17))  # as some releases call it
+    assert cache.get_seq_length() == 130 and isinstance(cache.get_seq_length(), int)
     assert torch.equal(logits(model, cache, second), expected)
     cache.reset()
     assert torch.equal(logits(model, cache, context, second), expected)

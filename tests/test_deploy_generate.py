@@ -175,6 +175,17 @@ def test_another_pattern_takes_the_place_of_the_first() -> None:
     assert torch.equal(first.attach(model).generate(prompt, **GREEDY), attached(QUEST)[0].generate(prompt, **GREEDY))
 
 
+def test_a_cache_goes_from_inference_mode_to_generate() -> None:
+    model, pattern = attached(QUEST)
+    prompt = tokens(140)
+    caches = [pattern.cache(model.config) for _ in range(2)]
+    with torch.inference_mode():
+        model(prompt[:, :130], past_key_values=caches[0])
+    model(prompt[:, :130], past_key_values=caches[1])  # in neither mode: gradients are not kept
+    found = [model.generate(prompt, past_key_values=cache, **GREEDY) for cache in caches]
+    assert torch.equal(*found) and not caches[1].layers[0].keys.requires_grad
+
+
 @torch.inference_mode()
 def test_a_loop_over_forward_passes_is_sparse_too() -> None:
     model, _ = attached(QUEST)
@@ -188,18 +199,11 @@ def test_a_loop_over_forward_passes_is_sparse_too() -> None:
     assert torch.equal(model(prompt, None, None, None).logits, small_model()(prompt).logits)  # a prompt of its own
 
 
-def test_samples_and_candidates() -> None:
-    """Several samples of a prompt, and speculation from the prompt, which crops the cache."""
+def test_several_samples_of_a_prompt() -> None:
     model, _ = attached(QUEST)
-    prompt = tokens(140)
-    greedy = model.generate(prompt, **GREEDY)
     torch.manual_seed(1)
-    samples = model.generate(prompt, max_new_tokens=8, do_sample=True, num_return_sequences=3)
+    samples = model.generate(tokens(140), max_new_tokens=8, do_sample=True, num_return_sequences=3)
     assert samples.shape == (3, 148) and len({tuple(row) for row in samples.tolist()}) == 3
-    assert torch.equal(model.generate(prompt, prompt_lookup_num_tokens=3, **GREEDY), greedy)
-    carrying, _ = attached(CARRIES)
-    with pytest.raises(VortexError, match="carries something from step to step"):
-        carrying.generate(prompt, prompt_lookup_num_tokens=3, **GREEDY)
 
 
 def test_calls_that_would_run_densely_or_wrongly_are_refused() -> None:
@@ -210,11 +214,14 @@ def test_calls_that_would_run_densely_or_wrongly_are_refused() -> None:
         ({"use_cache": False}, "use_cache=False would read everything densely"),
         ({"cache_implementation": "static"}, "cache_implementation='static' is not a pattern's cache"),
         ({"prefill_chunk_size": 16}, "leave prefill_chunk_size out"),
+        ({"prompt_lookup_num_tokens": 3}, "speculative decoding reads its first candidates"),
     ):
         with pytest.raises(VortexError, match=message):
             model.generate(prompt, **GREEDY, **settings)
         with pytest.raises(VortexError, match=message):
             model.generate(prompt, GenerationConfig(**GREEDY, **settings))
+    with pytest.raises(VortexError, match="speculative decoding"):
+        model.generate(prompt, assistant_model=small_model(), **GREEDY)
     for call in (
         lambda: model.generate(prompt, past_key_values=DynamicCache(config=model.config), **GREEDY),
         lambda: model(prompt, past_key_values=DynamicCache(config=model.config)),

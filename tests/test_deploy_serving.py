@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from engine_fixtures import CARRIES, QUEST, program, small_model, tiny, tokens
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from vortexlab.deploy import package, selftest
 from vortexlab.deploy.huggingface import serve
@@ -119,18 +119,35 @@ def test_models_of_the_server_run_the_pattern(tmp_path: Path) -> None:
         loading.load_model_and_processor(f"{tmp_path / 'sliding'}@main")  # there are no weights
 
 
-def test_the_launcher_replaces_what_transformers_loads_models_with(tmp_path: Path) -> None:
-    """The names that it relies on are there in this release, and it says in one line what the server lacks."""
-    from transformers.cli.serving.model_manager import ModelManager
+def test_the_launcher_replaces_what_transformers_loads_models_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this release the manager is where the launcher looks for it; what the server lacks is said in one line."""
+    from transformers.cli import serve as command
+    from transformers.cli.serving import model_manager
 
-    assert {"model_id_and_revision"} <= set(ModelManager.load_model_and_processor.__annotations__)
+    stock = model_manager.ModelManager
+    monkeypatch.setattr(model_manager, "ModelManager", stock)  # put back at the end
+    monkeypatch.setattr(command, "is_serve_available", lambda: False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     export(QUEST, tmp_path / "out")
-    if all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "accelerate")):
-        return  # the end-to-end test below goes further
-    done = subprocess.run(launcher(tmp_path / "out", "--port", "1"), capture_output=True, text=True, env=environment())
-    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith(
-        "vortex: transformers serve cannot start: Missing dependencies for serving"
-    )
+    with pytest.raises(VortexError, match="transformers serve cannot start: Missing dependencies for serving"):
+        serve.serve([str(tmp_path / "out"), "--port", "1"])
+    assert issubclass(model_manager.ModelManager, stock) and model_manager.ModelManager is not stock
+
+
+def test_a_pipeline_runs_the_pattern_in_padded_batches() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    pattern = Pattern(FEW, "in_a_pipeline")
+    model = pattern.load(MODEL, dtype=torch.float32)
+    asked = [questions()[0][0], questions()[3][0]]
+    writer = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    more: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
+    found = writer([tokenizer.decode(ids) for ids in asked], batch_size=2, return_full_text=False, **more)
+    for ids, answers in zip(asked, found, strict=True):
+        alone = model.generate(torch.tensor([ids]), **more)[0, len(ids) :]
+        assert answers[0]["generated_text"].strip() == tokenizer.decode(alone)
+    assert 0 < (pattern.density(model) or 0) < 0.2
 
 
 def launcher(*arguments: Any) -> list[str]:

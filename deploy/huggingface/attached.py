@@ -89,6 +89,11 @@ def _check(model: Any, given: dict[str, Any]) -> None:
         )
     if setting("prefill_chunk_size") is not None:
         raise VortexError("a pattern reads a prompt densely in one piece; leave prefill_chunk_size out")
+    if given.get("assistant_model") is not None or setting("prompt_lookup_num_tokens"):
+        raise VortexError(
+            "speculative decoding reads its first candidates together with the prompt, and so densely; leave the "
+            "assistant or the look-up out"
+        )
 
 
 def _with_cache(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:

@@ -153,9 +153,11 @@ class PagedLayer(CacheLayerMixin):
             at = self.length - padding
             for pool, new in ((self.keys, key_states), (self.values, value_states)):
                 assert pool is not None
-                pool[rows, :, max(at, 0) : end - padding] = new[rows, :, max(-at, 0) :]
+                pool[rows, :, max(at, 0) : end - padding] = new.detach()[rows, :, max(-at, 0) :]
         self.length = end
 
+    @torch.inference_mode(False)  # so that the pool may be written in either mode
+    @torch.no_grad()
     def _grow(self, key_states: Tensor, value_states: Tensor, tokens: int) -> None:
         """Makes room for `tokens` tokens a row, at least doubling, in whole pages."""
         batch, heads = key_states.shape[:2]
@@ -178,6 +180,7 @@ class PagedLayer(CacheLayerMixin):
 
     # steps
 
+    @torch.no_grad()
     def step(self, q: Tensor, key_states: Tensor, value_states: Tensor, scale: float) -> Tensor:
         """Attention of new tokens, one by one, sparse but where the gate says otherwise.
 
@@ -256,7 +259,7 @@ class PagedLayer(CacheLayerMixin):
         """
         if tokens_to_remove > 0:
             raise VortexError("crop takes a negative number, the tokens to remove from the end")
-        left = max(0, self.length + tokens_to_remove)
+        left = max(0, self.length + int(tokens_to_remove))  # some releases give a tensor
         if 0 < left <= max(self.padding, default=0):
             raise VortexError(
                 f"cropping the cache to {left} columns would leave nothing of its row with {max(self.padding)} columns "

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from vortexlab.deploy import package
 from vortexlab.deploy.huggingface.pattern import Pattern
 from vortexlab.dsl.errors import VortexError
@@ -69,11 +71,13 @@ def serve(arguments: Sequence[str]) -> None:
             raise VortexError(f"leave {argument} out: {why}")
     pattern = find(arguments[0])
     try:
+        from transformers.cli.serve import Serve
         from transformers.cli.serving import model_manager
-        from transformers.cli.transformers import app
 
         model_manager.ModelManager = manager(model_manager.ModelManager, pattern)
-        app(["serve", *arguments[1:]], prog_name="transformers")
+        command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        command.command(name="serve")(Serve)
+        command(list(arguments[1:]), prog_name=f"serve {arguments[0]}")
     except ImportError as error:
         raise VortexError(f"transformers serve cannot start: {error}") from None
 
