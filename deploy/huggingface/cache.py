@@ -133,6 +133,7 @@ class PagedLayer(CacheLayerMixin):
             self.keys = self.values = None
             self.capacity = 0
         self.padding = list(padding)
+        self._skipped = torch.tensor(self.padding, dtype=torch.int32, device=key_states.device)
         self._write(key_states, value_states)
 
     def runs(self) -> list[tuple[slice, int]]:
@@ -193,17 +194,16 @@ class PagedLayer(CacheLayerMixin):
         if self.executor is None:
             static = Static(cache.kv_heads, heads // cache.kv_heads, channel, scale, self.layer, self.layers)
             self.executor = executor_for(q.device, self.program, static)(self.program, static)
-        padding = torch.tensor(self.padding, dtype=lengths.dtype, device=lengths.device)
         if self.state is None:
             self.state = self.executor.new_state(cache)
-            lengths.copy_(start - padding)
+            lengths.copy_(start - self._skipped)
             self.executor.summarize(self.state, cache)
         if self.carries:
             self.chunk.begin(self.layer)
         out = q.new_empty(batch, heads, tokens, value_states.shape[3])
         for i in range(tokens):
             columns = start + i + 1
-            lengths.copy_(columns - padding)
+            lengths.copy_(columns - self._skipped)
             if any((columns - skipped) % self.program.page_size == 0 for skipped in set(self.padding)):
                 self.executor.update(self.state, cache)  # some row completes a page
             query = q[:, :, i].contiguous()

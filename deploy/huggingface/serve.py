@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from vortexlab.deploy import package
 from vortexlab.deploy.huggingface.pattern import Pattern
 from vortexlab.dsl.errors import VortexError
@@ -48,7 +46,7 @@ def find(name: str) -> Pattern:
 def manager(base: Any, pattern: Pattern) -> Any:
     """A model manager whose models run the pattern; an architecture that cannot is refused before weights are read."""
 
-    class Manager(base):  # type: ignore[misc]
+    class Manager(base):
         def load_model_and_processor(self, model_id_and_revision: str, *args: Any, **kwargs: Any) -> Any:
             from transformers import AutoConfig
 
@@ -71,13 +69,14 @@ def serve(arguments: Sequence[str]) -> None:
             raise VortexError(f"leave {argument} out: {why}")
     pattern = find(arguments[0])
     try:
-        from transformers.cli.serve import Serve
+        from transformers.cli import serve as command
         from transformers.cli.serving import model_manager
 
-        model_manager.ModelManager = manager(model_manager.ModelManager, pattern)
-        command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        command.command(name="serve")(Serve)
-        command(list(arguments[1:]), prog_name=f"serve {arguments[0]}")
+        module: Any = model_manager
+        module.ModelManager = manager(module.ModelManager, pattern)
+        app = command.typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command(name="serve")(command.Serve)
+        app(list(arguments[1:]), prog_name=f"serve {arguments[0]}")
     except ImportError as error:
         raise VortexError(f"transformers serve cannot start: {error}") from None
 
