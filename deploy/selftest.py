@@ -26,7 +26,7 @@ from torch import Tensor
 from vortexlab.dsl.errors import VortexError
 
 if TYPE_CHECKING:
-    from vortexlab.deploy.transformers_engine import Pattern
+    from vortexlab.deploy.huggingface.pattern import Pattern
 
 #: Logits kept of every answer step: the largest ones.
 KEPT = 64

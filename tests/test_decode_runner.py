@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from triton_runs import interpreted
 
-from vortexlab.deploy.transformers_engine import Pattern
+from vortexlab.deploy.huggingface.pattern import Pattern
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.decode_layers import DecodeModel
 from vortexlab.evaluator.decode_models import PUBLISHED, published_config, random_model, step_bytes

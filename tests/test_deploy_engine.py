@@ -7,82 +7,32 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
-
-from vortexlab.deploy.transformers_engine import PagedLayer, Pattern
-from vortexlab.dsl import parse
-from vortexlab.dsl.errors import VortexError
-from vortexlab.kernels.gate import CONDITIONS, Gate, Ratio
-from vortexlab.search_spaces.library import load
-
-PAGE = 16
-
-
-def program(body: str, page: int = PAGE) -> Any:
-    return parse(f"@program(page={page})\nclass Tested:\n{body}").bind()
-
-
-EVERYTHING = program("    def select():\n        return everything\n")
-WINDOW = program("    def select():\n        return first(1) | last(3)\n")
-LAYERED = program("    def select(ctx):\n        return first(1) | last(where(ctx.layer == 0, 2, 3))\n")
-PER_HEAD = program(
-    "    def summarize(k):\n        return dict(c=k.mean(token))\n"
-    "    def score(q, s):\n        return dot(q, s.c, channel)\n"
-    "    def select(score):\n        return topk(score, 3) | last(1)\n"
+from engine_fixtures import (
+    CARRIES,
+    EVERYTHING,
+    LAYERED,
+    PAGE,
+    PER_HEAD,
+    QUEST,
+    WINDOW,
+    gate_from,
+    logits,
+    small_model,
+    tiny,
+    tokens,
+    using,
 )
-QUEST = load("quest").bind({"budget": 4})
-CARRIES = parse("""
-@program(page=8)
-class Carries:
-    mass = memory.step(page, init=0.25)
-    below = memory.layer(page)
+from transformers import DynamicCache, Qwen3ForCausalLM
 
-    def summarize(k): return dict(c=k.mean(token))
-    def score(q, s, m): return dot(q, s.c, channel).max(head) + m.mass + m.below
-    def select(score, ctx):
-        renewed = reuse(topk(score, 3), every=4)
-        return last(2) | renewed | reuse(topk(score, 2), layers=ctx.layer == 0)
-    def remember(q, s, m): return dict(mass=0.5 * m.mass + s.c.sum(channel), below=m.below + s.c.max(channel))
-""").bind()
-
-
-def tiny(**changes: Any) -> Qwen3Config:
-    return Qwen3Config(**{
-        "vocab_size": 101, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048,
-        "eos_token_id": None, "bos_token_id": 0, "pad_token_id": 0, **changes,
-    })  # fmt: skip
+from vortexlab.deploy.huggingface.cache import PagedLayer
+from vortexlab.deploy.huggingface.pattern import Pattern
+from vortexlab.dsl.errors import VortexError
+from vortexlab.kernels.gate import Gate
 
 
 @pytest.fixture(scope="module")
 def model() -> Qwen3ForCausalLM:
-    torch.set_num_threads(1)
-    torch.manual_seed(5)
-    return Qwen3ForCausalLM(tiny()).eval()
-
-
-def tokens(count: int, rows: int = 1, seed: int = 0) -> torch.Tensor:
-    return torch.randint(1, 101, (rows, count), generator=torch.Generator().manual_seed(seed))
-
-
-@torch.inference_mode()
-def logits(model: Any, cache: Any, *pieces: torch.Tensor, **more: Any) -> torch.Tensor:
-    """The logits after each of `pieces`, read one after the other: [rows, tokens of the last, vocabulary]."""
-    for piece in pieces:
-        out = model(input_ids=piece, past_key_values=cache, **more).logits
-    return out
-
-
-def gate_from(context: int | None, batch: int = 1) -> Gate:
-    """Sparse from this context on for batches from this one on; None: never."""
-    at, ratio = (64, 0.5) if context is None else (context, 2.0)
-    return Gate((Ratio(batch, at, ratio, ratio, ratio),), dict.fromkeys(CONDITIONS, ""))
-
-
-def using(model: Any, found: Any, gate: Gate | None = None) -> tuple[Any, Pattern]:
-    pattern = Pattern(found, f"tested_{found.name}_{id(found)}", gate)
-    model.set_attn_implementation(pattern.register())
-    return model, pattern
+    return small_model()
 
 
 @torch.inference_mode()
@@ -165,8 +115,8 @@ def test_a_context_answers_several_questions(model: Any) -> None:
     spare = copy.deepcopy(cache)
     logits(model, cache, first)
     assert torch.equal(logits(model, spare, second), expected)
-    cache.crop(-17)
-    assert cache.get_seq_length() == 130
+    cache.crop(torch.tensor(-17))  # as some releases call it
+    assert cache.get_seq_length() == 130 and isinstance(cache.get_seq_length(), int)
     assert torch.equal(logits(model, cache, second), expected)
     cache.reset()
     assert torch.equal(logits(model, cache, context, second), expected)
@@ -218,7 +168,7 @@ def test_generate_reads_the_prompt_densely_and_the_rest_sparsely(model: Any) -> 
         step = logits(model, other, step)[:, -1:].argmax(-1)
         answer.append(int(step))
     assert found[0, 140:].tolist() == answer
-    assert cache.layers[0].steps == 9 and 0 < pattern.density(cache) < 0.8
+    assert cache.layers[0].reading.steps == 9 and 0 < pattern.density(cache) < 0.8
     assert Pattern.density(pattern.cache(model.config)) is None
 
 
@@ -237,7 +187,7 @@ def test_with_a_gate_that_never_opens_generate_is_the_model_itself(model: Any, f
         _, pattern = using(model, found, gate)
         cache = pattern.cache(model.config)
         assert torch.equal(model.generate(prompt, past_key_values=cache, **more), expected)
-        assert pattern.density(cache) == 1.0 and cache.layers[0].steps == 23
+        assert pattern.density(cache) == 1.0 and cache.layers[0].reading.steps == 23
 
 
 def read_densely(model: Any, found: Any, *pieces: torch.Tensor, after: Gate | None = None) -> Any:
@@ -273,8 +223,8 @@ def test_a_gate_that_opens_on_the_way_changes_no_step_after(model: Any, found: A
     expected = logits(model, ungated, after)
     opened = logits(model, cache, *([after] if chunked else after.split(1, dim=1)))
     assert torch.allclose(opened[:, -1:], expected[:, -1:], atol=1e-5)
-    assert pattern.density(cache) == pytest.approx(pattern.density(ungated)) and cache.layers[0].steps == 51 + 19
-    assert pattern.density(cache) < 1
+    assert pattern.density(cache) == pytest.approx(pattern.density(ungated))
+    assert pattern.density(cache) < 1 and cache.layers[0].reading.steps == 51 + 19
     shut = read_densely(model, found, context, before, after=gate_from(None))
     assert not torch.allclose(expected[:, -1:], logits(model, shut, after)[:, -1:], atol=1e-3)
 
@@ -309,19 +259,13 @@ def test_what_a_pattern_cannot_do_is_refused(model: Any) -> None:
     _, pattern = using(model, QUEST)
     prompt = tokens(40)
     with pytest.raises(VortexError, match="needs its own cache"):
-        logits(model, DynamicCache(config=model.config), prompt, tokens(2))
+        logits(model, DynamicCache(config=model.config), prompt)
     cache = pattern.cache(model.config)
     logits(model, cache, prompt)
     with pytest.raises(VortexError, match="holds 1 rows and was given 2"):
         logits(model, cache, tokens(3, rows=2))
     with pytest.raises(VortexError, match="beam search"):
         model.generate(prompt, past_key_values=pattern.cache(model.config), num_beams=2, max_new_tokens=3)
-    padded = torch.ones(2, 44, dtype=torch.int64)
-    padded[1, :10] = 0
-    rows = pattern.cache(model.config)
-    logits(model, rows, tokens(40, rows=2), attention_mask=padded[:, :40])
-    with pytest.raises(VortexError, match="padded rows"):
-        logits(model, rows, tokens(4, rows=2), attention_mask=padded)
     with pytest.raises(VortexError, match="not a pattern's cache"):
         pattern.density(DynamicCache(config=model.config))
     sliding = tiny(use_sliding_window=True, sliding_window=8, max_window_layers=0)

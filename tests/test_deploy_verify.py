@@ -20,7 +20,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from vortexlab import benching, exporting
 from vortexlab.agent.run import Run
 from vortexlab.deploy import package, selftest
-from vortexlab.deploy.transformers_engine import Pattern
+from vortexlab.deploy.huggingface.pattern import Pattern
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program
@@ -154,15 +154,15 @@ def _shifted(folder: Path) -> Parameters:
 def test_faults_in_what_is_carried_are_found(
     fault: str, model: LoadedModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vortexlab.deploy import transformers_engine
+    from vortexlab.deploy.huggingface import cache as engine_cache
 
     cases = record(CARRIES, model, questions(), selftest.sketch)
     if fault == "chunk":  # every layer begins with nothing from below
-        monkeypatch.setattr(transformers_engine.Chunk, "begin", lambda self, layer: self.carries.clear())
+        monkeypatch.setattr(engine_cache.Chunk, "begin", lambda self, layer: self.carries.clear())
         with pytest.raises(VortexError, match="no layer below it has computed"):
             engine(CARRIES, tiny, cases)
         return
-    monkeypatch.setattr(transformers_engine, "executor_for", lambda *_: _Amnesiac)
+    monkeypatch.setattr(engine_cache, "executor_for", lambda *_: _Amnesiac)
     assert not selftest.judge(cases, engine(CARRIES, tiny, cases), "float32")["ok"]
 
 
@@ -170,20 +170,20 @@ def test_faults_in_what_is_carried_are_found(
 def test_faults_in_the_engine_are_found(
     fault: str, model: LoadedModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vortexlab.deploy import transformers_engine
+    from vortexlab.deploy.huggingface import cache as engine_cache
 
     cases = record(PER_HEAD, model, questions(), selftest.sketch)
     deployed = PER_HEAD
     if fault == "update":
-        monkeypatch.setattr(transformers_engine, "executor_for", lambda *_: _Forgetful)
+        monkeypatch.setattr(engine_cache, "executor_for", lambda *_: _Forgetful)
     elif fault == "length":
-        monkeypatch.setattr(transformers_engine, "executor_for", lambda *_: _Short)
+        monkeypatch.setattr(engine_cache, "executor_for", lambda *_: _Short)
     elif fault == "layer":
-        real = transformers_engine.PagedLayer.__init__
+        real = engine_cache.PagedLayer.__init__
         monkeypatch.setattr(
-            transformers_engine.PagedLayer,
+            engine_cache.PagedLayer,
             "__init__",
-            lambda self, found, layer, layers, chunk, gate: real(self, found, 0, layers, chunk, gate),
+            lambda self, found, layer, *more: real(self, found, 0, *more),
         )
     else:
         deployed = PROGRAMS["quest"]

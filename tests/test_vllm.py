@@ -126,7 +126,7 @@ def transformers_tokens(program: Program, ids: list[int]) -> list[int]:
     """The same in transformers: the whole prompt densely, then one sparse step a token."""
     from transformers import AutoModelForCausalLM
 
-    from vortexlab.deploy.transformers_engine import Pattern
+    from vortexlab.deploy.huggingface.pattern import Pattern
 
     pattern = Pattern(program, f"vllm_test_{program.name}_{program.page_size}")
     model = AutoModelForCausalLM.from_pretrained(

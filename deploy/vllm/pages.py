@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vortexlab.deploy.executors import executor_for
 from vortexlab.dsl.ir import SET, Node, Program, Static, Type
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import Executor, PageLists
@@ -64,19 +65,6 @@ def completed(cache: PagedKV, fresh: Tensor, page: int) -> Tensor:
     number = torch.arange(table.shape[1], device=table.device)
     new = (number >= ((lengths - fresh) // page)[:, None]) & (number < (lengths // page)[:, None])
     return table[new].unique()
-
-
-def executor_for(device: torch.device, program: Program, static: Static) -> type[Executor]:
-    """The executor of a device: Triton on a GPU for what it covers, torch elsewhere."""
-    if device.type == "cuda":
-        from vortexlab.kernels.gpu.coverage import uncovered
-        from vortexlab.kernels.gpu.executor import TritonExecutor
-
-        if not uncovered(program, static):
-            return TritonExecutor
-    from vortexlab.kernels.torch_executor import TorchExecutor
-
-    return TorchExecutor
 
 
 class LayerPages:
