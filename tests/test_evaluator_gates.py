@@ -67,6 +67,28 @@ def test_requests_end_within_at_and_after_a_page_and_one_is_long() -> None:
         assert case.q.shape == (len(case.keys), case.static.kv_heads * case.static.group, STATIC.head_dim)
 
 
+def test_numbers_are_of_the_kind_that_their_case_says() -> None:
+    cases = {case.kind: case for case in numerics._cases(EXAMPLE, STATIC, torch.Generator().manual_seed(0))}
+    whole = set(range(-3, 4))
+    for kind, keys in {"integers": whole, "ties": {0, 1}, "long integers": whole}.items():
+        case = cases[kind]
+        assert set(torch.cat([*case.keys, *case.values], 1).unique().tolist()) == keys
+        assert set(case.q.unique().tolist()) == whole, "queries of both signs, or ties were all there is"
+    for kind in ("normal", "outliers", "repeated"):
+        for x in (*cases[kind].keys, *cases[kind].values, cases[kind].q):
+            assert not torch.equal(x, x.round())
+            loud = x.flatten(0, -2)[:, ::4].std() / x.flatten(0, -2)[:, 1::4].std()
+            assert (loud > 10) == (kind == "outliers")
+        for x in (cases[kind].keys[1], cases[kind].values[1]):
+            assert torch.equal(x[:, 8:], x[:, :-8]) == (kind == "repeated"), "page for page"
+
+
+def test_memory_that_was_never_written_is_no_number_while_a_case_runs() -> None:
+    with numerics._poisoned_memory():
+        assert bool(torch.empty(1 << 10).isnan().all())
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 @pytest.mark.parametrize("name", ["running_average", "vattention"])
 def test_what_needs_a_course_is_judged_on_a_course_alone(name: str) -> None:
     found = numerics.check(dsl.parse(source(name)).bind(), STATIC, "cpu", 0)
@@ -139,6 +161,15 @@ class _Hot(TorchExecutor):
         return out
 
 
+class _Writing(TorchExecutor):
+    """Scales its query after it has used it: right for once, and wrong for who comes next."""
+
+    def decode(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> tuple[Tensor, PageLists]:
+        found = super().decode(q, state, cache, memory)
+        q.mul_(2)
+        return found
+
+
 class _TieBreak(TorchExecutor):
     """Of equal scores the later page."""
 
@@ -157,6 +188,7 @@ class _TieBreak(TorchExecutor):
         (_Lossy, "off by"),
         (_Remembering, "reversed order"),
         (_Hot, "not finite"),
+        (_Writing, "wrote into its inputs"),
         (_TieBreak, "reads pages"),
     ],
 )
@@ -293,6 +325,30 @@ def test_a_recording_survives_its_file(recorded: Any) -> None:
     again = fidelity.Recording.load(folder / "recording.safetensors", torch.device("cpu"))
     assert again.forks == recording.forks
     assert _fidelity(EXAMPLE, (store, again, folder)) == _fidelity(EXAMPLE, recorded)
+
+
+def test_pages_that_fill_up_with_the_question_are_summarised(tmp_path: Path) -> None:
+    """Else all of them would score what an empty summary does: the first would be chosen here, and be tied."""
+    quietest = _program(
+        "    def summarize(k):\n        return dict(loud=k.norm(token).sum(channel))\n"
+        "    def score(s):\n        return -s.loud\n"
+        "    def select(score):\n        return topk(score, 1)\n"
+    )
+    model = load_model(str(REFERENCE_MODEL))
+    context = Context(tuple(range(3, 73)), (Turn(tuple(range(40, 60)), 1),))
+    store, forks = ContextStore(model, [context], tmp_path), [Fork(0, 0)]
+    watcher = Watcher({0: 19}, model.layers)
+    replay(Session(EVERYTHING, model, store, TorchExecutor), forks, Tally(), watch=watcher)
+    recording = fidelity.Recording.from_watcher(forks, watcher)
+    session = Session(quietest, model, store, TorchExecutor)
+    found = fidelity.measure(session, recording, Session(quietest, model, store, ReversedTies))
+    expected = torch.zeros(12)
+    for cache in recording.caches(session):
+        loud = cache.dense(0)[0][:, :88].unflatten(1, (11, 8)).norm(dim=2).sum(-1)
+        expected += torch.nn.functional.one_hot(loud.argmin(1), 12).double().mean(0)
+    expected = expected / model.layers
+    expected[11] = 1  # its own
+    assert found["picked"][0] == pytest.approx(expected.tolist(), abs=1e-3) and found["ties"] == 0.0
 
 
 # --- compile -------------------------------------------------------------------------------------------------------

@@ -86,8 +86,9 @@ def test_a_new_worker_takes_the_place_of_the_one_before(box: Scripted) -> None:
     assert first.stdin is not None and first.stdin.closed and first.stderr is not None and first.stderr.closed
     assert _open() == opened
     second = box._process
-    box.stop()
+    box.close()
     assert second is not None and second.returncode == -signal.SIGKILL and not box.running
+    assert not box.scratch.exists()
 
 
 @pytest.mark.parametrize(("status", "stands"), [(0, True), (1, False), (None, False)])
