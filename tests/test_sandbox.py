@@ -102,6 +102,18 @@ def test_bubblewrap_is_used_where_it_does_its_work(
     assert sandbox.has_bubblewrap.__wrapped__() is stands
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("stands", [False, True])
+def test_a_worker_runs_in_bubblewrap_where_that_is_wanted_and_stands(
+    wanted: bool, stands: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sandbox, "bubblewrap", wanted)
+    monkeypatch.setattr(sandbox, "has_bubblewrap", lambda cuda: stands)
+    box = Sandbox(Limits(), threads=1, scratch_root=str(tmp_path))
+    assert box.command()[0] == ("bwrap" if wanted and stands else sys.executable)
+    box.close()
+
+
 # --- answers -------------------------------------------------------------------------------------------------------
 
 
