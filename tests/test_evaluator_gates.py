@@ -12,7 +12,7 @@ from torch import Tensor
 from vortexlab import dsl, search_spaces
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.evaluator import compiling, fidelity, numerics
+from vortexlab.evaluator import compiling, courses, fidelity, numerics
 from vortexlab.evaluator.config import REFERENCE_MODEL
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import EVERYTHING, ReversedTies
@@ -168,6 +168,61 @@ class _Writing(TorchExecutor):
         found = super().decode(q, state, cache, memory)
         q.mul_(2)
         return found
+
+
+PER_HEAD = dsl.parse(PROGRAM.format(count=3).replace(".max(head)", "")).bind()
+
+
+class _OneForAll(TorchExecutor):
+    """The list of the first query head for its whole group."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        lists = super().select(q, state, cache)
+        return PageLists(lists.pages[:, :, :1].contiguous(), lists.counts[:, :, :1].contiguous())
+
+
+class _SecondApart(TorchExecutor):
+    """A list for each query head, of which only the first is the one that all should share."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        lists = super().select(q, state, cache)
+        first = lists.to_mask(int(lists.pages.max()) + 1)
+        return PageLists.from_mask(
+            torch.cat([first, torch.ones_like(first)], 2)
+            & (torch.arange(first.shape[-1]) * self.program.page_size < cache.lengths[:, None, None, None])
+        )
+
+
+class _Twice(TorchExecutor):
+    """Lists every page twice, where attention reads it once."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        lists = super().select(q, state, cache)
+        return PageLists(torch.cat([lists.pages] * 2, -1), 2 * lists.counts)
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        return super().attend(q, cache, PageLists(lists.pages.chunk(2, -1)[0].contiguous(), lists.counts // 2))
+
+
+@pytest.mark.parametrize(
+    ("program", "fault"), [(PER_HEAD, _OneForAll), (EXAMPLE, _SecondApart), (EXAMPLE, _Twice), (PER_HEAD, None)]
+)
+def test_the_list_of_every_query_head_is_judged(program: Program, fault: type[Any] | None) -> None:
+    found = numerics.check(program, STATIC, "cpu", 0, fault)
+    assert ("reads pages" in found["failure"]) == (fault is not None), found["failure"]
+
+
+@pytest.mark.parametrize(
+    ("read", "allowed", "right"),
+    [
+        ([[1, 4]], [({1}, {1, 4})], [True]),
+        ([[1, 4]], [({1}, {1, 4}), ({4}, {4})], [True, False]),
+        ([[1, 4], [4, 1]], [({1}, {1, 4})], [True, False]),
+        ([[1, 1, 4], [4]], [({1}, {1, 4}), ({1}, {1, 4})], [False, False]),
+    ],
+)
+def test_lists_are_judged_by_what_they_must_and_may_hold(read: Any, allowed: Any, right: list[bool]) -> None:
+    assert [courses.is_open(*each) for each in courses.beside(read, allowed)] == right
 
 
 class _TieBreak(TorchExecutor):
