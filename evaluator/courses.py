@@ -195,15 +195,15 @@ def _compare(found: Found, expected: Found, judged: Judged, place: str) -> None:
 
 
 def beside(
-    read: Sequence[list[int]], allowed: Sequence[tuple[set[int], set[int]]]
-) -> Iterator[tuple[list[int], set[int], set[int]]]:
+    read: Sequence[list[int]], allowed: Sequence[tuple[frozenset[int], frozenset[int]]]
+) -> Iterator[tuple[list[int], frozenset[int], frozenset[int]]]:
     """Every list of a KV head beside the pages that it must and may hold. A single list, or what is allowed to one,
     holds for each query head of the group."""
     for member in range(max(len(read), len(allowed))):
         yield read[member % len(read)], *allowed[member % len(allowed)]
 
 
-def is_open(pages: list[int], must: set[int], may: set[int]) -> bool:
+def is_open(pages: list[int], must: frozenset[int], may: frozenset[int]) -> bool:
     """Whether a list is one that a correct executor may have: ascending, no page twice, none missing, none else."""
     return pages == sorted(set(pages)) and must <= set(pages) <= may
 
