@@ -180,10 +180,9 @@ def _compare(found: Found, expected: Found, judged: Judged, place: str) -> None:
     out, lists = found
     if not bool(out.isfinite().all()):
         raise Disagreement(f"the output is not finite {place}")
-    for kv, per_kv in enumerate(lists):
-        for member, pages in enumerate(per_kv):
-            must, may = judged.open[kv][member if len(judged.open[kv]) > 1 else 0]
-            if not must <= set(pages) <= may:
+    for kv, (read, allowed) in enumerate(zip(lists, judged.open, strict=True)):
+        for pages, must, may in beside(read, allowed):
+            if not is_open(pages, must, may):
                 raise Disagreement(
                     f"KV head {kv} reads pages {pages[:12]}, the reference {expected[1][kv][0][:12]}, {place}"
                 )
@@ -193,6 +192,20 @@ def _compare(found: Found, expected: Found, judged: Judged, place: str) -> None:
     worst = float(((out.double() - expected[0]).abs() / size).max())
     if worst > _OFF:
         raise Disagreement(f"the output is off by {worst:.2g} of its size {place}")
+
+
+def beside(
+    read: Sequence[list[int]], allowed: Sequence[tuple[frozenset[int], frozenset[int]]]
+) -> Iterator[tuple[list[int], frozenset[int], frozenset[int]]]:
+    """Every list of a KV head beside the pages that it must and may hold. A single list, or what is allowed to one,
+    holds for each query head of the group."""
+    for member in range(max(len(read), len(allowed))):
+        yield read[member % len(read)], *allowed[member % len(allowed)]
+
+
+def is_open(pages: list[int], must: frozenset[int], may: frozenset[int]) -> bool:
+    """Whether a list is one that a correct executor may have: ascending, no page twice, none missing, none else."""
+    return pages == sorted(set(pages)) and must <= set(pages) <= may
 
 
 def fill_unused(cache: PagedKV, value: float) -> None:

@@ -147,7 +147,7 @@ class Worker:
             kind = ReversedTies if order == "reversed" else executor_for(self.device)
             session = Session(self._current(), self.model, self._own or self.store, kind)
             if order == "reversed" and self.device == "cpu":  # an executor of the same kind writes the same summaries
-                session.states = self._sessions["forward"].states
+                session.states = self._session("forward").states
             self._sessions[order] = session
         return self._sessions[order]
 
@@ -165,7 +165,6 @@ class Worker:
         if self._recording is None:
             raise VortexError("the worker has no recorded steps yet")
         session = self._session("forward")
-        session.prepare()
         found = fidelity.measure(session, self._recording, self._session("reversed"))
         return {**found, "divergence": self._divergence(session)}
 
@@ -187,7 +186,6 @@ class Worker:
         if protocol == "prompt-dense":
             everything = everything_of(self._current())
             dense = Session(everything, self.model, self.store, executor_for(self.device))
-        self._session("forward").prepare()
         tally = Tally()
         found = replay(self._session(order), [Fork(*pair) for pair in forks], tally, dense=dense)
         counts = {str(length): values for length, values in tally.counts.items()}

@@ -57,7 +57,12 @@ TESTS = {
         "tests/test_worded_tasks.py",
     ],
     "worker": ["tests/test_evaluator_worker.py", "tests/test_evaluator_evaluate.py"],
-    "sandbox": ["tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
+    "sandbox": [
+        "tests/test_sandbox.py",
+        "tests/test_faults.py",
+        "tests/test_walls.py",
+        "tests/test_attacks_process.py",
+    ],
     "scratch": ["tests/test_scratch.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
     "procfs": ["tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
     "walls": ["tests/test_walls_kernel.py", "tests/test_walls.py", "tests/test_attacks_process.py"],

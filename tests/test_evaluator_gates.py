@@ -12,7 +12,7 @@ from torch import Tensor
 from vortexlab import dsl, search_spaces
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
-from vortexlab.evaluator import compiling, fidelity, numerics
+from vortexlab.evaluator import compiling, courses, fidelity, numerics
 from vortexlab.evaluator.config import REFERENCE_MODEL
 from vortexlab.evaluator.contexts import Context, ContextStore, Fork, Turn
 from vortexlab.evaluator.executors import EVERYTHING, ReversedTies
@@ -65,6 +65,28 @@ def test_requests_end_within_at_and_after_a_page_and_one_is_long() -> None:
     assert {case.static.layer for case in cases} == {0, 1}
     for case in cases:
         assert case.q.shape == (len(case.keys), case.static.kv_heads * case.static.group, STATIC.head_dim)
+
+
+def test_numbers_are_of_the_kind_that_their_case_says() -> None:
+    cases = {case.kind: case for case in numerics._cases(EXAMPLE, STATIC, torch.Generator().manual_seed(0))}
+    whole = set(range(-3, 4))
+    for kind, keys in {"integers": whole, "ties": {0, 1}, "long integers": whole}.items():
+        case = cases[kind]
+        assert set(torch.cat([*case.keys, *case.values], 1).unique().tolist()) == keys
+        assert set(case.q.unique().tolist()) == whole, "queries of both signs, or ties were all there is"
+    for kind in ("normal", "outliers", "repeated"):
+        for x in (*cases[kind].keys, *cases[kind].values, cases[kind].q):
+            assert not torch.equal(x, x.round())
+            loud = x.flatten(0, -2)[:, ::4].std() / x.flatten(0, -2)[:, 1::4].std()
+            assert (loud > 10) == (kind == "outliers")
+        for x in (cases[kind].keys[1], cases[kind].values[1]):
+            assert torch.equal(x[:, 8:], x[:, :-8]) == (kind == "repeated"), "page for page"
+
+
+def test_memory_that_was_never_written_is_no_number_while_a_case_runs() -> None:
+    with numerics._poisoned_memory():
+        assert bool(torch.empty(1 << 10).isnan().all())
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("name", ["running_average", "vattention"])
@@ -139,6 +161,70 @@ class _Hot(TorchExecutor):
         return out
 
 
+class _Writing(TorchExecutor):
+    """Scales its query after it has used it: right for once, and wrong for who comes next."""
+
+    def decode(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> tuple[Tensor, PageLists]:
+        found = super().decode(q, state, cache, memory)
+        q.mul_(2)
+        return found
+
+
+PER_HEAD = dsl.parse(PROGRAM.format(count=3).replace(".max(head)", "")).bind()
+
+
+class _OneForAll(TorchExecutor):
+    """The list of the first query head for its whole group."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        lists = super().select(q, state, cache)
+        return PageLists(lists.pages[:, :, :1].contiguous(), lists.counts[:, :, :1].contiguous())
+
+
+class _SecondApart(TorchExecutor):
+    """A list for each query head, of which only the first is the one that all should share."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        lists = super().select(q, state, cache)
+        first = lists.to_mask(int(lists.pages.max()) + 1)
+        return PageLists.from_mask(
+            torch.cat([first, torch.ones_like(first)], 2)
+            & (torch.arange(first.shape[-1]) * self.program.page_size < cache.lengths[:, None, None, None])
+        )
+
+
+class _Twice(TorchExecutor):
+    """Lists every page twice, where attention reads it once."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV) -> PageLists:
+        lists = super().select(q, state, cache)
+        return PageLists(torch.cat([lists.pages] * 2, -1), 2 * lists.counts)
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        return super().attend(q, cache, PageLists(lists.pages.chunk(2, -1)[0].contiguous(), lists.counts // 2))
+
+
+@pytest.mark.parametrize(
+    ("program", "fault"), [(PER_HEAD, _OneForAll), (EXAMPLE, _SecondApart), (EXAMPLE, _Twice), (PER_HEAD, None)]
+)
+def test_the_list_of_every_query_head_is_judged(program: Program, fault: type[Any] | None) -> None:
+    found = numerics.check(program, STATIC, "cpu", 0, fault)
+    assert ("reads pages" in found["failure"]) == (fault is not None), found["failure"]
+
+
+@pytest.mark.parametrize(
+    ("read", "allowed", "right"),
+    [
+        ([[1, 4]], [({1}, {1, 4})], [True]),
+        ([[1, 4]], [({1}, {1, 4}), ({4}, {4})], [True, False]),
+        ([[1, 4], [4, 1]], [({1}, {1, 4})], [True, False]),
+        ([[1, 1, 4], [4]], [({1}, {1, 4}), ({1}, {1, 4})], [False, False]),
+    ],
+)
+def test_lists_are_judged_by_what_they_must_and_may_hold(read: Any, allowed: Any, right: list[bool]) -> None:
+    assert [courses.is_open(*each) for each in courses.beside(read, allowed)] == right
+
+
 class _TieBreak(TorchExecutor):
     """Of equal scores the later page."""
 
@@ -157,6 +243,7 @@ class _TieBreak(TorchExecutor):
         (_Lossy, "off by"),
         (_Remembering, "reversed order"),
         (_Hot, "not finite"),
+        (_Writing, "wrote into its inputs"),
         (_TieBreak, "reads pages"),
     ],
 )
@@ -293,6 +380,30 @@ def test_a_recording_survives_its_file(recorded: Any) -> None:
     again = fidelity.Recording.load(folder / "recording.safetensors", torch.device("cpu"))
     assert again.forks == recording.forks
     assert _fidelity(EXAMPLE, (store, again, folder)) == _fidelity(EXAMPLE, recorded)
+
+
+def test_pages_that_fill_up_with_the_question_are_summarised(tmp_path: Path) -> None:
+    """Else all of them would score what an empty summary does: the first would be chosen here, and be tied."""
+    quietest = _program(
+        "    def summarize(k):\n        return dict(loud=k.norm(token).sum(channel))\n"
+        "    def score(s):\n        return -s.loud\n"
+        "    def select(score):\n        return topk(score, 1)\n"
+    )
+    model = load_model(str(REFERENCE_MODEL))
+    context = Context(tuple(range(3, 73)), (Turn(tuple(range(40, 60)), 1),))
+    store, forks = ContextStore(model, [context], tmp_path), [Fork(0, 0)]
+    watcher = Watcher({0: 19}, model.layers)
+    replay(Session(EVERYTHING, model, store, TorchExecutor), forks, Tally(), watch=watcher)
+    recording = fidelity.Recording.from_watcher(forks, watcher)
+    session = Session(quietest, model, store, TorchExecutor)
+    found = fidelity.measure(session, recording, Session(quietest, model, store, ReversedTies))
+    expected = torch.zeros(12)
+    for cache in recording.caches(session):
+        loud = cache.dense(0)[0][:, :88].unflatten(1, (11, 8)).norm(dim=2).sum(-1)
+        expected += torch.nn.functional.one_hot(loud.argmin(1), 12).double().mean(0)
+    expected = expected / model.layers
+    expected[11] = 1  # its own
+    assert found["picked"][0] == pytest.approx(expected.tolist(), abs=1e-3) and found["ties"] == 0.0
 
 
 # --- compile -------------------------------------------------------------------------------------------------------

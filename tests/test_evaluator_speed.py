@@ -17,6 +17,7 @@ from vortexlab.evaluator.geometries import Geometry
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.torch_executor import TorchExecutor
+from vortexlab.search_spaces import library
 
 EXAMPLE = dsl.parse("""@program(page=8)
 class Example:
@@ -119,6 +120,10 @@ def test_timed_calls_get_fresh_inputs_and_alternate_with_dense(
             queries.append(float(q.sum() + cache.k.sum()))
             return super().decode(q, state, cache)
 
+        def update(self, state: Any, cache: PagedKV) -> None:
+            events.append("update")
+            super().update(state, cache)
+
     def watched(dense: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(*arguments: Any) -> Tensor:
             events.append("dense")
@@ -129,7 +134,7 @@ def test_timed_calls_get_fresh_inputs_and_alternate_with_dense(
     paths = {name: watched(path) for name, path in speed.DENSE_PATHS.items()}
     monkeypatch.setattr(speed, "DENSE_PATHS", paths)
     _measure(EXAMPLE, workload, Watched)
-    assert events[-7:] == ["dense", "sparse"] * 3 + ["dense"]
+    assert events[-10:] == ["dense", "update", "sparse"] * 3 + ["dense"]
     assert len(set(queries)) == len(queries) == 4
 
 
@@ -187,6 +192,73 @@ def test_a_ratio_is_the_dense_time_around_a_step_over_the_step_with_its_summarie
     assert found.ratios == pytest.approx([one / other for one, other in zip(around, steps, strict=True)])
     assert len(found.ratios) == pairs
     assert found.dense_ms == pytest.approx(sum(dense_costs[3:]) / (pairs + 1))
+
+
+class _Staged(TorchExecutor):
+    """Selection takes 3 ms, attention 1 ms, and a step by itself 7 ms."""
+
+    def select(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> PageLists:
+        _Charged.now += 3.0
+        return super().select(q, state, cache, memory)
+
+    def attend(self, q: Tensor, cache: PagedKV, lists: PageLists) -> Tensor:
+        _Charged.now += 1.0
+        return super().attend(q, cache, lists)
+
+    def decode(self, q: Tensor, state: Any, cache: PagedKV, memory: Any = None) -> tuple[Tensor, PageLists]:
+        before = _Charged.now
+        found = super().decode(q, state, cache, memory)
+        _Charged.now = before + 7.0
+        return found
+
+
+@pytest.mark.parametrize(
+    ("name", "sparse", "attend"),
+    [("quest", 7.0, 1.0), ("top_p", 4.0, 1.0), ("running_average", 7.0, 1.0), ("vattention", 7.0, 4.0)],
+)
+def test_stages_are_timed_apart(
+    name: str, sparse: float, attend: float, workload: timing.Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Selection counts too where lists of another length are attended; and what composes its output by itself attends
+    for as long as the step takes beyond its selection."""
+
+    def dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        _Charged.now += 10.0
+        return q
+
+    monkeypatch.setattr(speed, "DENSE_PATHS", {"charged": dense})
+    monkeypatch.setattr(speed, "Clock", _Charged)
+    found = _measure(library.load(name).bind({"page": 16}), workload, _Staged, counts=[5])
+    assert (found.sparse_ms, found.select_ms, found.attend_ms) == (sparse, 3.0, attend)
+
+
+def test_steps_are_timed_with_the_summaries_of_their_contexts() -> None:
+    loudest = _program(
+        "    def summarize(k):\n        return dict(loud=k.norm(token).sum(channel))\n"
+        "    def score(s):\n        return s.loud\n    def select(score):\n        return topk(score, 1)\n"
+    )
+    contexts = timing.Workload.make(GEOMETRY, 256, 1024, "cpu", torch.float32, 0)
+    contexts.k[:, :, 40:48] *= 10
+    read: list[Any] = []
+
+    class Noting(TorchExecutor):
+        def decode(self, q: Tensor, state: Any, cache: PagedKV) -> tuple[Tensor, PageLists]:
+            out, lists = super().decode(q, state, cache)
+            read.append(lists.to_list())
+            return out, lists
+
+    _measure(loudest, contexts, Noting)
+    assert read == [[[[[5, 31]]] * 2] * 4] * 4
+
+
+def test_the_output_that_a_program_composes_must_be_finite(workload: timing.Workload) -> None:
+    class Hot(TorchExecutor):
+        def decode(self, q: Tensor, state: Any, cache: PagedKV) -> tuple[Tensor, PageLists]:
+            out, lists = super().decode(q, state, cache)
+            return out * float("nan"), lists
+
+    with pytest.raises(speed.SpeedError, match="a timed output is not finite"):
+        _measure(library.load("vattention").bind(), workload, Hot)
 
 
 # --- clocks --------------------------------------------------------------------------------------------------------
