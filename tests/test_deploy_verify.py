@@ -398,6 +398,21 @@ def test_verify_says_yes_where_pip_installed_it(exported: tuple[Path, Path], tmp
         assert judgement["worst_logit_difference"] < 1e-4
 
 
+def test_verify_asks_sealed_questions_and_times_the_engine(exported: tuple[Path, Path]) -> None:
+    """Which side is faster is the machine's affair; the status follows it, unless slowness is allowed."""
+    words = ("--accuracy", "1", "--speed", "--length", "256", "--batch", "1", "--batch", "2")
+    done = vortex("verify", exported[1], *words, "--json")
+    found = done.json("verify")
+    assert found["served"]["ok"] and found["selections"]["wrong"] == 0 and found["selections"]["lists"] >= 4
+    kept, timed = found["accuracy"], found["speed"]
+    assert kept["ok"] and kept["split"] == "sealed" and kept["same_answers"] >= kept["answers"] - 1
+    assert [(row["length"], row["batch"]) for row in timed["rows"]] == [(256, 1), (256, 2)]
+    assert all(row["gate off"]["sparse_share"] == 1 for row in timed["rows"])
+    assert timed["ok"] == (timed["break_even"] >= 1) and done.status == (0 if timed["ok"] else 1)
+    allowed = vortex("verify", exported[1], *words, "--allow-slow")
+    assert allowed.status == 0 and allowed.out.splitlines()[-1] == "verified"
+
+
 def test_verify_says_no_to_a_package_that_runs_something_else(exported: tuple[Path, Path], tmp_path: Path) -> None:
     """The program is untouched, the code that runs it is not; on another model too, where nothing was recorded."""
     _, out = exported

@@ -60,8 +60,10 @@ class Served:
     def __enter__(self) -> Served:
         self._scratch = tempfile.TemporaryDirectory(prefix="vortex-served-")
         self.folder = Path(self._scratch.name)
-        self.site = self.folder / "site"
-        install(self.directory, self.site, self.python)
+        self.site = self.exported.root  # where pip has installed it already
+        if (self.directory / "pyproject.toml").exists():
+            self.site = self.folder / "site"
+            install(self.directory, self.site, self.python)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -259,7 +261,13 @@ def _judge_selections(program: Program, kept: Sequence[dict[str, Any]]) -> dict[
     for step in kept:
         static = Static(**step["static"])
         found = reference.select_one(
-            program, static, step["q"].double(), step["k"], step["v"], cache_dtype=step["k"].dtype, keep_values=True
+            program,
+            static,
+            step["q"].double(),
+            step["k"].double(),
+            step["v"].double(),
+            cache_dtype=step["k"].dtype,
+            keep_values=True,
         )
         allowed = open_pages(program, static, found, step["k"].shape[1], step["k"].dtype)
         for kv, members in enumerate(allowed):

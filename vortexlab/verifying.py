@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,13 @@ def verify_package(
     folder = _model_folder(model, digest)
     same = model_digest(folder) == digest
     loaded = load_quietly(folder, device, dtype)
-    now = record(exported.program, loaded, cases, selftest.sketch, protocol)
+    asked = cases if protocol == CONTEXT_DENSE else _asked(cases)
+    now = record(exported.program, loaded, asked, selftest.sketch, protocol)
     with Served(exported, directory, folder, dtype, python, device) as served:
         if protocol == CONTEXT_DENSE:  # an engine that can be asked both ways
             answer = _run_package(exported, folder, now, device, dtype)
             outcomes, imported = answer["outcomes"], answer["module"]
-            whole = record(exported.program, loaded, tests["served"], selftest.sketch, PROMPT_DENSE)
+            whole = record(exported.program, loaded, _asked(tests["served"]), selftest.sketch, PROMPT_DENSE)
             in_engine, selections = served.selftest(whole)
             more: dict[str, Any] = {"served": selftest.judge(whole, in_engine, dtype)}
         else:
@@ -94,6 +96,11 @@ def verify_package(
         **more,
         "ok": all(found["ok"] for found in parts),
     }
+
+
+def _asked(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The questions of cases alone. An engine tells of its likeliest tokens, which are others on another model."""
+    return [{"context": case["context"], "question": case["question"], "length": len(case["logits"])} for case in cases]
 
 
 def _engine(exported: Package, name: str | None) -> engines.Engine:

@@ -67,8 +67,9 @@ def verify(
         str | None, typer.Option(metavar="ENGINE", help="transformers or vllm; by default the package's own.")
     ] = None,
     python: Annotated[
-        str, typer.Option(metavar="FILE", help="The interpreter that the engine is installed in; by default this one.")
-    ] = sys.executable,
+        str | None,
+        typer.Option(metavar="FILE", help="The interpreter that the engine is installed in; by default this one."),
+    ] = None,
     accuracy: Annotated[
         int, typer.Option(min=0, help="Ask sealed questions through the engine: so many contexts a task.")
     ] = 0,
@@ -85,8 +86,8 @@ def verify(
     from vortexlab.verifying import verify_package
 
     found = verify_package(
-        folder, model=model, device=None if device is None else pick_device(device), engine=engine, python=python,
-        accuracy=accuracy, speed=speed, lengths=tuple(lengths or ()), batches=tuple(batches or ()),
+        folder, model=model, device=None if device is None else pick_device(device), engine=engine,
+        python=python or sys.executable, accuracy=accuracy, speed=speed, lengths=tuple(lengths or ()), batches=tuple(batches or ()),
     )  # fmt: skip
     parts = {**found["comparisons"], **{name: found.get(name) for name in ("selections", "served", "accuracy")}}
     ok = all(part["ok"] for part in parts.values() if part) if allow_slow else found["ok"]
