@@ -87,7 +87,8 @@ def verify(
 
     found = verify_package(
         folder, model=model, device=None if device is None else pick_device(device), engine=engine,
-        python=python or sys.executable, accuracy=accuracy, speed=speed, lengths=tuple(lengths or ()), batches=tuple(batches or ()),
+        python=python or sys.executable, accuracy=accuracy, speed=speed, lengths=tuple(lengths or ()),
+        batches=tuple(batches or ()),
     )  # fmt: skip
     parts = {**found["comparisons"], **{name: found.get(name) for name in ("selections", "served", "accuracy")}}
     ok = all(part["ok"] for part in parts.values() if part) if allow_slow else found["ok"]
