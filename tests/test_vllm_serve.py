@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
+from transformers import AutoTokenizer
 
+from tests.test_deploy_serving import ANSWER, needs, questions
 from vortexlab.deploy import package
 from vortexlab.deploy.install import install
 from vortexlab.dsl.ir import Program
@@ -164,3 +166,35 @@ def test_many_at_once_with_preemptions_get_their_own_answers(program: Program, t
     right = [asked.scores(range(len(rows)), answers_) for answers_ in cut]
     for row in range(len(rows)):
         assert right[1][row] >= right[0][row] and right[2][row] >= right[0][row], (row, cut[0][row], cut[1][row])
+
+
+@pytest.mark.slow
+def test_lm_evaluation_harness_asks_the_server(tmp_path: Path) -> None:
+    """Unpatched, through the completions endpoint: its answers are those of the same prompts asked directly."""
+    needs("lm_eval", "tenacity", "aiohttp")
+    from lm_eval import simple_evaluate
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    asked = questions()
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE_MODEL)
+    file = tmp_path / "test.jsonl"
+    rows = [{"prompt": tokenizer.decode(prompt), "answer": tokenizer.decode(answer)} for prompt, answer in asked]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    task = {
+        "task": "multivalue", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test", "output_type": "generate_until", "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{answer}}", "metric_list": [{"metric": "exact_match"}],
+        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": ANSWER},
+    }  # fmt: skip
+    with serving(tmp_path / "server", QUEST) as client:
+        harness = LocalCompletionsAPI(
+            model="reference", base_url=f"{client.base_url}completions", tokenizer=str(REFERENCE_MODEL),
+            num_concurrent=4, max_length=640, eos_string="<unk>",
+        )  # fmt: skip
+        found = simple_evaluate(model=harness, tasks=[task], log_samples=True, bootstrap_iters=0)
+        direct = ask(client, [(prompt, ANSWER) for prompt, _ in asked], 4)
+    samples = sorted(found["samples"]["multivalue"], key=lambda item: item["doc_id"])
+    assert [item["resps"][0][0].strip() for item in samples] == [tokenizer.decode(answer).strip() for answer in direct]
+    right = [answer == wanted for answer, (_, wanted) in zip(direct, asked, strict=True)]
+    assert found["results"]["multivalue"]["exact_match,none"] == pytest.approx(sum(right) / len(right))
+    assert any(right)
