@@ -93,7 +93,7 @@ def run(folder: Path, program: Program | None, *, inside: bool = True, **engine:
     paths = [str(folder / "site"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     done = subprocess.run(
         [sys.executable, script, job], capture_output=True, text=True, cwd=folder, timeout=1800,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     assert done.returncode == 0 and lines, done.stdout[-3000:] + done.stderr[-3000:]
@@ -111,6 +111,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, 
         "quest, tight": (QUEST, TIGHT),
         "wide": (WIDE, ROOM),
         "carries": (CARRIES, ROOM),
+        "two ranks": (QUEST, {**ROOM, "tensor_parallel_size": 2, "inside": False}),
     }
 
     @cache
@@ -164,6 +165,10 @@ def test_a_sparse_program_is_itself_in_transformers(engine: Any, name: str, prog
     assert ours["tokens"] != dense["tokens"]
     assert all(ours["seen"][kind] > 0 for kind in ("mixed", "pure", "one_token_prompts"))
     assert max(ours["cached"][1]) >= 256
+
+
+def test_ranks_of_a_tensor_parallel_engine_select_for_their_own_heads(engine: Any) -> None:
+    assert engine("two ranks")["tokens"] == engine("quest")["tokens"]
 
 
 @pytest.mark.parametrize("name", ["quest", "quest, tight", "wide"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -12,12 +11,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import OpenAI
 from transformers import AutoTokenizer
 
 from tests.test_deploy_serving import ANSWER, needs, questions
@@ -44,7 +44,7 @@ TIGHT = ("--num-gpu-blocks-override", "90", "--block-size", "32")
 
 
 @contextmanager
-def serving(folder: Path, program: Program | None, *words: str) -> Iterator[AsyncOpenAI]:
+def serving(folder: Path, program: Program | None, *words: str) -> Iterator[OpenAI]:
     """A server of the reference model in float32; `program` None for vLLM's own attention."""
     site = folder / "site"
     site.mkdir(parents=True)
@@ -79,7 +79,7 @@ def serving(folder: Path, program: Program | None, *words: str) -> Iterator[Asyn
                 break
             except (urllib.error.URLError, OSError):
                 time.sleep(1)
-        yield AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=1200)
+        yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=1200)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
@@ -100,25 +100,21 @@ def prompts(asked: Suite) -> list[tuple[list[int], int]]:
     ]
 
 
-def ask(client: AsyncOpenAI, rows: list[tuple[list[int], int]], together: int, more: int = 0) -> list[list[int]]:
+def ask(client: OpenAI, rows: list[tuple[list[int], int]], together: int, more: int = 0) -> list[list[int]]:
     """Token ids of greedy answers, `more` beyond what is asked; so many requests are under way at a time."""
-    gate = asyncio.Semaphore(together)
 
-    async def one(prompt: list[int], count: int) -> list[int]:
-        async with gate:
-            found = await client.completions.create(
-                model="reference", prompt=prompt, max_tokens=count + more, temperature=0.0,
-                extra_body={"return_token_ids": True, "ignore_eos": True},
-            )  # fmt: skip
+    def one(row: tuple[list[int], int]) -> list[int]:
+        found = client.completions.create(
+            model="reference", prompt=row[0], max_tokens=row[1] + more, temperature=0.0,
+            extra_body={"return_token_ids": True, "ignore_eos": True},
+        )  # fmt: skip
         return list(found.choices[0].token_ids)  # type: ignore[attr-defined]
 
-    async def every() -> list[list[int]]:
-        return list(await asyncio.gather(*(one(*row) for row in rows)))
-
-    return asyncio.run(every())
+    with ThreadPoolExecutor(together) as pool:
+        return list(pool.map(one, rows))
 
 
-def metric(client: AsyncOpenAI, name: str) -> float:
+def metric(client: OpenAI, name: str) -> float:
     """The sum of a counter of the server."""
     text = urllib.request.urlopen(str(client.base_url).removesuffix("v1/") + "metrics").read().decode()
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
