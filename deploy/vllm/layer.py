@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig, get_current_vllm_config
-from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.distributed import get_world_group
 from vllm.logger import init_logger
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.v1.attention.backend import AttentionType
@@ -80,7 +80,7 @@ class SparseLayer:
         self.count = config.model_config.get_total_num_hidden_layers()
         self.shared = shared(config)
         if found.stats is not None and self.shared.stats is None:
-            rank = get_tensor_model_parallel_rank()
+            rank = get_world_group().rank
             self.shared.stats = Stats(found.name, found.stats.with_suffix(f".{rank}.json") if rank else found.stats)
         self.number = -1
         self.pages: LayerPages | None = None
