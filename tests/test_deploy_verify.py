@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -384,12 +385,15 @@ def test_sparse_prefill_is_not_exported(tmp_path: Path) -> None:
     assert "measured sparse prefill, and transformers reads prompts densely" in done.complaint()
 
 
-def test_verify_says_yes_where_pip_installed_it(exported: tuple[Path, Path], tmp_path: Path) -> None:
+def test_verify_says_yes_where_pip_installed_it(
+    exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, out = exported
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site)]
     subprocess.run([*pip, str(out)], check=True, capture_output=True, text=True)
-    done = vortex("verify", site, "--json")
+    monkeypatch.chdir(tmp_path)  # folder and interpreter may be named from where one is
+    done = vortex("verify", "site", "--python", os.path.relpath(sys.executable), "--json")
     found = done.json("verify")
     assert done.status == 0 and found["ok"] and found["imported_from"].startswith(str(site))
     assert 0 < found["density"] < 0.9

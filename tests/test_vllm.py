@@ -111,6 +111,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, 
         "quest, tight": (QUEST, TIGHT),
         "wide": (WIDE, ROOM),
         "carries": (CARRIES, ROOM),
+        "carries, tight": (CARRIES, TIGHT),
         "two ranks": (QUEST, {**ROOM, "tensor_parallel_size": 2, "inside": False}),
     }
 
@@ -171,7 +172,7 @@ def test_ranks_of_a_tensor_parallel_engine_select_for_their_own_heads(engine: An
     assert engine("two ranks")["tokens"] == engine("quest")["tokens"]
 
 
-@pytest.mark.parametrize("name", ["quest", "quest, tight", "wide"])
+@pytest.mark.parametrize("name", ["quest", "quest, tight", "wide", "carries, tight"])
 def test_summaries_are_a_function_of_the_pool(engine: Any, name: str) -> None:
     """At every step and layer, after chunks, prefix hits, preemptions and blocks used again, those of all pages in use
     equal summaries made anew from the pool, bit for bit."""
@@ -250,7 +251,7 @@ def engine_config(pattern: Any, **changes: Any) -> Any:
     parallel = {"tensor_parallel_size": 1, "decode_context_parallel_size": 1, **changes.pop("parallel", {})}
     return SimpleNamespace(**{
         "additional_config": {"vortex": pattern}, "kv_transfer_config": None, "speculative_config": None,
-        "parallel_config": SimpleNamespace(**parallel), **changes,
+        "parallel_config": SimpleNamespace(**parallel), "model_config": SimpleNamespace(), **changes,
     })  # fmt: skip
 
 
@@ -279,6 +280,9 @@ def test_an_engine_that_does_not_fit_is_refused_with_one_line(tmp_path: Path) ->
         ({"kv_transfer_config": object()}, "a KV connector"),
         ({"speculative_config": object()}, "speculative decoding"),
         ({"parallel": {"decode_context_parallel_size": 2}}, "context parallelism"),
+        ({"parallel": {"enable_dbo": True}}, "beside each other"),
+        ({"model_config": SimpleNamespace(rswa_window=128)}, "R-SWA"),
+        ({"model_config": SimpleNamespace(is_mm_prefix_lm=True)}, "look ahead"),
     ):
         with pytest.raises(VortexError, match=words):
             pattern_of(engine_config(plain, **changed))
@@ -292,6 +296,13 @@ def test_tensor_parallel_ranks_select_for_themselves(tmp_path: Path) -> None:
         assert pattern_of(engine_config(folder))
         with pytest.raises(VortexError, match=words):
             pattern_of(engine_config(folder, **two))
+
+
+def test_stages_of_a_pipeline_hand_nothing_upwards(tmp_path: Path) -> None:
+    two = {"parallel": {"pipeline_parallel_size": 2}}
+    assert pattern_of(engine_config(str(written(QUEST, tmp_path / "plain")), **two)).program == QUEST
+    with pytest.raises(VortexError, match="from layer to layer"):
+        pattern_of(engine_config(str(written(CARRIES, tmp_path / "carries")), **two))
 
 
 def test_another_vllm_is_refused_by_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,3 +137,17 @@ def test_with_too_many_requests_the_one_seen_least_lately_begins_anew() -> None:
     (c,) = known.step(decoding(([3], 2)), places(13), 4).slots
     assert c == a and known.step(decoding(([2], 3)), places(10), 4).slots == [b]
     assert known.step(decoding(([1], 3)), places(6), 4).begun == [a]
+
+
+def test_the_last_place_of_a_block_names_only_who_decoded_just_before() -> None:
+    """Others may find a full block, and its owner after a preemption; neither is a request that goes on."""
+    known = Requests(4)
+    (a,) = known.step(decoding(([5], 4)), places(23), 4).slots
+    assert known.step(decoding(([5, 6], 5)), places(24), 4).slots == [a]  # it goes on into its next block
+    known.step(decoding(([7], 4)), places(31), 4)
+    known.step(decoding(([2], 2)), places(9), 4)  # a step without it: preempted, and then found again
+    again = known.step(decoding(([7, 8], 5)), places(32), 4)
+    assert again.begun == again.slots
+    known.step(decoding(([1], 4)), places(7), 4)
+    both = known.step(decoding(([1, 2], 5), ([1, 3], 5)), places(8, 12), 4)  # which of them it was, nobody can say
+    assert both.begun == both.slots and len(set(both.slots)) == 2

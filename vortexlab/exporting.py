@@ -160,9 +160,7 @@ def _built_in(config: EvaluationConfig) -> tuple[str, ...]:
     return tuple(name for name in config.tasks if name in TASKS) or tuple(TASKS)
 
 
-def record_cases(
-    program: Program, config: EvaluationConfig, cases: int, length: int | None = None
-) -> dict[str, Any]:
+def record_cases(program: Program, config: EvaluationConfig, cases: int, length: int | None = None) -> dict[str, Any]:
     """The self-test of a bound program: questions of the validation split and what the evaluator gets for them.
 
     `cases` read the question sparsely; `served` read the whole prompt densely, as an engine with stock prefill does.
@@ -170,21 +168,25 @@ def record_cases(
     # A user's own data stays out of a package; the built-in contexts are token ids to any model.
     tasks = _built_in(config)
     length = length or max(min(config.lengths), *(TASKS[name].shortest for name in tasks))
-    few = replace(config.with_split("validation"), contexts=1, turns=1, lengths=(length,), tasks=tasks, data=())
+    contexts = -(-cases // len(tasks))
+    few = replace(config.with_split("validation"), contexts=contexts, turns=1, lengths=(length,), tasks=tasks, data=())
     samples = make_suite(few).samples
     step = max(1, len(samples) // cases)
     chosen = samples[::step][:cases]
     model = load_quietly(config.model, config.device, config.resolved_dtype)
-    questions = [
-        {"context": item.context, "question": item.turns[0].question, "length": len(item.turns[0].answer)}
-        for item in chosen
-    ]
-    found = {
-        name: [{"task": item.task, **case} for item, case in zip(
-            chosen, record(program, model, questions, selftest.sketch, protocol), strict=True
-        )]
-        for name, protocol in (("cases", CONTEXT_DENSE), ("served", PROMPT_DENSE))
-    }  # fmt: skip
+    asked = {"cases": (CONTEXT_DENSE, 1), "served": (PROMPT_DENSE, 2)}  # the first token after a dense prompt is dense
+    found = {}
+    for name, (protocol, least) in asked.items():
+        questions = [
+            {
+                "context": item.context,
+                "question": item.turns[0].question,
+                "length": max(least, len(item.turns[0].answer)),
+            }
+            for item in chosen
+        ]
+        rows = record(program, model, questions, selftest.sketch, protocol)
+        found[name] = [{"task": item.task, **case} for item, case in zip(chosen, rows, strict=True)]
     return {
         "model_digest": model_digest(config.model),
         "device": config.device,

@@ -52,7 +52,9 @@ def verify_package(
     try:
         cases, digest, dtype = list(tests[kind]), str(tests["model_digest"]), str(tests["dtype"])
         device = device or str(tests["device"])
-        selftest.judge(cases, cases, dtype)  # finds cases that are damaged
+        for part in (tests["cases"], tests["served"]):  # finds cases that are damaged, and cases that say nothing
+            if not all(case["logits"] for case in part) or not selftest.judge(part, part, dtype)["cases"]:
+                raise ValueError("a case without an answer")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise VortexError(f"the self-test of {directory} is damaged ({error!r}); export it again") from error
     folder = _model_folder(model, digest)

@@ -154,7 +154,8 @@ def main() -> None:
     if job["selections"]:
         assert isinstance(side, Sparse)
         torch.save(side.kept, job["selections"])
-    print(json.dumps({"version": transformers.__version__, "groups": groups}), flush=True)
+    ran = {"device": side.model.device.type, "threads": torch.get_num_threads()}
+    print(json.dumps({"version": transformers.__version__, **ran, "groups": groups}), flush=True)
 
 
 if __name__ == "__main__":

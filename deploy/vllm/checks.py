@@ -18,13 +18,16 @@ def pattern_of(config: Any) -> Pattern | None:
     asked = given.get(KEY) if isinstance(given, dict) else None
     if asked is None:
         return None
-    parallel = config.parallel_config
+    parallel, model = config.parallel_config, getattr(config, "model_config", None)
     refused = {
         "a KV connector, whose blocks arrive without their summaries": config.kv_transfer_config is not None,
         "speculative decoding": config.speculative_config is not None,
         "context parallelism, which divides a request's tokens": _more_than_one(
             parallel, "decode_context_parallel_size", "prefill_context_parallel_size"
         ),
+        "parts of a batch that run beside each other": bool(getattr(parallel, "enable_dbo", False)),
+        "attention over prefixes that look ahead": bool(getattr(model, "is_mm_prefix_lm", False)),
+        "a window over what is generated (R-SWA)": getattr(model, "rswa_window", None) is not None,
     }
     for what, is_so in refused.items():
         if is_so:
@@ -32,11 +35,24 @@ def pattern_of(config: Any) -> Pattern | None:
     found = of(asked)
     if parallel.tensor_parallel_size > 1:
         _check_heads(found.program)
+    if _more_than_one(parallel, "pipeline_parallel_size") and _hands_upwards(found.program):
+        raise VortexError(
+            f"program {found.program.name} hands something from layer to layer, and with pipeline parallelism no stage "
+            "has all layers; use --pipeline-parallel-size 1, or choose another program"
+        )
     return found
 
 
 def _more_than_one(parallel: Any, *names: str) -> bool:
     return any(getattr(parallel, name, 1) > 1 for name in names)
+
+
+def _hands_upwards(program: Program) -> bool:
+    """Whether layers read what layers below them found in the same step."""
+    memories = program.memories.values()
+    return any(item.scope == "layer" for item in memories) or any(
+        node.op == "reuse" and node.attrs["over"] == "layers" for node in program.nodes
+    )
 
 
 def _check_heads(program: Program) -> None:

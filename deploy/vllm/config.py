@@ -68,10 +68,10 @@ def _read(text: str, base: Path) -> Pattern:
             raise VortexError(f"{key} in the pattern's settings is a {_MEANING[key].__name__}, not {value!r}")
     found = package.read(_folder(given["program"], base))
     engines.check_program(found.program, ENGINE)
-    stats = given.get("stats")
-    return Pattern(
-        found.module, found.program, found.gate if given.get("gate", True) else None, stats and (base / stats)
-    )
+    stats = base / given["stats"] if "stats" in given else None
+    if stats is not None and not stats.parent.is_dir():
+        raise VortexError(f"{stats.parent}, where the engine is to write its statistics, is no folder; make it")
+    return Pattern(found.module, found.program, found.gate if given.get("gate", True) else None, stats)
 
 
 def _folder(name: str, base: Path) -> Path:

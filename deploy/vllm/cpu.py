@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.config import get_current_vllm_config
-from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionBackend,
     CPUAttentionBackendImpl,
@@ -20,10 +19,10 @@ from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionMetadataBuilder,
 )
 
+from vortexlab.deploy.vllm.building import SparseBuilding
 from vortexlab.deploy.vllm.checks import pattern_of
 from vortexlab.deploy.vllm.layer import SparseLayer
-from vortexlab.deploy.vllm.requests import Requests
-from vortexlab.deploy.vllm.split import Split, alone
+from vortexlab.deploy.vllm.split import Split
 
 
 class SparseBackend(CPUAttentionBackend):
@@ -45,25 +44,13 @@ class SparseMetadata(CPUAttentionMetadata):
     split: Split | None = None
 
 
-class SparseBuilder(CPUAttentionMetadataBuilder):
-    requests: Requests | None = None
+class SparseBuilder(SparseBuilding, CPUAttentionMetadataBuilder):
+    metadata = SparseMetadata
 
-    def build(
-        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
-    ) -> CPUAttentionMetadata:
-        whole = super().build(common_prefix_len, common_attn_metadata, fast_build)
-        pattern = pattern_of(self.vllm_config)
-        if pattern is None:
-            return whole
-        if pattern.program.has_memory and self.requests is None:
-            self.requests = Requests(2 * self.vllm_config.scheduler_config.max_num_seqs)
-        split = Split.of(common_attn_metadata, self.block_size, pattern.gate, self.requests)
-        if split.others.tokens.numel():
-            # Their blocks are copied one after the other, and numbered like that.
-            held = split.others.table >= 0
-            table = torch.where(held, held.flatten().cumsum(0).view_as(held) - 1, 0).int()
-            split.stock = super().build(0, alone(common_attn_metadata, split.others, table))
-        return SparseMetadata(**{**vars(whole), "split": split})
+    def table(self, held: Tensor) -> Tensor:
+        """Blocks are copied one after the other, and numbered like that."""
+        real = held >= 0
+        return torch.where(real, real.flatten().cumsum(0).view_as(real) - 1, 0).int()
 
 
 class SparseImpl(SparseLayer, CPUAttentionBackendImpl):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 from vllm.config import get_current_vllm_config
-from vllm.v1.attention.backend import AttentionCGSupport, CommonAttentionMetadata
+from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionBackend,
     FlashAttentionImpl,
@@ -20,10 +20,10 @@ from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionMetadataBuilder,
 )
 
+from vortexlab.deploy.vllm.building import SparseBuilding
 from vortexlab.deploy.vllm.checks import pattern_of
 from vortexlab.deploy.vllm.layer import SparseLayer
-from vortexlab.deploy.vllm.requests import Requests
-from vortexlab.deploy.vllm.split import Split, alone
+from vortexlab.deploy.vllm.split import Split
 
 
 class SparseBackend(FlashAttentionBackend):
@@ -45,25 +45,14 @@ class SparseMetadata(FlashAttentionMetadata):
     split: Split | None = None
 
 
-class SparseBuilder(FlashAttentionMetadataBuilder):
+class SparseBuilder(SparseBuilding, FlashAttentionMetadataBuilder):
+    metadata = SparseMetadata
     _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.NEVER
     supports_update_block_table: bool = False  # how a step is divided follows from its rows
 
-    requests: Requests | None = None
-
-    def build(
-        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
-    ) -> FlashAttentionMetadata:
-        whole = super().build(common_prefix_len, common_attn_metadata, fast_build)
-        pattern = pattern_of(self.vllm_config)
-        assert pattern is not None
-        if pattern.program.has_memory and self.requests is None:
-            self.requests = Requests(2 * self.vllm_config.scheduler_config.max_num_seqs)
-        split = Split.of(common_attn_metadata, self.block_size, pattern.gate, self.requests)
-        if split.others.tokens.numel():
-            table = split.others.table.clamp(min=0)
-            split.stock = super().build(0, alone(common_attn_metadata, split.others, table))
-        return SparseMetadata(**{**vars(whole), "split": split})
+    def table(self, held: Tensor) -> Tensor:
+        """The pool is read where it lies."""
+        return held.clamp(min=0)
 
 
 class SparseImpl(SparseLayer, FlashAttentionImpl):

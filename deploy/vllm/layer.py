@@ -6,6 +6,7 @@ are given some rows alone.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from vllm.v1.attention.backend import AttentionType
 from vortexlab.deploy.vllm.checks import check_layer, pattern_of
 from vortexlab.deploy.vllm.config import KEY
 from vortexlab.deploy.vllm.pages import LayerPages
-from vortexlab.deploy.vllm.requests import Continued
+from vortexlab.deploy.vllm.requests import Continued, slots
 from vortexlab.deploy.vllm.split import Split
 from vortexlab.deploy.vllm.stats import Stats
 from vortexlab.dsl.errors import VortexError
@@ -57,7 +58,10 @@ _shared: dict[int, Shared] = {}
 
 def shared(config: VllmConfig) -> Shared:
     """Of the worker's engine: a process may have several, one after the other."""
-    return _shared.setdefault(id(config), Shared())
+    if id(config) not in _shared:
+        _shared[id(config)] = Shared()
+        weakref.finalize(config, _shared.pop, id(config), None)
+    return _shared[id(config)]
 
 
 class SparseLayer:
@@ -76,12 +80,14 @@ class SparseLayer:
         assert found is not None
         check_layer(self, AttentionType.DECODER)
         self.pattern = found
-        self.requests = config.scheduler_config.max_num_seqs
+        self.slots = slots(config)
         self.count = config.model_config.get_total_num_hidden_layers()
         self.shared = shared(config)
         if found.stats is not None and self.shared.stats is None:
             rank = get_world_group().rank
-            self.shared.stats = Stats(found.name, found.stats.with_suffix(f".{rank}.json") if rank else found.stats)
+            self.shared.stats = Stats(
+                found.name, found.stats.with_stem(f"{found.stats.stem}.{rank}") if rank else found.stats
+            )
         self.number = -1
         self.pages: LayerPages | None = None
 
@@ -90,7 +96,7 @@ class SparseLayer:
         raise NotImplementedError
 
     def others(self, layer: Any, query: Tensor, key: Tensor, value: Tensor, kv_cache: Tensor, split: Split) -> Tensor:
-        """What the stock kernels find for the rows that do not decode: [tokens of these rows, heads * channel]."""
+        """What the stock kernels find for the rows that do not decode: [tokens of these rows, heads, channel]."""
         raise NotImplementedError
 
     def forward(
@@ -126,13 +132,11 @@ class SparseLayer:
                 self.shared.end(self.number)
         return output
 
-    def _decode(
-        self, pages: LayerPages, query: Tensor, split: Split, k: Tensor, v: Tensor, output: Tensor
-    ) -> None:
+    def _decode(self, pages: LayerPages, query: Tensor, split: Split, k: Tensor, v: Tensor, output: Tensor) -> None:
         rows, continued = split.decoding, split.continued
         q, cache = query[rows.tokens].view(-1, self.num_heads, self.head_size), rows.cache(k, v)
         if continued is not None:
-            pages.remember(cache, 2 * self.requests, continued.slots, continued.begun, self.shared.carry(continued))
+            pages.remember(cache, self.slots, continued.slots, continued.begun, self.shared.carry(continued))
         counted = self.shared.stats is not None
         found = pages.decode(q, cache, count=counted) if split.sparse else pages.decode_densely(q, cache)
         output[rows.tokens] = found.view(-1, *output.shape[1:]).to(output.dtype)

@@ -114,11 +114,12 @@ def main() -> None:
         groups.append({"rows": rows, "stats": read})
         if selections is not None:
             selections.next_group()
-    if selections is not None:
-        import torch
+    import torch
 
+    if selections is not None:
         torch.save(selections.kept, job["selections"])
-    print(json.dumps({"version": __version__, "groups": groups}), flush=True)
+    ran = {"device": llm.llm_engine.vllm_config.device_config.device_type, "threads": torch.get_num_threads()}
+    print(json.dumps({"version": __version__, **ran, "groups": groups}), flush=True)
 
 
 if __name__ == "__main__":

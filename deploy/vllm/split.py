@@ -58,9 +58,7 @@ class Split:
         sparse = count > 0 and (gate is None or gate.is_sparse(count, int(decoding.lengths.max())))
         real = fresh > 0
         continued = None if requests is None else requests.step(decoding, common.slot_mapping, block)
-        return Split(
-            some(real), bool((fresh[real] == 1).all()), decoding, sparse, some(others), continued=continued
-        )
+        return Split(some(real), bool((fresh[real] == 1).all()), decoding, sparse, some(others), continued=continued)
 
 
 def alone(common: Any, rows: Rows, table: Tensor) -> Any:
@@ -77,4 +75,11 @@ def alone(common: Any, rows: Rows, table: Tensor) -> Any:
         max_seq_len=int(rows.lengths.max()),
         block_table_tensor=table,
         slot_mapping=common.slot_mapping[rows.tokens],
+        # What else is said of rows is said of all of them, and is not needed.
+        seq_lens_cpu_upper_bound=rows.lengths.cpu(),
+        is_prefilling=None,
+        positions=None,
+        req_idx=None,
+        _num_computed_tokens_cache=None,
+        _token_to_req_indices_cache=None,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vortexlab.cli import options
-from vortexlab.cli.output import AsJson, Runs, lines, print_json, table
+from vortexlab.cli.output import AsJson, Runs, interval, lines, print_json, table
 from vortexlab.cli.results import RunAndId
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ def verify(
         batches=tuple(batches or ()),
     )  # fmt: skip
     parts = {**found["comparisons"], **{name: found.get(name) for name in ("selections", "served", "accuracy")}}
-    ok = all(part["ok"] for part in parts.values() if part) if allow_slow else found["ok"]
+    if allow_slow:
+        found["ok"] = all(part["ok"] for part in parts.values() if part)
+    ok = found["ok"]
     if as_json:
         print_json(found)
     else:
@@ -119,10 +121,9 @@ def _print_more(found: dict[str, Any]) -> None:
         )
     if kept := found.get("accuracy"):
         for side in ("engine", "evaluator"):
-            estimate = kept[side]["kept"]
             print(
-                f"accuracy kept, {side}: {estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}] on "
-                f"{kept['answers']} sealed answers (dense {kept[side]['dense']:.3f})"
+                f"accuracy kept, {side}: {interval(kept[side]['kept'])} on {kept['answers']} sealed answers (dense "
+                f"{kept[side]['dense']:.3f})"
             )
     if timed := found.get("speed"):
         table(
