@@ -12,8 +12,11 @@ from face_fixtures import record, vortex
 
 from vortexlab.deploy import package
 from vortexlab.deploy.package import PROGRAM
-from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig
+from vortexlab.evaluator.tasks import make_samples
 from vortexlab.kernels.gate import CONDITIONS, Gate, Ratio
+from vortexlab.search_spaces.library import load
+from vortexlab.served import Served
 
 PYTHON = Path(__file__).resolve().parents[1] / ".venv-vllm/bin/python"
 pytestmark = [
@@ -107,3 +110,21 @@ def test_uninstalling_leaves_the_engine_as_it_was(exported: Path, tmp_path: Path
         if item.name.startswith(module):
             shutil.rmtree(item)
     assert path(site) == before
+
+
+def test_everything_in_bf16_parts_from_vllm_only_at_a_near_draw(tmp_path: Path) -> None:
+    """Greedy tokens differ first where vLLM's two best lay within rounding of each other, if at all."""
+    program = load("dense").bind()
+    written = package.write(
+        program, tmp_path / "package", engine="vllm", version="0.1.0", knobs={}, source=program.source,
+        measurements={}, selftest={"cases": []},
+    )  # fmt: skip
+    samples = [make_samples(task, length, 1)[0] for task, length in (("keys", 450), ("needles", 336), ("chain", 200))]
+    group = [{"prompt": [*item.context, *item.turns[0].question], "count": 40, "logprobs": 2} for item in samples]
+    with Served(written, tmp_path / "package", str(REFERENCE_MODEL), "bfloat16", str(PYTHON)) as served:
+        (whole,), (ours,) = (served.answer([group], pattern=asked) for asked in (False, True))
+    for stock, row in zip(whole["rows"], ours["rows"], strict=True):
+        pairs = zip(stock["tokens"], row["tokens"], stock["logprobs"], strict=True)
+        first = next((step["values"] for a, b, step in pairs if a != b), None)
+        best = sorted(first, reverse=True) if first else [0.0, 0.0]
+        assert best[0] - best[1] < 0.25

@@ -78,7 +78,7 @@ class Served:
             for case in cases
         ]
         file = self.folder / "selections.pt"
-        found = self._run(groups, gate=False, selections=file)
+        found = self.answer(groups, gate=False, selections=file)
         outcomes, read, steps = [], 0.0, 0
         for case, group in zip(cases, found, strict=True):
             (row,), stats = group["rows"], group["stats"] or {"read": 0.0, "sparse_steps": 0, "layers": 1}
@@ -105,8 +105,8 @@ class Served:
         ]  # fmt: skip
         ours = {
             "engine": (
-                [row["tokens"] for row in self._run([prompts], pattern=False)[0]["rows"]],
-                [row["tokens"] for row in self._run([prompts], gate=False)[0]["rows"]],
+                [row["tokens"] for row in self.answer([prompts], pattern=False)[0]["rows"]],
+                [row["tokens"] for row in self.answer([prompts], gate=False)[0]["rows"]],
             ),
             "evaluator": answers(self.exported.program, loaded, suite.contexts(), PROMPT_DENSE),
         }
@@ -159,7 +159,7 @@ class Served:
         if self.exported.gate is not None:
             sides["gate on"] = {"gate": True}
         # The first cell is timed twice: its first time warms the engine up.
-        timed = {side: self._run([groups[0], *groups], timed=True, **how) for side, how in sides.items()}
+        timed = {side: self.answer([groups[0], *groups], timed=True, **how) for side, how in sides.items()}
         rows = []
         for at, (length, batch) in enumerate(cells):
             row: dict[str, Any] = {"length": length, "batch": batch}
@@ -184,7 +184,7 @@ class Served:
         config = EvaluationConfig(model=self.model, tasks=tuple(asked), lengths=(length,), contexts=contexts)
         return make_suite(replace(config, split="sealed"))
 
-    def _run(
+    def answer(
         self,
         groups: Sequence[Sequence[dict[str, Any]]],
         *,
@@ -193,7 +193,8 @@ class Served:
         selections: Path | None = None,
         timed: bool = False,
     ) -> list[dict[str, Any]]:
-        """Groups of requests through one engine."""
+        """Groups of requests (as `vortexlab.deploy.vllm.run` has them) through one engine: with the package or with the
+        engine's own attention. Returns `rows` and `stats` of every group."""
         stats = self.folder / "stats.json"
         stats.unlink(missing_ok=True)
         settings = {"program": self.exported.module, "gate": gate, "stats": str(stats)}
