@@ -208,6 +208,18 @@ def _post(port: int, body: dict[str, Any]) -> Any:
         return json.load(reply)
 
 
+def harness_task(file: Path, tokenizer: Any, asked: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
+    """The questions as a task of lm-evaluation-harness, whose rows go into `file`."""
+    rows = [{"prompt": tokenizer.decode(prompt), "answer": tokenizer.decode(answer)} for prompt, answer in asked]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return {
+        "task": "multivalue", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test", "output_type": "generate_until", "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{answer}}", "metric_list": [{"metric": "exact_match"}],
+        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": ANSWER},
+    }  # fmt: skip
+
+
 @pytest.mark.slow
 def test_lm_evaluation_harness_measures_the_pattern(tmp_path: Path) -> None:
     """Its answers, in padded batches, are those of the evaluator's replay after a prompt that is read densely whole."""
@@ -218,15 +230,7 @@ def test_lm_evaluation_harness_measures_the_pattern(tmp_path: Path) -> None:
     # The harness wants an end of text, which the shipped tokenizer does not have.
     tokenizer = AutoTokenizer.from_pretrained(MODEL, eos_token="<unk>")
     asked = questions()
-    file = tmp_path / "test.jsonl"
-    rows = [{"prompt": tokenizer.decode(prompt), "answer": tokenizer.decode(answer)} for prompt, answer in asked]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    task = {
-        "task": "multivalue", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}},
-        "test_split": "test", "output_type": "generate_until", "doc_to_text": "{{prompt}}",
-        "doc_to_target": "{{answer}}", "metric_list": [{"metric": "exact_match"}],
-        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": ANSWER},
-    }  # fmt: skip
+    task = harness_task(tmp_path / "test.jsonl", tokenizer, asked)
     pattern = serve.find(str(export(FEW, tmp_path / "out").root))
     model = pattern.load(MODEL, dtype=torch.float32)
 

@@ -20,7 +20,7 @@ import pytest
 from openai import OpenAI
 from transformers import AutoTokenizer
 
-from tests.test_deploy_serving import ANSWER, needs, questions
+from tests.test_deploy_serving import ANSWER, harness_task, needs, questions
 from vortexlab.deploy import package
 from vortexlab.deploy.install import install
 from vortexlab.dsl.ir import Program
@@ -173,16 +173,9 @@ def test_lm_evaluation_harness_asks_the_server(tmp_path: Path) -> None:
 
     asked = questions()
     tokenizer = AutoTokenizer.from_pretrained(REFERENCE_MODEL)
-    file = tmp_path / "test.jsonl"
-    rows = [{"prompt": tokenizer.decode(prompt), "answer": tokenizer.decode(answer)} for prompt, answer in asked]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    task = {
-        "task": "multivalue", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(file)}},
-        "test_split": "test", "output_type": "generate_until", "doc_to_text": "{{prompt}}",
-        "doc_to_target": "{{answer}}", "metric_list": [{"metric": "exact_match"}],
-        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": ANSWER},
-        "filter_list": [{"name": "bare", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}],
-    }  # fmt: skip
+    task = harness_task(tmp_path / "test.jsonl", tokenizer, asked)
+    bare = [{"function": "remove_whitespace"}, {"function": "take_first"}]
+    task["filter_list"] = [{"name": "bare", "filter": bare}]
     with serving(tmp_path / "server", QUEST) as client:
         harness = LocalCompletionsAPI(
             model="reference", base_url=f"{client.base_url}completions", tokenizer=str(REFERENCE_MODEL),

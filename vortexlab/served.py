@@ -28,6 +28,7 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
 from vortexlab.dsl.reference_memory import Carry
 from vortexlab.dsl.tolerance import judge
+from vortexlab.evaluator import courses
 from vortexlab.evaluator.architectures import read_config
 from vortexlab.evaluator.config import PROMPT_DENSE, EvaluationConfig
 from vortexlab.evaluator.models import LoadedModel
@@ -281,11 +282,10 @@ def _judge_selections(program: Program, kept: Sequence[dict[str, Any]]) -> dict[
         found = reference.select_one(program, static, q, k, v, cache_dtype=stored, keep_values=True, carry=carry)
         allowed = judge(program, static, found.values, k.shape[1], stored, carry=judged_carry).open
         for kv, members in enumerate(allowed):
-            for member, (must, may) in enumerate(members):
-                read = step["pages"][kv][member if len(step["pages"][kv]) > 1 else 0]
-                expected = set(found.lists[kv][member])
+            for member, (read, must, may) in enumerate(courses.beside(step["pages"][kv], members)):
+                expected = set(found.lists[kv][member % len(found.lists[kv])])
                 lists += 1
-                wrong += not must <= set(read) <= may
+                wrong += not courses.is_open(read, must, may)
                 overlap += len(expected & set(read)) / max(1, len(expected))
     return {
         "steps": len(kept), "lists": lists, "wrong": wrong, "overlap": overlap / lists if lists else None,
