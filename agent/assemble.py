@@ -111,7 +111,7 @@ def _language_models(config: CampaignConfig, store: Store, history: History) -> 
     limits = config.llm
     budget = Budget(limits.calls, limits.tokens, limits.money, limits.seconds, history.spent())
     # A chat that a kill cut off is continued from its recorded exchanges, which were paid for already.
-    cut_off = [] if history.pending else history.exchanges
+    cut_off = history.exchanges
     recording = recorded_exchanges(resolve(config.replay, config.runs)) if config.replay else []
 
     def recorder(kind: str) -> Record:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,9 +74,9 @@ def choose(
     """The arm of the next slot. `arms` maps each proposer that may be asked to its operators, `KNOBS` included.
 
     Of the trials measured after the seeds at least `structure_share` are new structures and at least `knob_share`
-    new knobs for a known one, as far as both fit.
+    new knobs for a known one, as far as both fit. Slots that are open count as measured, with no gain so far.
     """
-    in_full = history.totals.in_full
+    in_full = history.totals.in_full + Counter(trial.arm.proposer for trial in history.open.values())
     tuned = in_full[KNOBS]
     measured = in_full.total() - sum(in_full[arm] for arm in GIVEN)
     candidates = list(arms)
@@ -84,20 +85,25 @@ def choose(
             candidates = [KNOBS]
         elif measured - tuned < structure_share * (measured + 1):
             candidates.remove(KNOBS)
-    proposer = _ucb(candidates, ((trial.arm.proposer, gain, cost(trial)) for trial, gain in _later(history)), rng)
+    proposer = _ucb(candidates, ((trial.arm.proposer, gain, paid) for trial, gain, paid in _later(history)), rng)
     if len(arms[proposer]) == 1:
         return Arm(proposer, arms[proposer][0])
     own = (
-        (credited(trial, arms).operator, gain, cost(trial))
-        for trial, gain in _later(history) if trial.arm.proposer == proposer
+        (credited(trial, arms).operator, gain, paid)
+        for trial, gain, paid in _later(history) if trial.arm.proposer == proposer
     )  # fmt: skip
     return Arm(proposer, _ucb(list(arms[proposer]), own, rng))
 
 
-def _later(history: History) -> Iterator[tuple[Trial, float]]:
-    """Trials and their gains, those of the search alone, the latest first."""
-    pairs = zip(reversed(history.trials), reversed(history.gains()), strict=True)
-    return ((trial, gain) for trial, gain in pairs if trial.arm.proposer not in GIVEN)
+def _later(history: History) -> Iterator[tuple[Trial, float, float]]:
+    """Trials with their gains and costs, those of the search alone, the latest first."""
+    last = cost(history.trials[-1]) if history.trials else 1.0
+    for _, trial in sorted(history.open.items(), reverse=True):
+        if trial.arm.proposer not in GIVEN:
+            yield trial, 0.0, last
+    for trial, gain in zip(reversed(history.trials), reversed(history.gains()), strict=True):
+        if trial.arm.proposer not in GIVEN:
+            yield trial, gain, cost(trial)
 
 
 def _ucb(options: Sequence[str], pulls: Iterable[tuple[str, float, float]], rng: random.Random) -> str:

@@ -21,7 +21,7 @@ PROPOSERS = ("grammar", "llm", "handoff")
 #: Words for where evaluations run, beside an address.
 CLUSTERS = ("local", "auto")
 #: Settings that a resumed campaign may change; all others make it another campaign.
-_FLEXIBLE = ("runs", "evaluations", "hours", "mirror")
+_FLEXIBLE = ("runs", "evaluations", "hours", "mirror", "cluster")
 _ADDRESS = re.compile(r"(ray://)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -43,8 +43,11 @@ class CampaignConfig:
     * Of what is measured after the seeds, at least `structure_share` are new structures and at least `knob_share`
       (of what that leaves) new knobs for known ones; the bandit has the rest.
     * `mirror`: keep a copy of the study for `optuna-dashboard`.
-    * `parallel`: evaluations at a time. `cluster`: where they run: on this machine's own devices (empty), ``local``
-      (Ray on this machine), ``auto`` (the Ray cluster that is running), or the address of one.
+    * `parallel`: slots that may be open at a time, running or queued: a program is chosen without the verdicts of the
+      `parallel` - 1 slots before it, so the number belongs to the campaign and a resumed one keeps it. 0: one, or
+      on a cluster twice what it can run at first. `cluster`: where evaluations run: in this process (empty; with
+      `parallel` above 1 as ``local``), ``local`` (Ray on the devices of this machine), ``auto`` (the Ray cluster that
+      is running), or the address of one.
     """
 
     name: str = ""
@@ -62,7 +65,7 @@ class CampaignConfig:
     structure_share: float = 0.6
     knob_share: float = 0.2
     mirror: bool = True
-    parallel: int = 1
+    parallel: int = 0
     cluster: str = ""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -89,8 +92,8 @@ class CampaignConfig:
             raise VortexError(f"hours must be above 0, found {self.hours}")
         if self.seed < 0:
             raise VortexError(f"seed must not be negative, found {self.seed}")
-        if self.parallel < 1:
-            raise VortexError(f"parallel must be at least 1, found {self.parallel}")
+        if self.parallel < 0:
+            raise VortexError(f"parallel must not be negative, found {self.parallel}")
         if self.cluster not in ("", *CLUSTERS) and not _ADDRESS.fullmatch(self.cluster):
             raise VortexError(
                 f"cluster {self.cluster!r} is none of {', '.join(CLUSTERS)} and no address, HOST:PORT or ray://HOST:PORT"

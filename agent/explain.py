@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vortexlab.agent.campaign import Evaluation
+from vortexlab.agent.pool import Evaluation
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History, Trial

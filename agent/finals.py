@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vortexlab.agent.campaign import Evaluation
+from vortexlab.agent.pool import Evaluation
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History, Opening, Trial

@@ -12,7 +12,8 @@ from typing import Any
 
 from vortexlab.agent import prompt
 from vortexlab.agent.assemble import briefing
-from vortexlab.agent.campaign import Campaign, Evaluation
+from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.pool import Evaluation
 from vortexlab.agent.progress import OnProgress
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.agent.proposers.replies import ReplyError, parse_reply

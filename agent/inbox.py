@@ -100,8 +100,9 @@ def known(history: History, hash: str) -> str:
     trial = next((trial for trial in history.trials if trial.hash == hash), None)
     if trial is not None:
         return f"was evaluated already: {trial.id}"
-    if history.pending is not None and history.pending.hash == hash:
-        return f"is being evaluated: {history.pending.id}"
+    trial = next((trial for trial in history.open.values() if trial.hash == hash), None)
+    if trial is not None:
+        return f"is being evaluated: {trial.id}"
     return "waits for its slot already" if any(item["hash"] == hash for item in history.asked) else ""
 
 

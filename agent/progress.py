@@ -17,7 +17,7 @@ class ProgressState:
     * `phase`: ``starting``, ``proposing``, ``evaluating``, ``recorded`` (a verdict came in), ``paused``, ``finished``;
       `current` is the program at hand.
     * `evaluations` counts programs measured in full, of `budget` (None: limited by time alone); `recorded` counts
-      all, rejected ones included, of which `new_structures` are no seed's and were accepted.
+      all, rejected ones included (`running` are under way), of which `new_structures` are no seed's and were accepted.
     * `per_hour`: programs measured in full per hour of work; `seconds` of work so far, all sessions, pauses aside;
       `seconds_left` an estimate from that rate, or what the time limit leaves.
     * `funnel`: gate -> programs that passed it. `frontier` members, `hypervolume` above (0, 0).
@@ -30,6 +30,7 @@ class ProgressState:
     evaluations: int = 0
     budget: int | None = None
     recorded: int = 0
+    running: int = 0
     accepted: int = 0
     rejected: int = 0
     errors: int = 0
@@ -80,6 +81,7 @@ def progress(
         evaluations=history.evaluated,
         budget=config.evaluations,
         recorded=len(history.trials),
+        running=len(history.running),
         accepted=totals.statuses["accepted"],
         rejected=totals.statuses["rejected"],
         errors=totals.statuses["error"],

@@ -26,13 +26,14 @@ class Replay:
         """Empty where nothing is replayed. Raises `VortexError` for an unknown run."""
         if not config.replay:
             return Replay()
-        verdicts, requests, key = {}, [], ""
+        keys: dict[int, str] = {}
+        verdicts, requests = {}, []
         with Store.read(resolve(config.replay, config.runs)) as store:
             for event in store.events():
                 if event.kind == "trial_started":
-                    key = event.data["key"]
+                    keys[event.data["slot"]] = event.data["key"]
                 elif event.kind == "verdict":
-                    verdicts[key] = Verdict.from_json(event.data["verdict"])
+                    verdicts[keys[event.data["slot"]]] = Verdict.from_json(event.data["verdict"])
                 elif event.kind == "request" and event.data["kind"] not in (PAUSE, RESUME):
                     requests.append(event.data)
         return Replay(verdicts, tuple(item for item in requests if "refused" not in item))

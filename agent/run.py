@@ -133,7 +133,7 @@ class Run:
             "folder": str(self.folder),
             "state": self.state,
             "reason": history.finished or "",
-            "pending": history.pending.proposal.name if history.pending else "",
+            "pending": [f"{trial.id} {trial.proposal.name}" for trial in history.running],
             "sessions": len(history.sessions),
             "arms": [
                 {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,

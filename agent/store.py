@@ -29,6 +29,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -74,11 +75,15 @@ class Event:
 
 
 class Store:
-    """The events of the campaign in `folder`. Make one with `create`, `write` or `read`; close it, or use `with`."""
+    """The events of the campaign in `folder`. Make one with `create`, `write` or `read`; close it, or use `with`.
+
+    Any thread may append.
+    """
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int | None, copy: Path | None = None):
         self.folder = folder
         self._connection, self._lock, self._copy = connection, lock, copy
+        self._turn = threading.RLock()
 
     @staticmethod
     def create(folder: Path, started: Mapping[str, Any]) -> Store:
@@ -163,7 +168,7 @@ class Store:
         """
         if not self.writable:
             raise VortexError(f"run {self.folder.name!r} was opened for reading")
-        with _explained(self.folder):
+        with self._turn, _explained(self.folder):
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 event = self._insert(kind, data, slot, key)
@@ -192,6 +197,11 @@ class Store:
             rows = self._connection.execute(query + " ORDER BY seq", (after, kind) if kind else (after,))
             for seq, when, name, data in rows:
                 yield Event(seq, when, name, json.loads(data))
+
+    def latest(self, after: int) -> list[Event]:
+        """The same at once, while other threads append."""
+        with self._turn:
+            return list(self.events(after=after))
 
     def first(self) -> Event:
         return next(self.events())
@@ -255,7 +265,7 @@ def _require(folder: Path) -> None:
 
 def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
     uri = f"{file.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0, check_same_thread=False)
 
 
 def _begin_wal(connection: sqlite3.Connection) -> None:

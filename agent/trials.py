@@ -164,9 +164,10 @@ class Totals:
 class History:
     """Everything that decisions are made from, folded from the events one at a time.
 
-    `trials` are the evaluated ones in slot order; `pending` is the proposal that was recorded and not evaluated, if
-    any (the one that was running when the controller was killed). `exchanges` with language models are kept for the
-    slot that is being proposed only. `dropped`: by model, parameters that its endpoint refused; `untrusted`: by model,
+    `trials` are the evaluated ones in slot order. `open` holds the later slots: those whose evaluation runs, or was cut
+    off by a kill, and those that were faster than an earlier one; `fold` takes the latter into `trials` as soon as they
+    follow on, or when it is called, where `eager` is False. `exchanges` with language models are kept for the slot that
+    is being proposed only. `dropped`: by model, parameters that its endpoint refused; `untrusted`: by model,
     answers whose token counts could not be believed. `counted`: by model, tokens that its endpoint counted and tokens
     that were charged for the same answers. A request that was reserved and has no exchange counts as spent: it runs,
     or a kill cut it off. `ablations`: by trial, the program less a part, where that was explained; `ablated`: verdicts
@@ -180,7 +181,8 @@ class History:
     started: Mapping[str, Any] = field(default_factory=dict)
     resumed: Mapping[str, Any] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
-    pending: Trial | None = None
+    open: dict[int, Trial] = field(default_factory=dict)
+    eager: bool = True
     exchanges: list[Mapping[str, Any]] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
     untrusted: dict[str, int] = field(default_factory=dict)
@@ -197,6 +199,7 @@ class History:
     ablations: dict[str, list[Ablation]] = field(default_factory=dict)
     ablated: dict[str, Verdict] = field(default_factory=dict)
     totals: Totals = field(default_factory=Totals)
+    _pins: dict[int, bool] = field(default_factory=dict)
     _spent: Spent = field(default_factory=Spent)
     _reserved: Mapping[str, Any] | None = None
 
@@ -238,18 +241,18 @@ class History:
         elif event.kind == "proposal":
             self.exchanges = []
             self.asked = [item for item in self.asked if item["hash"] != data["hash"]]
-            self.pending = Trial(
-                data["slot"], Arm(*data["arm"]), Proposal.from_json(data["proposal"]), data["hash"], data["structure"]
+            slot = data["slot"]
+            assert slot == self.next_slot
+            self.open[slot] = Trial(
+                slot, Arm(*data["arm"]), Proposal.from_json(data["proposal"]), data["hash"], data["structure"]
             )
         elif event.kind == "trial_started":
-            assert self.pending is not None
-            self.pending = replace(self.pending, started=event.time)
+            self.open[data["slot"]] = replace(self.open[data["slot"]], started=event.time)
         elif event.kind == "verdict":
-            assert self.pending is not None and self.pending.slot == data["slot"]
-            verdict = Verdict.from_json(data["verdict"])
-            self.trials.append(replace(self.pending, verdict=verdict, finished=event.time))
-            self.totals.add(self.trials[-1])
-            self.pending = None
+            slot, verdict = data["slot"], Verdict.from_json(data["verdict"])
+            self.open[slot] = replace(self.open[slot], verdict=verdict, finished=event.time)
+            if self.eager:
+                self.fold()
         elif event.kind == "reserved":
             self._reserved = data
         elif event.kind == "exchange":
@@ -267,9 +270,30 @@ class History:
             self.idle += event.time - end
         self.sessions[-1] = (begin, event.time)
 
+    def fold(self, until: int | None = None) -> None:
+        """Takes open slots that have their verdict into `trials`, in order: those below `until`, or all that follow."""
+        while until is None or len(self.trials) < until:
+            trial = self.open.get(len(self.trials))
+            if trial is None or trial.verdict is None:
+                return
+            del self.open[trial.slot]
+            self.trials.append(trial)
+            self.totals.add(trial)
+            if trial.slot in self._pins:
+                self.totals.pin(trial.slot, self._pins.pop(trial.slot))
+
     @property
     def next_slot(self) -> int:
-        return self.pending.slot if self.pending else len(self.trials)
+        return len(self.trials) + len(self.open)
+
+    def at(self, slot: int) -> Trial:
+        """The trial of a slot that was begun."""
+        return self.trials[slot] if slot < len(self.trials) else self.open[slot]
+
+    @property
+    def running(self) -> list[Trial]:
+        """Slots that were begun and have no verdict, the oldest first."""
+        return [trial for _, trial in sorted(self.open.items()) if trial.verdict is None]
 
     @property
     def evaluated(self) -> int:
@@ -294,7 +318,10 @@ class History:
         return self.totals.gains
 
     def hashes(self) -> AbstractSet[str]:
-        return self.totals.hashes
+        """Of all programs that have a slot."""
+        if not self.open:
+            return self.totals.hashes
+        return self.totals.hashes | {trial.hash for trial in self.open.values()}
 
     def members(self) -> list[Member]:
         """The trials as proposers see them."""
@@ -307,7 +334,11 @@ class History:
         elif data["kind"] == PROPOSE:
             self.asked.append(data["program"])
         elif data["kind"] in (PIN, UNPIN):
-            self.totals.pin(self.find(data["trial"]).slot, data["kind"] == PIN)
+            slot, on = _slot(data["trial"]), data["kind"] == PIN
+            if slot is not None and slot < len(self.trials):
+                self.totals.pin(slot, on)
+            elif slot is not None:  # not folded yet
+                self._pins[slot] = on
         else:
             self.paused = data["kind"] == PAUSE
 
@@ -354,13 +385,16 @@ class History:
 
     def find(self, identifier: str) -> Trial:
         """The trial called `t0007`, `t7` or `7`. Raises `VortexError` for an unknown one."""
-        digits = identifier.strip().removeprefix("t")
-        if digits.isdecimal():
-            for trial in self.trials:
-                if trial.slot == int(digits):
-                    return trial
+        slot = _slot(identifier)
+        if slot is not None and slot < len(self.trials):
+            return self.trials[slot]
         known = f"ids go from {self.trials[0].id} to {self.trials[-1].id}" if self.trials else "there are none yet"
         raise VortexError(f"there is no trial {identifier!r} in this run; {known}")
+
+
+def _slot(identifier: str) -> int | None:
+    digits = identifier.strip().removeprefix("t")
+    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 10 else None
 
 
 def _member(trial: Trial) -> Member:

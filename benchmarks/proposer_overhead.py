@@ -76,8 +76,8 @@ class Trivial:
         self.spans.append(_since(began))
         return verdict
 
-    def recall(self, verdicts: Any) -> None:
-        list(verdicts)
+    def rank_among(self, points: Any) -> None:
+        list(points)
 
     def close(self) -> None:
         return

@@ -124,7 +124,7 @@ class Watch:
             raise Found
         return verdict
 
-    def recall(self, verdicts: Any) -> None:
+    def rank_among(self, points: Any) -> None:
         pass
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ from vortexlab.evaluator.config import (
 from vortexlab.evaluator.context_cache import ContextCache
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
-from vortexlab.evaluator.ladder import Ladder
+from vortexlab.evaluator.ladder import Ladder, Point
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
@@ -117,9 +117,9 @@ class Evaluator:
             self._contexts.close()
         self._opened = False
 
-    def recall(self, verdicts: Iterable[Verdict]) -> None:
-        """Takes up what was measured before, so that the ladder after the screen goes on where it stood."""
-        self._ladder.recall(verdicts)
+    def rank_among(self, points: Iterable[Point]) -> None:
+        """Programs that reach the screen from now on are ranked among these and each other (`evaluator.ladder`)."""
+        self._ladder.stand(points)
 
     # --- the worker --------------------------------------------------------------------------------------------
 

@@ -15,23 +15,30 @@ import numpy as np
 from vortexlab.evaluator.statistics import non_dominated
 from vortexlab.evaluator.verdict import Verdict
 
+Point = tuple[float, float]  # predicted speed-up, accuracy kept on the screen
 #: Programs that all go on: with fewer before it a place says nothing, and the published seeds come first.
 ALL_FIRST = 20
 
 
+def screen_point(verdict: Verdict) -> Point | None:
+    """Where a program stood on the screen; None where it did not get so far."""
+    screen = verdict.gate_result("screen")
+    if screen is None or "point" not in screen.details:
+        return None
+    speed, kept = screen.details["point"]
+    return float(speed), float(kept)
+
+
 class Ladder:
-    """The points (predicted speed-up, accuracy kept on the screen) so far; the best `share` of them go on."""
+    """The points so far; the best `share` of them go on."""
 
     def __init__(self, share: float):
         self.share = share
-        self.points: list[tuple[float, float]] = []
+        self.points: list[Point] = []
 
-    def recall(self, verdicts: Iterable[Verdict]) -> None:
-        """Takes up the points of verdicts that were reached elsewhere or before, in their order."""
-        for verdict in verdicts:
-            screen = verdict.gate_result("screen")
-            if screen is not None and "point" in screen.details:
-                self.points.append((float(screen.details["point"][0]), float(screen.details["point"][1])))
+    def stand(self, points: Iterable[Point]) -> None:
+        """From now on these came before, in this order, wherever they were reached."""
+        self.points = list(points)
 
     def judge(self, speed: float, kept: float) -> str:
         """Adds the point; why it does not go on, or nothing. Of the points, its better Pareto layers must hold less
@@ -48,7 +55,7 @@ class Ladder:
             f"there); the better {self.share:.0%} go on"
         )
 
-    def _ahead(self, point: tuple[float, float]) -> int:
+    def _ahead(self, point: Point) -> int:
         """How many points lie in better Pareto layers."""
         rest, ahead = np.array(self.points), 0
         while True:

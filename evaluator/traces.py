@@ -28,6 +28,7 @@ from vortexlab.evaluator import costs
 from vortexlab.evaluator.config import REFERENCE_MODEL, model_digest, versions
 from vortexlab.evaluator.executors import new_memories
 from vortexlab.evaluator.geometries import find_geometry
+from vortexlab.evaluator.ladder import Point
 from vortexlab.evaluator.tasks import Sample, make_samples
 from vortexlab.evaluator.traits import depends_on_layer
 from vortexlab.evaluator.verdict import ACCEPTED, GATES, REJECTED, Estimate, GateResult, Verdict
@@ -248,9 +249,8 @@ class TraceEvaluator:
     def close(self) -> None:
         """A campaign closes its evaluator; the traces stay, so that the next campaign can use them."""
 
-    def recall(self, verdicts: Iterable[Verdict]) -> None:
-        for verdict in verdicts:
-            self.known.setdefault(verdict.source_hash, verdict)
+    def rank_among(self, points: Iterable[Point]) -> None:
+        """There is no screen."""
 
     def evaluate(self, source: str, knobs: Mapping[str, Attr] | None = None, *, fidelity: str = "full") -> Verdict:
         """One program with its knobs. There is one fidelity. Raises `VortexError` when the text is no program."""

@@ -10,12 +10,14 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.pool import Here
 from vortexlab.dsl import canonical_hash, parse, structure_hash
 from vortexlab.evaluator.verdict import GATES, Estimate, GateResult, Outcome, Verdict
 from vortexlab.search_spaces.library import seeds
@@ -34,7 +36,7 @@ class FakeEvaluator:
     def __init__(self, environment: str = "fake", seconds: float = 0.0):
         self.environment, self.seconds = environment, seconds
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.recalled: list[str] = []
+        self.points: list[tuple[float, float]] = []
         self.closed = False
 
     def evaluate(
@@ -90,11 +92,40 @@ class FakeEvaluator:
             "seconds": 0.1,
         })  # fmt: skip
 
-    def recall(self, verdicts: Iterable[Verdict]) -> None:
-        self.recalled.extend(verdict.source_hash for verdict in verdicts)
+    def rank_among(self, points: Iterable[tuple[float, float]]) -> None:
+        self.points = list(points)
 
     def close(self) -> None:
         self.closed = True
+
+
+class Threads:
+    """A pool of fake evaluators in threads; each evaluation takes some milliseconds, by a seed of its own."""
+
+    def __init__(self, width: int, seed: int = 0, seconds: float = 0.01):
+        self.environment, self.width = "fake", width
+        self.asked: list[tuple[str, list[tuple[float, float]]]] = []
+        self.most = self._now = 0
+        self._rng, self._seconds = random.Random(seed), seconds
+        self._threads = ThreadPoolExecutor(width)
+
+    def submit(
+        self, source: str, knobs: Mapping[str, Any], points: Iterable[tuple[float, float]]
+    ) -> Future[Verdict]:
+        self.asked.append((source, list(points)))
+        delay = self._seconds * 2 * self._rng.random()
+        return self._threads.submit(self._evaluate, source, dict(knobs), delay)
+
+    def _evaluate(self, source: str, knobs: dict[str, Any], delay: float) -> Verdict:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        try:
+            return FakeEvaluator(seconds=delay).evaluate(source, knobs)
+        finally:
+            self._now -= 1
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
 
 
 def density(name: str, knobs: dict[str, Any]) -> float:
@@ -129,8 +160,10 @@ def in_child(action: Callable[[], str]) -> str:
 
 
 if __name__ == "__main__":
-    folder, seconds, evaluations, mirror = sys.argv[1:5]
-    settings = config(Path(folder), evaluations=int(evaluations), mirror=mirror == "mirror")
-    Campaign(settings, evaluator=FakeEvaluator(seconds=float(seconds))).run(
+    folder, seconds, evaluations, mirror, *more = sys.argv[1:]
+    width = int(more[0]) if more else 1
+    settings = config(Path(folder), evaluations=int(evaluations), mirror=mirror == "mirror", parallel=width)
+    pool = Threads(width, os.getpid(), float(seconds)) if width > 1 else Here(FakeEvaluator(seconds=float(seconds)))
+    Campaign(settings, pool=pool).run(
         lambda state: print(state.phase, state.recorded, flush=True)
     )

@@ -166,9 +166,9 @@ def test_ctrl_c_finishes_the_running_evaluation(tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
     evaluator = Interrupting([3])
     summary = Campaign(config(tmp_path), evaluator=evaluator).run()
-    assert summary.reason == "stopped after the evaluation that was running"
+    assert summary.reason == "stopped after what was running"
     run = Run.open("run", tmp_path)
-    assert len(run.trials) == 4 and run.history.pending is None and run.state == "finished"
+    assert len(run.trials) == 4 and not run.history.running and run.state == "finished"
     assert signal.getsignal(signal.SIGINT) is handler and evaluator.closed
 
 
@@ -176,10 +176,10 @@ def test_a_second_ctrl_c_gives_the_evaluation_up_and_resume_repeats_it(tmp_path:
     summary = Campaign(config(tmp_path, evaluations=8), evaluator=Interrupting([3, 3])).run()
     assert summary.reason.startswith("stopped at once")
     run = Run.open("run", tmp_path)
-    assert len(run.trials) == 3 and run.history.pending is not None
+    assert len(run.trials) == 3 and len(run.history.running) == 1
     again = FakeEvaluator()
     Campaign.resume("run", tmp_path, evaluator=again).run()
-    assert parse(again.calls[0][0]).name == run.history.pending.proposal.name
+    assert parse(again.calls[0][0]).name == run.history.running[0].proposal.name
     assert len(Run.open("run", tmp_path).trials) == 8 and len(again.calls) == 5
 
 
@@ -204,7 +204,7 @@ class Slow(FakeEvaluator):
 
 def test_time_is_a_budget_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator, states = Slow(), list[ProgressState]()
-    monkeypatch.setattr("vortexlab.agent.campaign.time", SimpleNamespace(monotonic=lambda: evaluator.now))
+    monkeypatch.setattr("vortexlab.agent.session.time", SimpleNamespace(monotonic=lambda: evaluator.now))
     summary = Campaign(config(tmp_path, evaluations=None, hours=0.5), evaluator=evaluator).run(states.append)
     assert summary.reason == "the budget is spent: 0.5 hours"
     assert summary.state.budget is None and summary.state.recorded == 3

@@ -20,7 +20,7 @@ from vortexlab.evaluator.evaluator import SCREEN_FLOOR, TIE_SHARE, Evaluator
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import WorkerLost
 from vortexlab.evaluator.tasks import Sample, Turn
-from vortexlab.evaluator.verdict import GATES, GateResult, Verdict
+from vortexlab.evaluator.verdict import GATES, Verdict
 
 CONFIG = EvaluationConfig(
     tasks=("needles", "keys"), lengths=(320,), contexts=4, screen_contexts=2, compile_for=("sm_90",), audit_share=0.0,
@@ -318,9 +318,7 @@ def test_the_pages_with_the_needle_are_found_by_the_parent() -> None:
 def test_the_ladder_stops_what_lies_behind_and_an_audit_goes_on() -> None:
     def judged(audit: float) -> Verdict:
         evaluator = Evaluator(replace(CONFIG, audit_share=audit, promoted=0.5), suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
-        point = {"point": [50.0, 1.1]}
-        gates = (GateResult("screen", True, 0.0, details=point),)
-        evaluator.recall([Verdict("p", "0" * 64, "1" * 64, {}, "accepted", gates=gates)] * 30)
+        evaluator.rank_among([(50.0, 1.1)] * 30)
         return evaluator.evaluate(QUEST)
 
     stopped, audited = judged(0.0), judged(1.0)

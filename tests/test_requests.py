@@ -251,7 +251,7 @@ def never_paused(state: ProgressState) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vortexlab.agent.campaign._POLL", 0.01)
+    monkeypatch.setattr("vortexlab.agent.session._POLL", 0.01)
 
 
 def test_a_paused_campaign_begins_no_slot_until_it_is_resumed(
@@ -417,7 +417,7 @@ def test_a_campaign_of_another_process_waits_and_goes_on(tmp_path: Path) -> None
             if line.startswith("paused"):
                 break
         run = Run.open("run", tmp_path)
-        assert run.state == "paused" and run.history.pending is None
+        assert run.state == "paused" and not run.history.running
         assert requests.propose(MINE, "run", tmp_path).running
         assert requests.resume("run", tmp_path).running
         rest = process.stdout.read().splitlines()

@@ -58,7 +58,7 @@ def status(run: RunName = "latest", runs: Runs = "runs", as_json: AsJson = False
     for proposer, reason in found["stopped"].items():
         print(printable(f"not asked any more: {proposer}: {reason}"))
     if found["pending"]:
-        print(printable(f"evaluating now, or cut off: {found['pending']}"))
+        print(printable(f"evaluating now, or cut off: {', '.join(found['pending'])}"))
     if found["pinned"]:
         print(printable(f"pinned: {' '.join(found['pinned'])}"))
     for text in found["waiting"]:

@@ -69,6 +69,7 @@ class Progress(Form):
     evaluations: int
     budget: int | None
     recorded: int
+    running: int
     accepted: int
     rejected: int
     errors: int
@@ -103,7 +104,7 @@ class Status(Progress):
     folder: str
     state: Literal["running", "paused", "finished", "interrupted"]
     reason: str
-    pending: str
+    pending: list[str]
     sessions: int
     arms: list[Arm]
     pinned: list[TrialId]

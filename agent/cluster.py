@@ -1,0 +1,310 @@
+"""Evaluations on a Ray cluster, or on the devices of this machine through Ray.
+
+An evaluation is a Ray task. Ray places it (`num_gpus`, `num_cpus`), runs it again on another host when its own dies,
+and lets its autoscaler see the queue; we write no scheduler. Ray keeps worker processes between tasks, so each of them
+keeps its evaluator, with model and contexts, until it is given another device or other conditions.
+
+Numbers of different machines do not compare: the conditions of a campaign are those of its first host, and a host of
+other conditions is left out, with one line that says why. Workers never touch the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vortexlab.agent.pool import FULL, Evaluation
+from vortexlab.dsl import check
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import Attr, digest
+from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig, versions
+from vortexlab.evaluator.ladder import Point
+from vortexlab.evaluator.verdict import ERROR, Verdict
+
+RETRIES = 3  # of a task whose worker or host died; of an evaluation whose sandbox was lost, once
+_CONTACT = 120.0  # seconds in which some host must answer
+
+MakeEvaluator = Callable[[EvaluationConfig], Evaluation]
+Asked = tuple[str, str, dict[str, Attr], list[Point]]  # environment, source, knobs, points on the screen
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a task ran: Ray's id of the node, its name, and what measurements there depend on."""
+
+    node: str
+    name: str
+    environment: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task brings back: a verdict, unless the host has other conditions than asked, or could not begin."""
+
+    host: Host
+    verdict: Verdict | None = None
+    complaint: str = ""
+
+
+class _Resident:
+    """The evaluator that this worker process keeps."""
+
+    key = ""
+    evaluator: Evaluation | None = None
+
+
+def _evaluator(make: MakeEvaluator, config: EvaluationConfig, own_model: bool) -> Evaluation:
+    if own_model:  # the model that is shipped lies elsewhere on another host
+        config = replace(config, model=str(REFERENCE_MODEL))
+    key = digest([config.to_json(), os.environ.get("CUDA_VISIBLE_DEVICES", "")])
+    if _Resident.evaluator is None or _Resident.key != key:
+        if _Resident.evaluator is not None:
+            _Resident.evaluator.close()
+        _Resident.evaluator, _Resident.key = make(config), key
+    return _Resident.evaluator
+
+
+def _work(
+    make: MakeEvaluator, config: EvaluationConfig, own_model: bool, asked: Asked | None
+) -> Answer:
+    """In a worker: one evaluation under the conditions that were asked for and no others; of None, those it offers."""
+    import ray
+
+    node, name = ray.get_runtime_context().get_node_id(), socket.gethostname()
+    host = Host(node, name, "", {})
+    try:
+        evaluator = _evaluator(make, config, own_model)
+        host = Host(node, name, evaluator.environment, _facts(config))
+        if asked is None:
+            return Answer(host)
+        environment, source, knobs, points = asked
+        if host.environment != environment:
+            return Answer(host, complaint="it has other conditions")
+        evaluator.rank_among(points)
+        return Answer(host, evaluator.evaluate(source, knobs, fidelity=FULL))
+    except VortexError as error:
+        return Answer(host, complaint=str(error))
+
+
+def _facts(config: EvaluationConfig) -> dict[str, str]:
+    from vortexlab.evaluator.config import device_name
+
+    return {"device": device_name(config.device), **versions()}
+
+
+class Cluster:
+    """Evaluations under `config` at `address`: ``local`` (Ray on this machine), ``auto`` (the cluster that is running
+    here), or HOST:PORT or ray://HOST:PORT of one.
+
+    `environment` is that of the campaign, where it was begun before. `make` builds the evaluator in a worker. `say` is
+    told in a line of hosts that are left out and of what is tried again. Raises `VortexError` when Ray is not installed, no cluster is found, or no host can evaluate.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        address: str,
+        *,
+        environment: str = "",
+        make: MakeEvaluator | None = None,
+        say: Callable[[str], None] | None = None,
+    ):
+        self._ray = _connected(address)
+        self._config, self._make, self._say = config, make or _make_evaluator, say or _to_stderr
+        self._own_model = config.model == str(REFERENCE_MODEL)
+        self._gpus = 1 if config.device == "cuda" else 0
+        self._cpus = 1 if self._gpus else config.threads or min(self._hosts("CPU"), default=1)
+        self._turn = threading.Lock()
+        self._left_out: dict[str, str] = {}
+        self._open: dict[Any, Future[Verdict]] = {}
+        self._closed = False
+        try:
+            self.environment = self._agree(environment)
+        except BaseException:
+            self.close()
+            raise
+
+    def _hosts(self, resource: str) -> list[int]:
+        """How many of a resource every living host has that has any."""
+        found = (node["Resources"].get(resource, 0) for node in self._ray.nodes() if node["Alive"])
+        return [int(count) for count in found if count >= 1]
+
+    @property
+    def width(self) -> int:
+        """Evaluations that the hosts of this moment run at a time."""
+        if self._gpus:
+            return max(1, sum(self._hosts("GPU")))
+        return max(1, sum(count // self._cpus for count in self._hosts("CPU")))
+
+    def _agree(self, wanted: str) -> str:
+        """The conditions of the campaign: `wanted` where a host has them, or those of most hosts, which leaves the
+        others out."""
+        nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"] and self._fits(node["Resources"])]
+        if nodes:
+            looks = [self._task(_work, None, on=node) for node in nodes]
+        else:  # one task in the queue tells an autoscaler what is needed
+            want = "a GPU" if self._gpus else f"{self._cpus} CPUs"
+            self._say(f"no host of the cluster has {want}; waiting {_CONTACT:g} s for one")
+            looks = [self._task(_work, None)]
+        ready, _ = self._ray.wait(looks, num_returns=len(looks), timeout=_CONTACT)
+        answers: list[Answer] = []
+        for look in ready:
+            with suppress(self._ray.exceptions.RayError):
+                answers.append(self._ray.get(look))
+        able = [answer.host for answer in answers if not answer.complaint]
+        if not able:
+            why = answers[0].complaint if answers else f"none answered within {_CONTACT:g} s"
+            raise VortexError(f"no host of the cluster can evaluate ({why}); see `ray status`")
+        counts = Counter(host.environment for host in able)
+        chosen = wanted if wanted in counts else counts.most_common(1)[0][0]
+        self._usual = next(host for host in able if host.environment == chosen)
+        for answer in answers:
+            if answer.complaint or answer.host.environment != chosen:
+                self._leave_out(answer)
+        return chosen
+
+    def _fits(self, resources: Mapping[str, float]) -> bool:
+        return resources.get("GPU", 0) >= self._gpus and resources.get("CPU", 0) >= self._cpus
+
+    def _task(self, function: Callable[..., Answer], *arguments: Any, on: str = "", avoid: Iterable[str] = ()) -> Any:
+        from ray.util.scheduling_strategies import (
+            NodeAffinitySchedulingStrategy,
+            NodeLabelSchedulingStrategy,
+            NotIn,
+        )
+
+        options: dict[str, Any] = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_retries": RETRIES}
+        if on:
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(on, soft=False)
+        elif avoided := list(avoid):
+            options["scheduling_strategy"] = NodeLabelSchedulingStrategy({"ray.io/node-id": NotIn(*avoided)})
+        task = self._ray.remote(function).options(**options)
+        return task.remote(self._make, self._config, self._own_model, *arguments)
+
+    def submit(self, source: str, knobs: Mapping[str, Attr], points: Iterable[Point]) -> Future[Verdict]:
+        """Raises nothing: what goes wrong is in the future, a `VortexError` when no host is left."""
+        future: Future[Verdict] = Future()
+        self._send(future, (self.environment, source, dict(knobs), list(points)), frozenset())
+        return future
+
+    def _send(self, future: Future[Verdict], asked: Asked, avoid: frozenset[str]) -> None:
+        reference = self._task(_work, asked, avoid=sorted({*avoid, *self._left_out}))
+        with self._turn:
+            self._open[reference] = future
+        reference.future().add_done_callback(lambda done: self._arrived(reference, future, asked, avoid, done))
+
+    def _arrived(
+        self, reference: Any, future: Future[Verdict], asked: Asked, avoid: frozenset[str], done: Future[Any]
+    ) -> None:
+        with self._turn:
+            self._open.pop(reference, None)
+        if self._closed:
+            return
+        try:
+            found = self._judge(asked, avoid, done)
+            if isinstance(found, Verdict):
+                future.set_result(found)
+            else:
+                self._send(future, asked, found)
+        except BaseException as error:
+            future.set_exception(error)
+
+    def _judge(self, asked: Asked, avoid: frozenset[str], done: Future[Any]) -> Verdict | frozenset[str]:
+        """The verdict of a task, or the hosts to avoid when it is to be tried once more."""
+        try:
+            answer: Answer = done.result()
+        except self._ray.exceptions.RayError as error:
+            return lost(asked[1], asked[2], " ".join(str(error).split())[:300])
+        if answer.complaint:
+            self._leave_out(answer)
+            if not self._others(set(self._left_out)):
+                raise VortexError(f"no host is left that can evaluate; the last was {self._left_out[answer.host.node]}")
+            return avoid
+        assert answer.verdict is not None
+        if answer.verdict.status == ERROR and not avoid and self._others({*self._left_out, answer.host.node}):
+            self._say(f"{answer.host.name} lost an evaluation ({answer.verdict.reason}); it is tried on another host")
+            return frozenset({answer.host.node})
+        return answer.verdict
+
+    def _others(self, but: set[str]) -> bool:
+        """Whether a living host beside those could evaluate."""
+        return any(
+            node["Alive"] and node["NodeID"] not in but and self._fits(node["Resources"]) for node in self._ray.nodes()
+        )
+
+    def _leave_out(self, answer: Answer) -> None:
+        host = answer.host
+        if host.node in self._left_out:
+            return
+        why = answer.complaint
+        if host.environment and host.environment != self._usual.environment:
+            other = [
+                f"{name} {host.facts.get(name)} instead of {fact}"
+                for name, fact in self._usual.facts.items() if host.facts.get(name) != fact
+            ]  # fmt: skip
+            why = ", ".join(other) or "another model, other data or tuned tables"
+        self._left_out[host.node] = f"{host.name} ({why})"
+        self._say(f"host {host.name} is left out, since its numbers would not compare: {why}")
+
+    def close(self) -> None:
+        """Leaves the cluster; what still runs is given up."""
+        with self._turn:
+            self._closed, running = True, list(self._open.items())
+            self._open.clear()
+        for reference, future in running:
+            future.cancel()
+            with suppress(Exception):
+                self._ray.cancel(reference, force=True)
+        self._ray.shutdown()
+
+
+def lost(source: str, knobs: Mapping[str, Attr], why: str) -> Verdict:
+    """The verdict on a program whose hosts died over it, again and again."""
+    from vortexlab.dsl import canonical_hash, structure_hash
+
+    program, _ = check(source)
+    assert program is not None  # it was parsed before it was sent
+    return Verdict(
+        program=program.name, source_hash=canonical_hash(program.bind(knobs)), structure=structure_hash(program),
+        knobs=dict(knobs), status=ERROR, reason=f"its worker was lost {RETRIES + 1} times: {why}",
+    )  # fmt: skip
+
+
+def _make_evaluator(config: EvaluationConfig) -> Evaluation:
+    from vortexlab.evaluator.evaluator import Evaluator
+
+    return Evaluator(config)
+
+
+def _connected(address: str) -> Any:
+    """The module `ray`, initialised."""
+    try:
+        import ray
+    except ImportError as error:
+        raise VortexError("evaluations at a time need Ray: pip install 'vortexlab[cluster]'") from error
+    where = None if address == "local" else address
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without a GPU leave the variable alone
+    try:
+        ray.init(
+            address=where or "local", log_to_driver=False, include_dashboard=False if where is None else None,
+            logging_level=logging.ERROR, namespace="vortex",
+        )  # fmt: skip
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        line = " ".join(str(error).split())[:200]
+        how = "start one with `ray start --head`, or give --cluster local" if where == "auto" else "check the address"
+        raise VortexError(f"no Ray cluster can be reached at {address!r} ({line}); {how}") from error
+    return ray
+
+
+def _to_stderr(line: str) -> None:
+    print(f"vortex: {line}", file=sys.stderr, flush=True)

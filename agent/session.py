@@ -1,0 +1,291 @@
+"""One controller at work on an opened campaign: it proposes, has programs evaluated, and records.
+
+What it decides follows from the record alone, at any speed of any number of workers: the program of a slot is chosen
+with the verdicts of all slots but the `parallel` - 1 before it, however many of those are known already. With one
+evaluation at a time that is everything.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from vortexlab.agent import inbox
+from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.pool import FULL, Pool
+from vortexlab.agent.prepared import Prepared
+from vortexlab.agent.progress import OnProgress, ProgressState, progress
+from vortexlab.agent.proposers.base import Proposer
+from vortexlab.agent.proposers.grammar import GrammarProposer
+from vortexlab.agent.replay import Replay
+from vortexlab.agent.slots import Slots
+from vortexlab.agent.store import Store
+from vortexlab.agent.study import Mirror
+from vortexlab.agent.trials import History, Trial, known_structures
+from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.ir import digest
+from vortexlab.evaluator.ladder import Point, screen_point
+from vortexlab.evaluator.verdict import ERROR, Verdict
+
+_POLL = 0.5  # seconds between two looks at signals and the inbox while there is nothing else to do
+_LOST_IN_A_ROW = 5  # workers lost one after the other: not the programs' fault any more
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a session of a campaign ended. `reason` is one line; `state` the last progress."""
+
+    run: str
+    folder: Path
+    reason: str
+    state: ProgressState
+
+
+class Session:
+    """Works on `store`; `proposers` are made from it and the history."""
+
+    def __init__(
+        self,
+        config: CampaignConfig,
+        store: Store,
+        pool: Pool,
+        proposers: Callable[[Store, History], list[Proposer]],
+        on_progress: OnProgress | None,
+    ):
+        self.config, self.store, self.pool, self._on_progress = config, store, pool, on_progress
+        self.history, self._last = History(), 0
+        #: What the next slot is decided from.
+        self.known = self.history if config.parallel == 1 else History(eager=False)
+        self._points: list[Point | None] = []  # on the screen, of every trial
+        self._news, self._faults = threading.Condition(), list[BaseException]()
+        self._arrived: list[Trial] = []  # since the last look
+        self._lost = 0
+        self._began = time.monotonic()
+        self._refresh()
+        self._arrived.clear()
+        self.known.fold(self.known.next_slot - config.parallel + 1)
+        self._before = self.history.seconds
+        self._seeds = known_structures(self.history)
+        self._mirror = Mirror(config.folder, config.name) if config.mirror else None
+        self._replay = Replay.of(config)
+        self.report("starting")
+        fallback = GrammarProposer(config.library())
+        self.slots = Slots(config, proposers(store, self.history), fallback, self._proposer_failed)
+
+    def work(self, interrupt: Interrupt) -> str:
+        """Slot after slot; returns why it ended."""
+        self.take_up()
+        while True:
+            self.take_requests()
+            if self.history.paused and not self.spent():
+                self._pause(interrupt)
+            if interrupt.asked:
+                self.wait_for(self.history.next_slot)
+                return f"stopped {'while it was paused' if self.history.paused else 'after what was running'}"
+            running = len(self.known.open)
+            if running >= self.config.parallel or (running and self.spent(running)):
+                self._wait(len(self.known.trials))
+                self.known.fold(len(self.known.trials) + 1)
+                continue
+            if spent := self.spent():
+                return f"the budget is spent: {spent}"
+            self.report("proposing")
+            made = self.slots.propose(self.known)
+            if made is not None:
+                self.begin(made)
+            elif running:  # what is running may open up more
+                self.wait_for(len(self.known.trials) + 1)
+                self.known.fold(len(self.known.trials) + 1)
+            elif not self.slots.proposers:
+                return f"the seeds are evaluated; go on with `vortex ask {self.config.name}`"
+            else:
+                return "nothing is left to try that was not evaluated already"
+
+    def spent(self, running: int = 0) -> str:
+        """Which limit of the budget is reached, in words, if all that are `running` count; empty while some is left."""
+        limit, hours = self.config.evaluations, self.config.hours
+        if limit is not None:
+            if self.known.evaluated + running >= limit:
+                return f"{limit} evaluations"
+            attempts = int(self.config.attempts * limit)
+            if len(self.known.trials) + running >= attempts:
+                return f"{attempts} programs tried, most of them rejected before they were measured"
+        if hours is not None and self._seconds() >= hours * 3600:
+            return f"{hours:g} hours"
+        return ""
+
+    def take_requests(self) -> None:
+        """Records what people asked for since the last slot, and then deletes it: a kill repeats nothing."""
+        slot = self._refresh().next_slot
+        for data in self._replay.requests:
+            if data["slot"] <= slot and data["id"] not in self.history.requests:
+                self._append("request", {**data, "from_run": self.config.replay}, slot=slot)
+        for path, found in inbox.unread(self.config.folder, self.history):
+            if found is not None:
+                self._append("request", found, slot=slot)
+            inbox.discard(path)
+
+    def _pause(self, interrupt: Interrupt) -> None:
+        """Until somebody asks to go on or a signal comes. This is no time of work."""
+        began = time.monotonic()
+        self.report("paused")
+        try:
+            while self.history.paused and not interrupt.asked:
+                time.sleep(_POLL)
+                self.take_requests()
+                self._notice()
+        finally:
+            self._began += time.monotonic() - began
+
+    # --- evaluations -------------------------------------------------------------------------------------------
+
+    def take_up(self) -> None:
+        """Has evaluated what a killed controller left behind."""
+        for trial in self._refresh().running:
+            self._start(trial)
+        self._mirror_up()
+
+    def begin(self, made: Prepared) -> int:
+        """Records the proposal and has it evaluated; returns its slot."""
+        slot = self._refresh().next_slot
+        self._append("proposal", made.to_json(), slot=slot)
+        self._start(self.history.open[slot])
+        return slot
+
+    def _start(self, trial: Trial) -> None:
+        environment = self.pool.environment
+        key = digest([trial.hash, FULL, environment])
+        self._append("trial_started", {"knobs": dict(trial.knobs), "key": key}, slot=trial.slot)
+        self.report("evaluating", trial.proposal.name)
+        data: dict[str, Any] = {"fidelity": FULL, "environment": environment}
+        if key in self._replay.verdicts:
+            self._record(trial.slot, key, {**data, "from_run": self.config.replay}, self._replay.verdicts[key])
+        else:
+            before = self._points[: max(0, trial.slot - self.config.parallel + 1)]
+            future = self.pool.submit(trial.proposal.source, trial.knobs, [point for point in before if point])
+            future.add_done_callback(partial(self._landed, trial.slot, key, data))
+        self._notice()
+
+    def _landed(self, slot: int, key: str, data: dict[str, Any], future: Future[Verdict]) -> None:
+        """Records a verdict as soon as it is there, from whatever thread brings it."""
+        try:
+            if not future.cancelled():
+                self._record(slot, key, data, future.result())
+        except BaseException as error:
+            self._faults.append(error)
+        with self._news:
+            self._news.notify_all()
+
+    def _record(self, slot: int, key: str, data: dict[str, Any], verdict: Verdict) -> None:
+        self.store.append("verdict", {**data, "verdict": verdict.to_json()}, slot=slot, key=key)
+
+    def wait_for(self, slots: int) -> None:
+        """Until the first `slots` slots have their verdicts."""
+        while len(self.history.trials) < slots:
+            self._wait(len(self.history.trials))
+
+    def _wait(self, slot: int) -> None:
+        """Until that slot has its verdict, or for a moment. Raises what an evaluation or its recording raised."""
+        if slot >= len(self._refresh().trials) and not self._faults:
+            with self._news:
+                self._news.wait(_POLL)
+        self._notice()
+
+    def _notice(self) -> None:
+        """Tells of verdicts that came in."""
+        self._refresh()
+        if self._faults:
+            raise self._faults[0]
+        arrived, self._arrived = self._arrived, []
+        if arrived:
+            self._mirror_up()
+        for trial in arrived:
+            assert trial.verdict is not None
+            self.report("recorded", trial.proposal.name)
+            self._lost = self._lost + 1 if trial.verdict.status == ERROR else 0
+            if self._lost >= _LOST_IN_A_ROW:
+                raise VortexError(
+                    f"{self._lost} evaluations in a row lost their worker (last: {trial.verdict.reason}); see "
+                    f"`vortex doctor`, then go on with `vortex search --resume {self.config.name}`"
+                )
+
+    # --- the record --------------------------------------------------------------------------------------------
+
+    def finish(self, reason: str) -> Summary:
+        self._mirror_up()
+        self._append("campaign_finished", {"reason": reason})
+        return Summary(self.config.name, self.config.folder, reason, self.report("finished"))
+
+    def report(self, phase: str, current: str = "") -> ProgressState:
+        state = progress(
+            self.history, self.config, phase, current=current, seconds=self._seconds(), seed_structures=self._seeds
+        )
+        if self._on_progress is not None:
+            self._on_progress(state)
+        return state
+
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def _append(self, kind: str, data: dict[str, Any], *, slot: int | None = None) -> None:
+        self.store.append(kind, data, slot=slot)
+        self._refresh()
+
+    def _refresh(self) -> History:
+        """The history with everything that was recorded since, by us, by a proposer or by an evaluation that ended."""
+        for event in self.store.latest(self._last):
+            self.history.add(event)
+            if self.known is not self.history:
+                self.known.add(event)
+            self._last = event.seq
+            if event.kind == "verdict":
+                self._arrived.append(self.history.at(event.data["slot"]))
+        for trial in self.history.trials[len(self._points) :]:
+            assert trial.verdict is not None
+            self._points.append(screen_point(trial.verdict))
+        return self.history
+
+    def _proposer_failed(self, slot: int, proposer: str, reason: str, permanent: bool) -> None:
+        self._append("proposer_failed", {"proposer": proposer, "reason": reason, "permanent": permanent}, slot=slot)
+
+    def _mirror_up(self) -> None:
+        """A mirror that cannot be written is given up for this session; the campaign goes on without."""
+        if self._mirror is None:
+            return
+        try:
+            self._mirror.bring_up(self.history.trials)
+        except Exception as error:
+            self._mirror = None
+            line = " ".join(str(error).split())[:200]
+            self._append("note", {"text": f"the copy for optuna-dashboard is not kept any longer: {line}"})
+
+
+class Interrupt:
+    """SIGINT and SIGTERM while it is entered: the first one is noted in `asked`, the second raises."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._old: dict[int, Any] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
