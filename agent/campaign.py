@@ -32,7 +32,7 @@ from vortexlab.agent.study import Mirror
 from vortexlab.agent.trials import HANDOFF, Arm, History, Trial, known_structures
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, digest
-from vortexlab.evaluator.verdict import ERROR, Verdict
+from vortexlab.evaluator.verdict import ERROR, Head, Verdict, split
 
 FULL = "full"
 _POLL = 0.5  # seconds between two looks into the inbox while the campaign is paused
@@ -47,7 +47,7 @@ class Evaluation(Protocol):
 
     def evaluate(self, source: str, knobs: dict[str, Attr] | None = None, *, fidelity: str = FULL) -> Verdict: ...
 
-    def recall(self, verdicts: Iterable[Verdict]) -> None: ...
+    def recall(self, verdicts: Iterable[Verdict | Head]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -80,7 +80,8 @@ class Campaign:
             config = replace(config, name=_free_name(Path(config.runs)))
         if exists(config.folder):
             with Store.read(config.folder) as store:
-                recorded = CampaignConfig.from_json(History.of(store.events()).resumed["config"])
+                found = History.of(store.events()).resumed["config"]
+            recorded = CampaignConfig.from_json({**found, "name": config.name})  # a folder may be renamed
             differences = recorded.differences(config)
             if differences:
                 raise VortexError(
@@ -179,7 +180,7 @@ class _Session:
         self._began = time.monotonic()
         self._before = self._current().seconds
         self._known = known_structures(self.history)
-        evaluator.recall(trial.verdict for trial in self.history.trials if trial.verdict is not None)
+        evaluator.recall(trial.head for trial in self.history.trials if trial.head is not None)
         self._mirror = Mirror(config.folder, config.name) if config.mirror else None
         self._replay = Replay.of(config)
         self._lost = 0
@@ -264,13 +265,13 @@ class _Session:
         self.report("evaluating", trial.proposal.name)
         data: dict[str, Any] = {"fidelity": FULL, "environment": environment}
         if key in self._replay.verdicts:
-            verdict = self._replay.verdicts[key]
+            verdict = self._replay.verdicts[key].verdict
             self.evaluator.recall([verdict])
             data["from_run"] = self.config.replay
         else:
             verdict = self.evaluator.evaluate(trial.proposal.source, dict(trial.knobs), fidelity=FULL)
-        data["verdict"] = verdict.to_json()
-        self._append("verdict", data, slot=trial.slot, key=key)
+        data["verdict"], rest = split(verdict.to_json())
+        self._append("verdict", data, slot=trial.slot, key=key, detail={"verdict": rest})
         self._mirror_up()
         self.report("recorded", trial.proposal.name)
         self._lost = self._lost + 1 if verdict.status == ERROR else 0
@@ -298,8 +299,9 @@ class _Session:
     def _seconds(self) -> float:
         return self._before + time.monotonic() - self._began
 
-    def _append(self, kind: str, data: dict[str, Any], *, slot: int | None = None, key: str | None = None) -> None:
-        self.store.append(kind, data, slot=slot, key=key)
+    def _append(self, kind: str, data: dict[str, Any], **where: Any) -> None:
+        """Commits an event (`Store.append`) and folds it."""
+        self.store.append(kind, data, **where)
         self._current()
 
     def _current(self) -> History:
@@ -369,7 +371,7 @@ def _opened(config: CampaignConfig, environment: str) -> Store:
                     f"run {config.name!r} was measured under other conditions (machine, versions, model, data or "
                     "settings); numbers of both would not compare: start a campaign of another name"
                 )
-            store.append("campaign_resumed", {"config": config.to_json()})
+            store.append("campaign_resumed", {"config": config.to_json(), "versions": versions()})
         except BaseException:
             store.close()
             raise

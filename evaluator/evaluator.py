@@ -40,7 +40,7 @@ from vortexlab.evaluator.sandbox import LEFT_OUT, Limits, Sandbox, WorkerLost
 from vortexlab.evaluator.speed import DRIFT
 from vortexlab.evaluator.tasks.cache import cache_folder
 from vortexlab.evaluator.traits import depends_on_data
-from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
+from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Head, Outcome, Verdict
 from vortexlab.kernels.devices import get_device
 from vortexlab.kernels.precision import cache_name
 
@@ -117,7 +117,7 @@ class Evaluator:
             self._contexts.close()
         self._opened = False
 
-    def recall(self, verdicts: Iterable[Verdict]) -> None:
+    def recall(self, verdicts: Iterable[Verdict | Head]) -> None:
         """Takes up what was measured before, so that the ladder after the screen goes on where it stood."""
         self._ladder.recall(verdicts)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from vortexlab.evaluator.statistics import non_dominated
-from vortexlab.evaluator.verdict import Verdict
+from vortexlab.evaluator.verdict import Head, Verdict
 
 #: Programs that all go on: with fewer before it a place says nothing, and the published seeds come first.
 ALL_FIRST = 20
@@ -26,12 +26,9 @@ class Ladder:
         self.share = share
         self.points: list[tuple[float, float]] = []
 
-    def recall(self, verdicts: Iterable[Verdict]) -> None:
+    def recall(self, verdicts: Iterable[Verdict | Head]) -> None:
         """Takes up the points of verdicts that were reached elsewhere or before, in their order."""
-        for verdict in verdicts:
-            screen = verdict.gate_result("screen")
-            if screen is not None and "point" in screen.details:
-                self.points.append((float(screen.details["point"][0]), float(screen.details["point"][1])))
+        self.points += [verdict.screened for verdict in verdicts if verdict.screened is not None]
 
     def judge(self, speed: float, kept: float) -> str:
         """Adds the point; why it does not go on, or nothing. Of the points, its better Pareto layers must hold less

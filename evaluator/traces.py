@@ -30,7 +30,7 @@ from vortexlab.evaluator.executors import new_memories
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.tasks import Sample, make_samples
 from vortexlab.evaluator.traits import depends_on_layer
-from vortexlab.evaluator.verdict import ACCEPTED, GATES, REJECTED, Estimate, GateResult, Verdict
+from vortexlab.evaluator.verdict import ACCEPTED, GATES, REJECTED, Estimate, GateResult, Head, Verdict
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.devices import get_device
 from vortexlab.kernels.torch_executor import TorchExecutor
@@ -248,9 +248,8 @@ class TraceEvaluator:
     def close(self) -> None:
         """A campaign closes its evaluator; the traces stay, so that the next campaign can use them."""
 
-    def recall(self, verdicts: Iterable[Verdict]) -> None:
-        for verdict in verdicts:
-            self.known.setdefault(verdict.source_hash, verdict)
+    def recall(self, verdicts: Iterable[Verdict | Head]) -> None:
+        """Nothing here depends on what was measured before."""
 
     def evaluate(self, source: str, knobs: Mapping[str, Attr] | None = None, *, fidelity: str = "full") -> Verdict:
         """One program with its knobs. There is one fidelity. Raises `VortexError` when the text is no program."""

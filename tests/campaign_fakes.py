@@ -17,7 +17,7 @@ from typing import Any
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.dsl import canonical_hash, parse, structure_hash
-from vortexlab.evaluator.verdict import GATES, Estimate, GateResult, Outcome, Verdict
+from vortexlab.evaluator.verdict import GATES, Estimate, GateResult, Head, Outcome, Verdict
 from vortexlab.search_spaces.library import seeds
 
 CONTEXTS = 12
@@ -90,7 +90,7 @@ class FakeEvaluator:
             "seconds": 0.1,
         })  # fmt: skip
 
-    def recall(self, verdicts: Iterable[Verdict]) -> None:
+    def recall(self, verdicts: Iterable[Verdict | Head]) -> None:
         self.recalled.extend(verdict.source_hash for verdict in verdicts)
 
     def close(self) -> None:
