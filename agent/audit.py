@@ -48,11 +48,11 @@ def audits(trials: Sequence[Trial]) -> list[Audit]:
     """One row for every gate that a program reached, in order."""
     rows = []
     for gate in GATES:
-        reached = [t for t in trials if t.verdict is not None and t.verdict.gate_result(gate) is not None]
+        reached = [t for t in trials if t.head is not None and gate in t.head.reached]
         if not reached:
             continue
-        rejected = [t for t in reached if t.verdict and t.verdict.status == REJECTED and t.verdict.gate == gate]
-        audited = [t for t in rejected if t.verdict and t.verdict.speedup and t.verdict.accuracy]
+        rejected = [t for t in reached if t.head and t.head.status == REJECTED and t.head.gate == gate]
+        audited = [t for t in rejected if t.head and t.head.speedup and t.head.accuracy]
         found = sum(_would_lead(trial, trials) for trial in audited)
         lost: float | None = None
         high: float | None = None
@@ -70,8 +70,8 @@ def audits(trials: Sequence[Trial]) -> list[Audit]:
 
 def _would_lead(trial: Trial, trials: Sequence[Trial]) -> bool:
     """Whether an audited program would be on the frontier beside all accepted ones."""
-    assert trial.verdict and trial.verdict.speedup and trial.verdict.accuracy
-    mine = (trial.verdict.speedup.value, trial.verdict.accuracy.value)
+    assert trial.head and trial.head.speedup and trial.head.accuracy
+    mine = (trial.head.speedup.value, trial.head.accuracy.value)
     return 0 in frontier([mine, *(other.point for other in trials if other.point is not None)])
 
 
@@ -80,10 +80,11 @@ def _agreement(reached: Sequence[Trial], gate: str) -> float | None:
         return None
     pairs = []
     for trial in reached:
-        assert trial.verdict is not None
-        screen = trial.verdict.gate_result("screen")
-        if screen is not None and "kept" in screen.details and trial.in_full and trial.verdict.accuracy is not None:
-            pairs.append((float(screen.details["kept"]), trial.verdict.accuracy.value))
+        if not trial.in_full or trial.head is None or trial.head.accuracy is None:
+            continue
+        screen = trial.verdict.gate_result("screen") if trial.verdict else None
+        if screen is not None and "kept" in screen.details:
+            pairs.append((float(screen.details["kept"]), trial.head.accuracy.value))
     if len(pairs) < 3:
         return None
     first, second = np.array(pairs).T

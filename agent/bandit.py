@@ -38,11 +38,11 @@ def cost(trial: Trial) -> float:
     Seconds where speed was measured. Where it was predicted, so that a campaign repeats exactly, the share of the
     gates that it went through: 1 for a whole evaluation.
     """
-    verdict = trial.verdict
+    verdict = trial.head
     assert verdict is not None
-    if verdict.conditions.get("speed") == "measured":
+    if verdict.speed == "measured":
         return max(verdict.seconds, 0.1)
-    return max(len(verdict.gates), 1) / len(GATES)
+    return max(len(verdict.reached), 1) / len(GATES)
 
 
 def credited(trial: Trial, arms: Mapping[str, Sequence[str]]) -> Arm:

@@ -49,7 +49,9 @@ class Campaign:
             config = replace(config, name=_free_name(Path(config.runs)))
         if exists(config.folder):
             with Store.read(config.folder) as store:
-                recorded = CampaignConfig.from_json(History.of(store.events()).resumed["config"])
+                found = History.of(store.events()).resumed["config"]
+            # A folder may be renamed; a record of an earlier release says nothing of parallel slots.
+            recorded = CampaignConfig.from_json({"parallel": 1, **found, "name": config.name})
             if config.parallel == 0:
                 config = replace(config, parallel=recorded.parallel)
             differences = recorded.differences(config)
@@ -80,7 +82,7 @@ class Campaign:
         Raises `VortexError` for an unknown run."""
         folder = resolve(name, runs)
         with Store.read(folder) as store:
-            config = CampaignConfig.from_json(History.of(store.events()).resumed["config"])
+            config = CampaignConfig.from_json({"parallel": 1, **History.of(store.events()).resumed["config"]})
         config = replace(config, name=folder.name, runs=str(folder.parent)).with_budget(
             evaluations, hours, llm
         )
@@ -176,7 +178,7 @@ def _opened(config: CampaignConfig, environment: str) -> Store:
                     f"run {config.name!r} was measured under other conditions (machine, versions, model, data or "
                     "settings); numbers of both would not compare: start a campaign of another name"
                 )
-            store.append("campaign_resumed", {"config": config.to_json()})
+            store.append("campaign_resumed", {"config": config.to_json(), "versions": versions()})
         except BaseException:
             store.close()
             raise

@@ -107,7 +107,8 @@ class Cluster:
     here), or HOST:PORT or ray://HOST:PORT of one.
 
     `environment` is that of the campaign, where it was begun before. `make` builds the evaluator in a worker. `say` is
-    told in a line of hosts that are left out and of what is tried again. Raises `VortexError` when Ray is not installed, no cluster is found, or no host can evaluate.
+    told in a line of hosts that are left out and of what is tried again. Raises `VortexError` when Ray is not
+    installed, no cluster is found, or no host can evaluate.
     """
 
     def __init__(

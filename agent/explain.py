@@ -18,7 +18,7 @@ from vortexlab.agent.trials import History, Trial
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.statistics import paired_differences
-from vortexlab.evaluator.verdict import ERROR, Estimate, Verdict
+from vortexlab.evaluator.verdict import ERROR, Estimate, Verdict, split
 from vortexlab.search_spaces.ablations import Ablation, ablations
 from vortexlab.search_spaces.nearest import Nearest, nearest
 
@@ -200,7 +200,7 @@ class _Work:
         history = self.run.history
         if any(part.hash == item.hash for item in history.ablations.get(trial.id, ())):
             return
-        verdict = None
+        head, detail = None, None
         if _found(history, part.hash)[0] is None:
             if self.left == 0:
                 return
@@ -210,10 +210,11 @@ class _Work:
                 self._evaluator = self._opened()
             if self.on_progress is not None:
                 self.on_progress(f"{trial.id} {trial.proposal.name} {part.change}")
-            verdict = self._evaluator.evaluate(part.source, dict(part.knobs)).to_json()
+            head, rest = split(self._evaluator.evaluate(part.source, dict(part.knobs)).to_json())
+            detail = {"verdict": rest}
         data = {"id": trial.id, "change": part.change, "source": part.source, "knobs": dict(part.knobs),
-                "hash": part.hash, "verdict": verdict}  # fmt: skip
-        history.add(self.store.append("ablation", data))
+                "hash": part.hash, "verdict": head}  # fmt: skip
+        history.add(self.store.append("ablation", data, detail=detail))
 
     def _opened(self) -> Evaluation:
         """The run's own evaluator, except that every program is measured in full, whatever others reached."""

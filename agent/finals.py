@@ -21,7 +21,7 @@ from vortexlab.agent.trials import History, Opening, Trial
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.tasks import TASKS
-from vortexlab.evaluator.verdict import Verdict
+from vortexlab.evaluator.verdict import Verdict, split
 
 CONTEXTS, MOST = 24, 8
 SPLIT = "sealed"
@@ -161,8 +161,9 @@ def hold(
                 if on_progress is not None:
                     on_progress(f"{trial.id} {trial.proposal.name}")
                 verdict = work.evaluate(trial.proposal.source, dict(trial.knobs))
-                found = {"id": trial.id, "opening": len(history.openings), "verdict": verdict.to_json()}
-                store.append("final", found)
+                head, rest = split(verdict.to_json())
+                found = {"id": trial.id, "opening": len(history.openings), "verdict": head}
+                store.append("final", found, detail={"verdict": rest})
                 opening.verdicts[trial.id] = verdict
         finally:
             work.close()

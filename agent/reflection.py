@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from vortexlab.evaluator.verdict import Verdict
@@ -42,6 +43,27 @@ def limits(verdict: Verdict) -> dict[str, Any]:
     if worst:
         found["lost"] = {task: round(change, 2) for change, task in worst}
     return found
+
+
+class Limits(Mapping[str, Any]):
+    """`limits` of a verdict that is not read before somebody looks: of thousands of members a prompt tells of a few."""
+
+    def __init__(self, verdict: Callable[[], Verdict | None]):
+        self._verdict = verdict
+
+    @cached_property
+    def _found(self) -> dict[str, Any]:
+        verdict = self._verdict()
+        return limits(verdict) if verdict else {}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 def _stages(verdict: Verdict) -> list[Mapping[str, Any]]:

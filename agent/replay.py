@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.recorded import Recorded
 from vortexlab.agent.run import resolve
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import PAUSE, RESUME
-from vortexlab.evaluator.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Replay:
     """`verdicts` by key: under the same conditions nothing is measured a second time. `requests` in order, each with
     the slot before which it came; pauses are left out."""
 
-    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    verdicts: Mapping[str, Recorded] = field(default_factory=dict)
     requests: tuple[Mapping[str, Any], ...] = ()
 
     @staticmethod
@@ -33,7 +33,7 @@ class Replay:
                 if event.kind == "trial_started":
                     keys[event.data["slot"]] = event.data["key"]
                 elif event.kind == "verdict":
-                    verdicts[keys[event.data["slot"]]] = Verdict.from_json(event.data["verdict"])
+                    verdicts[keys[event.data["slot"]]] = Recorded(event)
                 elif event.kind == "request" and event.data["kind"] not in (PAUSE, RESUME):
                     requests.append(event.data)
         return Replay(verdicts, tuple(item for item in requests if "refused" not in item))

@@ -32,8 +32,8 @@ from vortexlab.agent.study import Mirror
 from vortexlab.agent.trials import History, Trial, known_structures
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
-from vortexlab.evaluator.ladder import Point, screen_point
-from vortexlab.evaluator.verdict import ERROR, Verdict
+from vortexlab.evaluator.ladder import Point
+from vortexlab.evaluator.verdict import ERROR, Verdict, split
 
 _POLL = 0.5  # seconds between two looks at signals and the inbox while there is nothing else to do
 _LOST_IN_A_ROW = 5  # workers lost one after the other: not the programs' fault any more
@@ -167,7 +167,7 @@ class Session:
         self.report("evaluating", trial.proposal.name)
         data: dict[str, Any] = {"fidelity": FULL, "environment": environment}
         if key in self._replay.verdicts:
-            self._record(trial.slot, key, {**data, "from_run": self.config.replay}, self._replay.verdicts[key])
+            self._record(trial.slot, key, {**data, "from_run": self.config.replay}, self._replay.verdicts[key].verdict)
         else:
             before = self._points[: max(0, trial.slot - self.config.parallel + 1)]
             future = self.pool.submit(trial.proposal.source, trial.knobs, [point for point in before if point])
@@ -185,7 +185,8 @@ class Session:
             self._news.notify_all()
 
     def _record(self, slot: int, key: str, data: dict[str, Any], verdict: Verdict) -> None:
-        self.store.append("verdict", {**data, "verdict": verdict.to_json()}, slot=slot, key=key)
+        head, rest = split(verdict.to_json())
+        self.store.append("verdict", {**data, "verdict": head}, slot=slot, key=key, detail={"verdict": rest})
 
     def wait_for(self, slots: int) -> None:
         """Until the first `slots` slots have their verdicts."""
@@ -208,12 +209,12 @@ class Session:
         if arrived:
             self._mirror_up()
         for trial in arrived:
-            assert trial.verdict is not None
+            assert trial.head is not None
             self.report("recorded", trial.proposal.name)
-            self._lost = self._lost + 1 if trial.verdict.status == ERROR else 0
+            self._lost = self._lost + 1 if trial.head.status == ERROR else 0
             if self._lost >= _LOST_IN_A_ROW:
                 raise VortexError(
-                    f"{self._lost} evaluations in a row lost their worker (last: {trial.verdict.reason}); see "
+                    f"{self._lost} evaluations in a row lost their worker (last: {trial.head.reason}); see "
                     f"`vortex doctor`, then go on with `vortex search --resume {self.config.name}`"
                 )
 
@@ -249,8 +250,8 @@ class Session:
             if event.kind == "verdict":
                 self._arrived.append(self.history.at(event.data["slot"]))
         for trial in self.history.trials[len(self._points) :]:
-            assert trial.verdict is not None
-            self._points.append(screen_point(trial.verdict))
+            assert trial.head is not None
+            self._points.append(trial.head.screened)
         return self.history
 
     def _proposer_failed(self, slot: int, proposer: str, reason: str, permanent: bool) -> None:

@@ -6,7 +6,7 @@ system that dies with it; any number read.
 
 Kinds of event, in the order in which they appear:
 
-* ``campaign_started`` {config, environment, versions}; ``campaign_resumed`` {config} for every later session
+* ``campaign_started`` {config, environment, versions}; ``campaign_resumed`` {config, versions} for every later session
 * ``reserved`` {slot, key, model, tokens, money}: what a request to a language model may cost, before it is sent
 * ``exchange`` {slot, key, request, text, error, tokens, ...}: that request, once it has ended
 * ``proposer_failed`` {slot, proposer, reason, permanent}
@@ -18,13 +18,16 @@ Kinds of event, in the order in which they appear:
 * ``finals_opened`` {ids, evaluation, opening}, before a sealed context is made; ``final`` {id, opening, verdict}
 * ``ablation`` {id, change, source, knobs, hash, verdict}: the program of trial `id` less a part; verdict None where the
   record holds one of that hash already
+
+An event has `data`, which every fold reads, and may have a `detail`, compressed, which is read when somebody asks for
+it: of a verdict the data hold the head, the detail the rest (`evaluator.verdict.split`). Files of older forms are read
+as they are and brought to this form when they are written (`agent.migrations`).
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import shutil
 import sqlite3
@@ -33,45 +36,76 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from vortexlab import __version__
+from vortexlab.agent import packing
+from vortexlab.agent.migrations import FORM, migrate, rows
 from vortexlab.dsl.errors import VortexError
 
 FILE, LOCK = "campaign.sqlite", "lock"
 _APPLICATION_ID = 0x564F5254  # "VORT", so that `file` and we know one of ours
-_SCHEMA_VERSION = 1
 _PATIENCE = 3  # tries for the lock
 KINDS = (
     "campaign_started", "campaign_resumed", "reserved", "exchange", "proposer_failed", "proposal", "trial_started",
     "verdict", "request", "note", "campaign_finished", "finals_opened", "final", "ablation",
 )  # fmt: skip
 
-_SCHEMA = """
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY,
-    time REAL NOT NULL,
-    kind TEXT NOT NULL,
-    slot INTEGER,
-    key TEXT,
-    data TEXT NOT NULL CHECK (json_valid(data))
-);
-CREATE UNIQUE INDEX one_per_slot ON events (kind, slot) WHERE kind IN ('proposal', 'verdict');
-CREATE UNIQUE INDEX never_twice ON events (key) WHERE kind = 'verdict';
-CREATE TRIGGER no_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
-CREATE TRIGGER no_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
-"""
+_TABLE = (
+    """CREATE TABLE events (
+        seq INTEGER PRIMARY KEY,
+        time REAL NOT NULL,
+        kind TEXT NOT NULL,
+        slot INTEGER,
+        key TEXT,
+        data TEXT NOT NULL CHECK (json_valid(data)),
+        detail BLOB
+    )""",
+    "CREATE UNIQUE INDEX one_per_slot ON events (kind, slot) WHERE kind IN ('proposal', 'verdict')",
+    "CREATE UNIQUE INDEX never_twice ON events (key) WHERE kind = 'verdict'",
+)
+_TRIGGERS = (
+    "CREATE TRIGGER no_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+    "CREATE TRIGGER no_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+)
 
 
 @dataclass(frozen=True)
 class Event:
-    """`time` is seconds since the epoch, for display and time budgets only: no decision that must repeat reads it."""
+    """`time` is seconds since the epoch, for display and time budgets only: no decision that must repeat reads it.
+
+    `detail` is compressed JSON, None where the event has none; `run` the name of its campaign.
+    """
 
     seq: int
     time: float
     kind: str
     data: Mapping[str, Any]
+    detail: bytes | None = None
+    run: str = ""
+
+    def details(self) -> dict[str, Any]:
+        """The detail, read; empty where there is none. Raises `VortexError` when it is damaged."""
+        if self.detail is None:
+            return {}
+        try:
+            return packing.unpack(self.detail)
+        except ValueError as error:
+            line = f"the detail of event {self.seq}, of kind {self.kind}, is damaged ({error})"
+            raise VortexError(f"run {self.run!r}: {line}; {mend(self.run)}") from error
+
+    def without_data(self) -> Event:
+        """Where the detail is, and no more, to keep it."""
+        return replace(self, data={})
+
+    def whole(self) -> dict[str, Any]:
+        """Data and detail as one: what the detail holds under a name of the data joins it there."""
+        found = dict(self.data)
+        for name, value in self.details().items():
+            found[name] = {**(found.get(name) or {}), **value}
+        return found
 
 
 class Store:
@@ -80,9 +114,16 @@ class Store:
     Any thread may append.
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int | None, copy: Path | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        connection: sqlite3.Connection,
+        lock: int | None,
+        copy: Path | None = None,
+        version: int = FORM,
+    ):
         self.folder = folder
-        self._connection, self._lock, self._copy = connection, lock, copy
+        self._connection, self._lock, self._copy, self._version = connection, lock, copy, version
         self._turn = threading.RLock()
 
     @staticmethod
@@ -102,11 +143,11 @@ class Store:
                 connection = _connect(newborn)
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("BEGIN IMMEDIATE")
-                for statement in _statements(_SCHEMA):
+                for statement in (*_TABLE, *_TRIGGERS):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-                Store(folder, connection, lock)._insert("campaign_started", started, None, None)
+                connection.execute(f"PRAGMA user_version = {FORM}")
+                Store(folder, connection, lock)._insert("campaign_started", started, None, None, None)
                 connection.execute("COMMIT")
                 connection.close()
                 newborn.rename(folder / FILE)
@@ -125,8 +166,9 @@ class Store:
             lock = _acquire(folder)
             try:
                 connection = _connect(folder / FILE)
-                _check(connection, folder)
+                version = _check(connection, folder)
                 _begin_wal(connection)
+                migrate(connection, version, _TRIGGERS)
                 return Store(folder, connection, lock)
             except BaseException:
                 os.close(lock)
@@ -153,25 +195,32 @@ class Store:
                     if (source := folder / f"{FILE}{suffix}").exists():
                         shutil.copyfile(source, copy / f"{FILE}{suffix}")
                 connection = _connect(copy / FILE)
-            _check(connection, folder)
-            return Store(folder, connection, None, copy)
+            return Store(folder, connection, None, copy, _check(connection, folder))
 
     @property
     def writable(self) -> bool:
         return self._lock is not None
 
-    def append(self, kind: str, data: Mapping[str, Any], *, slot: int | None = None, key: str | None = None) -> Event:
+    def append(
+        self,
+        kind: str,
+        data: Mapping[str, Any],
+        *,
+        slot: int | None = None,
+        key: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> Event:
         """Commits one event and returns it; when this returns, the event survives a power cut.
 
-        `slot` enters the data too. Raises `VortexError` when the disk is full or gone (nothing is lost), when `slot`
-        has such an event already, or when `key` was evaluated before.
+        `slot` enters the data too; `detail` is what only `Event.whole` reads. Raises `VortexError` when the disk is
+        full or gone (nothing is lost), when `slot` has such an event already, or when `key` was evaluated before.
         """
         if not self.writable:
             raise VortexError(f"run {self.folder.name!r} was opened for reading")
         with self._turn, _explained(self.folder):
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
-                event = self._insert(kind, data, slot, key)
+                event = self._insert(kind, data, slot, key, detail)
                 self._connection.execute("COMMIT")
                 return event
             except BaseException:
@@ -179,24 +228,25 @@ class Store:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def _insert(self, kind: str, data: Mapping[str, Any], slot: int | None, key: str | None) -> Event:
+    def _insert(
+        self, kind: str, data: Mapping[str, Any], slot: int | None, key: str | None, detail: Mapping[str, Any] | None
+    ) -> Event:
         assert kind in KINDS, kind
         if slot is not None:
             data = {"slot": slot, **data}
-        now, plain = time.time(), finite(data)
+        now, plain = time.time(), packing.finite(data)
+        packed = None if detail is None else packing.pack(detail)
         cursor = self._connection.execute(
-            "INSERT INTO events (time, kind, slot, key, data) VALUES (?, ?, ?, ?, ?)",
-            (now, kind, slot, key, json.dumps(plain, allow_nan=False, separators=(",", ":"))),
+            "INSERT INTO events (time, kind, slot, key, data, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            (now, kind, slot, key, packing.text(plain), packed),
         )
-        return Event(int(cursor.lastrowid or 0), now, kind, plain)
+        return Event(int(cursor.lastrowid or 0), now, kind, plain, packed, self.folder.name)
 
     def events(self, *, after: int = 0, kind: str | None = None) -> Iterator[Event]:
-        """Events with a sequence number above `after`, oldest first."""
-        query = "SELECT seq, time, kind, data FROM events WHERE seq > ?" + (" AND kind = ?" if kind else "")
+        """Events with a sequence number above `after`, oldest first, in the form of this release."""
         with _explained(self.folder):
-            rows = self._connection.execute(query + " ORDER BY seq", (after, kind) if kind else (after,))
-            for seq, when, name, data in rows:
-                yield Event(seq, when, name, json.loads(data))
+            for seq, when, name, data, detail in rows(self._connection, self._version, after=after, kind=kind):
+                yield Event(seq, when, name, data, detail, self.folder.name)
 
     def latest(self, after: int) -> list[Event]:
         """The same at once, while other threads append."""
@@ -247,17 +297,6 @@ def is_written(folder: Path) -> bool:
         os.close(lock)
 
 
-def finite(value: Any) -> Any:
-    """The value as plain JSON; numbers that JSON has no spelling for become None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value
-
-
 def _require(folder: Path) -> None:
     if not exists(folder):
         raise VortexError(f"{folder} holds no campaign ({FILE} is missing); start one with `vortex search`")
@@ -273,22 +312,33 @@ def _begin_wal(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")  # every commit reaches the disk before `append` returns
 
 
-def _statements(script: str) -> Iterator[str]:
-    pending = ""
-    for line in script.splitlines():
-        pending += line + "\n"
-        if sqlite3.complete_statement(pending):
-            yield pending
-            pending = ""
-
-
-def _check(connection: sqlite3.Connection, folder: Path) -> None:
+def _check(connection: sqlite3.Connection, folder: Path) -> int:
+    """The form of the file. Raises `VortexError` for one that this release cannot read."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    form = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if application != _APPLICATION_ID:
-        raise VortexError(f"{folder / FILE} is no campaign of Vortex")
-    if version != _SCHEMA_VERSION:
-        raise VortexError(f"{folder / FILE} has form {version}; this release reads {_SCHEMA_VERSION}")
+        raise VortexError(f"{folder / FILE} is no campaign of Vortex, or damaged; {mend(folder.name)}")
+    if not 1 <= form <= FORM:
+        raise VortexError(
+            f"{folder / FILE} has form {form}, written by {_release(connection)}; this one, {__version__}, reads forms "
+            f"up to {FORM}: go on with a release that is as new"
+        )
+    return form
+
+
+def _release(connection: sqlite3.Connection) -> str:
+    """Which release last opened the campaign for writing, as far as a form that we do not know tells."""
+    with suppress(sqlite3.Error, ValueError, KeyError, TypeError):
+        query = "SELECT data FROM events WHERE kind IN ('campaign_started', 'campaign_resumed') ORDER BY seq DESC"
+        for (data,) in connection.execute(query):
+            if "versions" in (found := json.loads(data)):
+                return f"release {found['versions']['vortexlab']}"
+    return "a newer release"
+
+
+def mend(run: str) -> str:
+    """What to do about a damaged record."""
+    return f"see what is left with `vortex doctor {run}`"
 
 
 def _acquire(folder: Path) -> int:
@@ -334,10 +384,14 @@ def _explained(folder: Path) -> Iterator[None]:
         elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             line = f"run folder {folder} cannot be written ({error}); make it writable or give another with --runs"
         elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            line = f"{folder / FILE} is damaged or no SQLite file ({error}); restore it from a copy"
+            line = f"{folder / FILE} is damaged or no SQLite file ({error}); {mend(folder.name)}"
+        elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            line = f"{folder / FILE} is in use by another program ({error}); try again when it has ended"
         else:
-            line = f"{folder / FILE}: {error}"
+            line = f"{folder / FILE} cannot be read ({error}); {mend(folder.name)}"
         raise VortexError(line) from error
+    except ValueError as error:  # JSON
+        raise VortexError(f"{folder / FILE} is damaged ({error}); {mend(folder.name)}") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise VortexError(

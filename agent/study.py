@@ -227,7 +227,7 @@ def frozen(trial: Trial) -> FrozenTrial:
     Rejected programs are complete and infeasible, with the worst values where nothing was measured, so that the
     sampler learns the border; a lost worker says nothing about the knobs and is a failed trial, which samplers skip.
     """
-    verdict = trial.verdict
+    verdict = trial.head
     assert verdict is not None
     params, distributions = {}, {}
     for name, knob in parsed(trial.proposal.source).knobs.items():

@@ -12,12 +12,13 @@ from typing import Any
 from vortexlab.agent.budget import Spent
 from vortexlab.agent.pareto import Point, frontier, hypervolume
 from vortexlab.agent.proposers.base import Member, Proposal
-from vortexlab.agent.reflection import limits
+from vortexlab.agent.recorded import VERDICT, OfTrial, Recorded, head_of
+from vortexlab.agent.reflection import Limits
 from vortexlab.agent.store import Event
 from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr
-from vortexlab.evaluator.verdict import ACCEPTED, ERROR, GATES, Verdict
+from vortexlab.evaluator.verdict import ACCEPTED, ERROR, GATES, Head, Verdict
 from vortexlab.search_spaces.ablations import Ablation
 from vortexlab.search_spaces.library import NAMES, source
 
@@ -49,7 +50,7 @@ class Trial:
     proposal: Proposal
     hash: str
     structure: str
-    verdict: Verdict | None = None
+    verdict: OfTrial = VERDICT
     started: float = 0.0
     finished: float = 0.0
 
@@ -62,9 +63,14 @@ class Trial:
         return self.proposal.knobs
 
     @cached_property
+    def head(self) -> Head | None:
+        """What decisions need of the verdict, at hand; `verdict` is read from the record each time it is asked for."""
+        return head_of(self)
+
+    @cached_property
     def point(self) -> Point | None:
         """(speed-up, accuracy kept) of an accepted trial."""
-        verdict = self.verdict
+        verdict = self.head
         if verdict is None or verdict.status != ACCEPTED or verdict.speedup is None or verdict.accuracy is None:
             return None
         return verdict.speedup.value, verdict.accuracy.value
@@ -73,10 +79,7 @@ class Trial:
     def in_full(self) -> bool:
         """Whether this counts against the budget: it went through the last gate (some that the screen rejects do, to
         audit it), or the worker was lost over it."""
-        if self.verdict is None:
-            return False
-        last = self.verdict.gate_result(GATES[-1])
-        return self.verdict.status == ERROR or (last is not None and last.passed)
+        return self.head is not None and (self.head.status == ERROR or self.head.reached.get(GATES[-1], False))
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,11 @@ class Totals:
 
     def add(self, trial: Trial) -> None:
         """The next trial, with its verdict; slots count from 0."""
-        verdict = trial.verdict
+        verdict = trial.head
         assert verdict is not None and trial.slot == len(self.members)
         self.in_full[trial.arm.proposer] += trial.in_full
         self.statuses[verdict.status] += 1
-        self.passed.update(gate.name for gate in verdict.gates if gate.passed)
+        self.passed.update(verdict.passed)
         self.hashes.add(trial.hash)
         self.tried[trial.structure] += 1
         self.alone.pop(trial.structure, None)
@@ -150,6 +153,9 @@ class Totals:
 
     def _join(self, trial: Trial) -> float:
         """Takes a trial into the frontier, where it belongs there, and returns the hypervolume."""
+        speed, accuracy = trial.point or (0.0, 0.0)
+        if any(item.point and item.point[0] >= speed and item.point[1] >= accuracy for item in self.front):
+            return self.area
         joined = [*self.front, trial]
         points = [item.point or (0.0, 0.0) for item in joined]
         kept = frontier(points)
@@ -220,12 +226,12 @@ class History:
             if event.kind == "finals_opened":
                 self.openings.append(Opening(tuple(data["ids"]), data["evaluation"]))
             elif event.kind == "final":
-                self.openings[-1].verdicts[data["id"]] = Verdict.from_json(data["verdict"])
+                self.openings[-1].verdicts[data["id"]] = Verdict.from_json(event.whole()["verdict"])
             else:
                 part = Ablation(data["change"], data["source"], data["knobs"], data["hash"])
                 self.ablations.setdefault(data["id"], []).append(part)
                 if data["verdict"] is not None:
-                    self.ablated[data["hash"]] = Verdict.from_json(data["verdict"])
+                    self.ablated[data["hash"]] = Verdict.from_json(event.whole()["verdict"])
             return
         waited = self.paused
         if event.kind in ("campaign_started", "campaign_resumed"):
@@ -249,8 +255,8 @@ class History:
         elif event.kind == "trial_started":
             self.open[data["slot"]] = replace(self.open[data["slot"]], started=event.time)
         elif event.kind == "verdict":
-            slot, verdict = data["slot"], Verdict.from_json(data["verdict"])
-            self.open[slot] = replace(self.open[slot], verdict=verdict, finished=event.time)
+            slot = data["slot"]
+            self.open[slot] = replace(self.open[slot], verdict=Recorded(event), finished=event.time)
             if self.eager:
                 self.fold()
         elif event.kind == "reserved":
@@ -274,7 +280,7 @@ class History:
         """Takes open slots that have their verdict into `trials`, in order: those below `until`, or all that follow."""
         while until is None or len(self.trials) < until:
             trial = self.open.get(len(self.trials))
-            if trial is None or trial.verdict is None:
+            if trial is None or trial.head is None:
                 return
             del self.open[trial.slot]
             self.trials.append(trial)
@@ -293,7 +299,7 @@ class History:
     @property
     def running(self) -> list[Trial]:
         """Slots that were begun and have no verdict, the oldest first."""
-        return [trial for _, trial in sorted(self.open.items()) if trial.verdict is None]
+        return [trial for _, trial in sorted(self.open.items()) if trial.head is None]
 
     @property
     def evaluated(self) -> int:
@@ -399,7 +405,7 @@ def _slot(identifier: str) -> int | None:
 
 def _member(trial: Trial) -> Member:
     """A trial as proposers see it, not on the frontier so far."""
-    verdict, proposal = trial.verdict, trial.proposal
+    verdict, proposal = trial.head, trial.proposal
     assert verdict is not None
     return Member(
         id=trial.id,
@@ -419,7 +425,7 @@ def _member(trial: Trial) -> Member:
         proposer=proposal.proposer,
         hypothesis=proposal.hypothesis,
         predicted_effect=proposal.predicted_effect,
-        limits=limits(verdict),
+        limits=Limits(lambda: trial.verdict),
     )
 
 

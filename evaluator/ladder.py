@@ -13,20 +13,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from vortexlab.evaluator.statistics import non_dominated
-from vortexlab.evaluator.verdict import Verdict
 
 Point = tuple[float, float]  # predicted speed-up, accuracy kept on the screen
 #: Programs that all go on: with fewer before it a place says nothing, and the published seeds come first.
 ALL_FIRST = 20
-
-
-def screen_point(verdict: Verdict) -> Point | None:
-    """Where a program stood on the screen; None where it did not get so far."""
-    screen = verdict.gate_result("screen")
-    if screen is None or "point" not in screen.details:
-        return None
-    speed, kept = screen.details["point"]
-    return float(speed), float(kept)
 
 
 class Ladder:

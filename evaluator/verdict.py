@@ -1,6 +1,7 @@
 """What the evaluator says about a program: plain data, JSON in and out, no other imports.
 
-A `Verdict` carries every number with the conditions it was measured under. Measured and predicted speeds, and
+A `Verdict` carries every number with the conditions it was measured under; its `Head` is the small part of it that a
+search decides by. Measured and predicted speeds, and
 different devices, are never mixed: `conditions["speed"]` names which one `speedup` is.
 """
 
@@ -140,6 +141,15 @@ class Verdict:
     def gate_result(self, name: str) -> GateResult | None:
         return next((gate for gate in self.gates if gate.name == name), None)
 
+    @property
+    def screened(self) -> tuple[float, float] | None:
+        """(predicted speed-up, accuracy kept) on the screen, None where the program was not screened."""
+        screen = self.gate_result("screen")
+        if screen is None or "point" not in screen.details:
+            return None
+        speed, kept = screen.details["point"]
+        return float(speed), float(kept)
+
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         data.update(
@@ -156,8 +166,7 @@ class Verdict:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Verdict:
         """The inverse of `to_json`. Raises `ValueError` for a form of another version."""
-        if data.get("version") != VERDICT_VERSION:
-            raise ValueError(f"verdict form of version {data.get('version')!r}; this release reads {VERDICT_VERSION}")
+        _require_version(data)
         plain = {name: data[name] for name in Verdict.__dataclass_fields__ if name in data}
         plain.update(
             gates=tuple(GateResult.from_json(gate) for gate in data["gates"]),
@@ -167,3 +176,89 @@ class Verdict:
             alarms=tuple(data["alarms"]),
         )
         return Verdict(**plain)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What decisions need of a verdict, a tenth of it: records keep it apart from the rest (see `split`).
+
+    Fields are those of `Verdict`, and `reached`: gate -> whether it was passed, in the order in which they were asked;
+    `speed`: ``measured`` or ``predicted``; `screened`: (predicted speed-up, accuracy kept) on the screen, None where
+    the program was not screened.
+    """
+
+    program: str
+    source_hash: str
+    structure: str
+    status: str
+    gate: str | None = None
+    reason: str = ""
+    speedup: Estimate | None = None
+    accuracy: Estimate | None = None
+    density: float | None = None
+    answers: int = 0
+    contexts: int = 0
+    predicted_speedup: float | None = None
+    seconds: float = 0.0
+    alarms: tuple[str, ...] = ()
+    reached: Mapping[str, bool] = field(default_factory=dict)
+    speed: str = ""
+    screened: tuple[float, float] | None = None
+
+    @property
+    def passed(self) -> list[str]:
+        return [name for name, passed in self.reached.items() if passed]
+
+    @staticmethod
+    def of(verdict: Verdict) -> Head:
+        return Head.from_json(split(verdict.to_json())[0])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "version": VERDICT_VERSION,
+            "speedup": self.speedup.to_json() if self.speedup else None,
+            "accuracy": self.accuracy.to_json() if self.accuracy else None,
+            "alarms": list(self.alarms),
+            "reached": dict(self.reached),
+            "screened": list(self.screened) if self.screened else None,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Head:
+        """The inverse of `to_json`. Raises `ValueError` for a form of another version."""
+        _require_version(data)
+        plain = {name: data[name] for name in Head.__dataclass_fields__ if name in data}
+        plain.update(
+            speedup=Estimate.from_json(data["speedup"]) if data["speedup"] else None,
+            accuracy=Estimate.from_json(data["accuracy"]) if data["accuracy"] else None,
+            alarms=tuple(data["alarms"]),
+            screened=tuple(data["screened"]) if data["screened"] else None,
+        )
+        return Head(**plain)
+
+
+_DERIVED = ("reached", "speed", "screened")  # of a head: said in the rest of the verdict too
+_SHARED = ("version", *(name for name in Head.__dataclass_fields__ if name not in _DERIVED))
+
+
+def split(verdict: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A verdict's JSON as that of its head and the rest, the detail; `joined` is the inverse."""
+    gates = {gate["name"]: gate for gate in verdict["gates"]}
+    head = {name: verdict[name] for name in _SHARED if name in verdict}
+    head.update(
+        reached={name: bool(gate["passed"]) for name, gate in gates.items()},
+        speed=str(verdict["conditions"].get("speed", "")),
+        screened=gates["screen"]["details"].get("point") if "screen" in gates else None,
+    )
+    return head, {name: value for name, value in verdict.items() if name not in _SHARED}
+
+
+def joined(head: Mapping[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]:
+    """A verdict's JSON from the two parts that `split` makes."""
+    return {**{name: value for name, value in head.items() if name not in _DERIVED}, **detail}
+
+
+def _require_version(data: Mapping[str, Any]) -> None:
+    if data.get("version") != VERDICT_VERSION:
+        raise ValueError(f"verdict form of version {data.get('version')!r}; this release reads {VERDICT_VERSION}")

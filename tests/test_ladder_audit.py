@@ -10,9 +10,9 @@ from vortexlab.agent.audit import audits
 from vortexlab.agent.pareto import layers
 from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.trials import Arm, Trial
-from vortexlab.evaluator.ladder import ALL_FIRST, Ladder, screen_point
+from vortexlab.evaluator.ladder import ALL_FIRST, Ladder
 from vortexlab.evaluator.statistics import rank_correlation, wilson_upper
-from vortexlab.evaluator.verdict import Estimate, GateResult, Verdict
+from vortexlab.evaluator.verdict import Estimate, GateResult, Head, Verdict
 
 
 def test_layers_by_hand() -> None:
@@ -52,7 +52,7 @@ def test_a_share_of_one_promotes_all_and_a_recalled_ladder_goes_on_where_it_stoo
         gate = GateResult("screen", not answers[-1], 0.0, answers[-1], {"point": list(point)})
         verdicts.append(Verdict(str(n), str(n), "s", {}, "accepted", gates=(gate,)))
     resumed = Ladder(0.5)
-    before = map(screen_point, [*verdicts[:40], Verdict("lost", "l", "l", {}, "error")])
+    before = [Head.of(verdict).screened for verdict in (*verdicts[:40], Verdict("lost", "l", "l", {}, "error"))]
     resumed.stand(point for point in before if point)
     assert [resumed.judge(*point) for point in points[40:]] == answers[40:]
     assert any(answers)

@@ -201,10 +201,10 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 def _rejected(run: Run) -> str:
     rows = []
     for trial in run.trials:
-        if trial.verdict is not None and trial.verdict.gate is not None:
-            cells = (trial.id, trial.proposal.name, trial.verdict.status, trial.verdict.gate)
+        if trial.head is not None and trial.head.gate is not None:
+            cells = (trial.id, trial.proposal.name, trial.head.status, trial.head.gate)
             joined = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
-            rows.append(f'<tr>{joined}<td class="wrap">{_text(trial.verdict.reason)}</td></tr>')
+            rows.append(f'<tr>{joined}<td class="wrap">{_text(trial.head.reason)}</td></tr>')
     if not rows:
         return "<p>None.</p>"
     heading = "".join(f"<th>{name}</th>" for name in ("id", "name", "status", "gate", "reason"))

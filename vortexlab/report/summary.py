@@ -104,14 +104,14 @@ def _kind(entry: Entry) -> str:
 
 def _reasons(run: Run) -> str:
     """The gates that said no, most often first."""
-    stopped = Counter(str(t.verdict.gate) for t in run.trials if t.verdict and t.verdict.gate)
+    stopped = Counter(str(t.head.gate) for t in run.trials if t.head and t.head.gate)
     if not stopped:
         return ""
     return " Stopped at " + ", ".join(f"{gate} {count}" for gate, count in stopped.most_common()) + "."
 
 
 def _warnings(run: Run) -> str:
-    alarms = [trial.id for trial in run.trials if trial.verdict and trial.verdict.alarms]
+    alarms = [trial.id for trial in run.trials if trial.head and trial.head.alarms]
     lost = run.progress().errors
     parts = [
         f"alarms at {', '.join(alarms[:5])}" + (" and others" if len(alarms) > 5 else "") if alarms else "",

@@ -1,0 +1,89 @@
+"""Older forms of a campaign's file, and how each becomes the next.
+
+The form is the file's `user_version`; `MIGRATIONS[0]` makes form 2 of form 1, and so on. A file that is opened for
+reading is never changed: its events are brought to the form of this release as they are read. One that is opened for
+writing is brought to it as a whole, in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vortexlab.agent import packing
+from vortexlab.evaluator.verdict import split
+
+Data = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Migration:
+    """`schema`: SQL that changes the table; `event`: from kind, data and detail of an event to its new data and detail.
+    `detailed` says whether the older form has details."""
+
+    schema: tuple[str, ...]
+    event: Callable[[str, Data, Data | None], tuple[Data, Data | None]]
+    detailed: bool = True
+
+
+def _split_verdicts(kind: str, data: Data, detail: Data | None) -> tuple[Data, Data | None]:
+    if kind not in ("verdict", "final", "ablation") or data["verdict"] is None:
+        return data, detail
+    head, rest = split(data["verdict"])
+    return {**data, "verdict": head}, {"verdict": rest}
+
+
+MIGRATIONS = (Migration(("ALTER TABLE events ADD COLUMN detail BLOB",), _split_verdicts, detailed=False),)
+FORM = 1 + len(MIGRATIONS)
+
+Row = tuple[int, float, str, Data, bytes | None]
+
+
+def rows(connection: sqlite3.Connection, form: int, *, after: int = 0, kind: str | None = None) -> Iterator[Row]:
+    """(seq, time, kind, data, packed detail) of the events above `after`, as this release has them."""
+    older = MIGRATIONS[form - 1 :]
+    detail = "detail" if not older or older[0].detailed else "NULL"
+    query = f"SELECT seq, time, kind, data, {detail} FROM events WHERE seq > ?" + (" AND kind = ?" if kind else "")
+    found = connection.execute(query + " ORDER BY seq", (after, kind) if kind else (after,))
+    for seq, when, name, text, packed in found:
+        data = json.loads(text)
+        yield (seq, when, name, *_upgraded(name, data, packed, older)) if older else (seq, when, name, data, packed)
+
+
+def migrate(connection: sqlite3.Connection, form: int, triggers: Iterable[str]) -> None:
+    """Brings the file to the form of this release; a kill or a full disk leaves it as it was.
+
+    `triggers` are the statements that make the table append-only; they are lifted for this and set again.
+    """
+    if form == FORM:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        changed = [
+            (packing.text(data), detail, seq)
+            for seq, _, kind, data, detail in rows(connection, form) if detail is not None
+        ]  # fmt: skip
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        for migration in MIGRATIONS[form - 1 :]:
+            for statement in migration.schema:
+                connection.execute(statement)
+        connection.executemany("UPDATE events SET data = ?, detail = ? WHERE seq = ?", changed)
+        for statement in triggers:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {FORM}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _upgraded(kind: str, data: Data, packed: bytes | None, older: Iterable[Migration]) -> tuple[Data, bytes | None]:
+    detail: Data | None = None if packed is None else packing.unpack(packed)
+    for migration in older:
+        data, detail = migration.event(kind, data, detail)
+    return data, None if detail is None else packing.pack(detail)
