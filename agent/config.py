@@ -18,8 +18,11 @@ if TYPE_CHECKING:  # the client library of the language model is loaded by the c
 
 #: ``handoff`` proposes nothing by itself: after the seeds, programs come through `vortex tell`.
 PROPOSERS = ("grammar", "llm", "handoff")
+#: Words for where evaluations run, beside an address.
+CLUSTERS = ("local", "auto")
 #: Settings that a resumed campaign may change; all others make it another campaign.
 _FLEXIBLE = ("runs", "evaluations", "hours", "mirror")
+_ADDRESS = re.compile(r"(ray://)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -40,6 +43,8 @@ class CampaignConfig:
     * Of what is measured after the seeds, at least `structure_share` are new structures and at least `knob_share`
       (of what that leaves) new knobs for known ones; the bandit has the rest.
     * `mirror`: keep a copy of the study for `optuna-dashboard`.
+    * `parallel`: evaluations at a time. `cluster`: where they run: on this machine's own devices (empty), ``local``
+      (Ray on this machine), ``auto`` (the Ray cluster that is running), or the address of one.
     """
 
     name: str = ""
@@ -57,6 +62,8 @@ class CampaignConfig:
     structure_share: float = 0.6
     knob_share: float = 0.2
     mirror: bool = True
+    parallel: int = 1
+    cluster: str = ""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -82,6 +89,12 @@ class CampaignConfig:
             raise VortexError(f"hours must be above 0, found {self.hours}")
         if self.seed < 0:
             raise VortexError(f"seed must not be negative, found {self.seed}")
+        if self.parallel < 1:
+            raise VortexError(f"parallel must be at least 1, found {self.parallel}")
+        if self.cluster not in ("", *CLUSTERS) and not _ADDRESS.fullmatch(self.cluster):
+            raise VortexError(
+                f"cluster {self.cluster!r} is none of {', '.join(CLUSTERS)} and no address, HOST:PORT or ray://HOST:PORT"
+            )
         if self.attempts < 1:
             raise VortexError(f"attempts must be at least 1, found {self.attempts}")
         for name in ("structure_share", "knob_share"):
