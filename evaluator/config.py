@@ -146,8 +146,9 @@ class EvaluationConfig:
         if not 0 <= self.stop_below < 1:
             raise VortexError(f"stop_below must lie in 0..1, below 1, found {self.stop_below}")
         parse_sources(self.sources)
-        if min(self.threads, self.seed, self.batch_tokens, self.max_state, self.context_cache) < 0:
-            raise VortexError("threads, seed, batch_tokens, max_state and context_cache must not be negative")
+        for name in ("threads", "seed", "batch_tokens", "max_state", "context_cache"):
+            if getattr(self, name) < 0:
+                raise VortexError(f"{name} must not be negative, found {getattr(self, name)}")
 
     @property
     def resolved_dtype(self) -> str:

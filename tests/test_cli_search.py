@@ -189,9 +189,9 @@ def test_search_and_load_run_from_python(tmp_path: Path, made: list[EvaluationCo
 
 
 def test_the_defaults_of_search_are_those_of_the_campaign(tmp_path: Path, made: list[EvaluationConfig]) -> None:
-    config = campaign_config(evaluation=evaluation_config(device="cpu"))
-    assert config == CampaignConfig()
-    hours = campaign_config(hours=2.0, evaluation=EvaluationConfig())
+    config = campaign_config(device="cpu")
+    assert config == CampaignConfig() and config.evaluation == evaluation_config(device="cpu")
+    hours = campaign_config(hours=2.0)
     assert (hours.evaluations, hours.hours) == (None, 2.0)
 
 

@@ -2,113 +2,61 @@
 
     import vortexlab
 
-    run = vortexlab.search(evaluations=20, speed="predicted")
+    run = vortexlab.search(evaluations=20, speed="predicted")  # or vortexlab.search("campaign.toml")
     print("\\n".join(run.leaderboard().closing_lines()))
     table = run.to_pandas()
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Unpack
+
+from vortexlab.dsl.errors import VortexError
 
 if TYPE_CHECKING:
     from vortexlab.agent.progress import OnProgress
     from vortexlab.agent.run import Run
+    from vortexlab.settings import Settings
 
 
 def search(
+    config: str | Path | Mapping[str, Any] | None = None,
     *,
-    name: str = "",
-    runs: str | Path = "runs",
+    preset: str | None = None,
     resume: str | None = None,
-    seed: int = 0,
-    evaluations: int | None = None,
-    hours: float | None = None,
-    proposers: Iterable[str] = (),
-    model: str | Iterable[str] = (),
-    base_url: str | None = None,
-    llm_api: str | None = None,
-    llm_table: str | Path | None = None,
-    llm_prices: Iterable[str] = (),
-    llm_calls: int | None = None,
-    llm_tokens: int | None = None,
-    llm_money: float | None = None,
-    llm_minutes: float | None = None,
-    model_dir: str | Path | None = None,
-    tasks: Iterable[str] = (),
-    data: Iterable[str | Path] = (),
-    sources: Iterable[str] = (),
-    template: str | None = None,
-    dense_floor: float | None = None,
-    score: str | None = None,
-    lengths: Iterable[int] = (),
-    contexts: int | None = None,
-    phase: str | None = None,
-    speed: str | None = None,
-    predict_for: str | None = None,
-    device: str = "auto",
-    geometry: str | None = None,
-    context_cache: float | None = None,
-    memory_mb: int | None = None,
     on_progress: OnProgress | None = None,
+    **settings: Unpack[Settings],
 ) -> Run:
     """Runs a campaign until its budget is spent and returns it, opened.
 
-    The settings are those of `vortex search`. With `resume` (a run's name, or ``latest``) a recorded campaign goes
-    on, and of the other settings only the budget and `runs` count. The record is on disk in ``runs/<name>`` and
-    survives an interruption. Raises `VortexError` for settings that are not allowed and for a folder or model that
-    cannot be used.
+    `config` is a configuration file, or its sections as a mapping; `preset` is the name of one. `settings`, which
+    override either, are the options of `vortex search` (`settings.Settings`). With `resume` (a run's name, or
+    ``latest``) a recorded campaign goes on: only its budget, `runs` and `cluster` may be given. The record is on disk in
+    ``runs/<name>`` and survives an interruption. Raises `VortexError` for settings that are not allowed and for a
+    folder or model that cannot be used.
     """
     from vortexlab.agent.campaign import Campaign
     from vortexlab.agent.run import Run
-    from vortexlab.settings import campaign_config, evaluation_config, llm_limits
+    from vortexlab.settings import RESUMED, campaign_config, llm_limits
 
     if resume is not None:
-        limits = llm_limits(calls=llm_calls, tokens=llm_tokens, money=llm_money, minutes=llm_minutes)
-        campaign = Campaign.resume(resume, runs, evaluations=evaluations, hours=hours, llm=limits)
+        others = sorted({*settings} - RESUMED | ({"config"} if config else set()) | ({"preset"} if preset else set()))
+        if others:
+            raise VortexError(f"{others[0]} does not go with resume: the run's recorded settings count; leave it out")
+        limits = llm_limits(
+            calls=settings.get("llm_calls"), tokens=settings.get("llm_tokens"), money=settings.get("llm_money"),
+            minutes=settings.get("llm_minutes"),
+        )  # fmt: skip
+        campaign = Campaign.resume(
+            resume, settings.get("runs") or "runs", evaluations=settings.get("evaluations"),
+            hours=settings.get("hours"), llm=limits, cluster=settings.get("cluster"),
+        )  # fmt: skip
     else:
-        evaluation = evaluation_config(
-            model_dir=model_dir,
-            tasks=tasks,
-            data=data,
-            sources=sources,
-            template=template,
-            dense_floor=dense_floor,
-            score=score,
-            lengths=lengths,
-            contexts=contexts,
-            phase=phase,
-            speed=speed,
-            predict_for=predict_for,
-            device=device,
-            geometry=geometry,
-            context_cache=context_cache,
-            memory_mb=memory_mb,
-        )
-        campaign = Campaign(
-            campaign_config(
-                name=name,
-                runs=runs,
-                seed=seed,
-                evaluations=evaluations,
-                hours=hours,
-                proposers=proposers,
-                models=(model,) if isinstance(model, str) else model,
-                base_url=base_url,
-                llm_api=llm_api,
-                llm_table=llm_table,
-                llm_prices=llm_prices,
-                llm_calls=llm_calls,
-                llm_tokens=llm_tokens,
-                llm_money=llm_money,
-                llm_minutes=llm_minutes,
-                evaluation=evaluation,
-            )
-        )
+        campaign = Campaign(campaign_config(config, preset=preset, **settings))
     summary = campaign.run(on_progress)
-    return Run.open(summary.folder, runs)
+    return Run.open(summary.folder, campaign.config.runs)
 
 
 def load_run(run: str | Path = "latest", runs: str | Path = "runs") -> Run:

@@ -22,6 +22,7 @@ from vortexlab.cli import (
     explain,
     finals,
     handoff,
+    init,
     programs,
     requests,
     results,
@@ -44,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: tuple[Callable[..., int | None], ...] = (
+    init.init,
     search.search,
     results.status,
     results.leaderboard,

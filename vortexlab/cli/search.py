@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,28 +16,37 @@ if TYPE_CHECKING:
     from vortexlab.agent.campaign import Campaign
 
 #: What may be given beside --resume and --replay; everything else is recorded with the run.
-_WITH_RESUME = {
-    "resume", "runs", "evaluations", "hours", "llm_calls", "llm_tokens", "llm_money", "llm_minutes", "as_json",
-}  # fmt: skip
-_WITH_REPLAY = {"replay", "name", "runs", "evaluations", "hours", "as_json"}
+_WITH_RESUME = {"resume", "as_json", *settings.RESUMED}
+_WITH_REPLAY = {"replay", "name", "runs", "evaluations", "hours", "cluster", "as_json"}
+#: Parameters that are no settings of a campaign. The others have the names of `settings.Settings`.
+_CONTROL = {"config", "preset", "resume", "replay", "as_json"}
 
 
 def search(
     context: typer.Context,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A configuration, TOML (`vortex init`); flags override it.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="quick|night|cluster", help="A configuration with a name; flags override it.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the run, a folder in --runs; by default the time.")] = "",
     runs: Runs = "runs",
     seed: Annotated[int, typer.Option(help="Seed of every random choice of the campaign.")] = 0,
     evaluations: Annotated[int | None, typer.Option(help="Budget: programs evaluated in full.")] = None,
     hours: Annotated[float | None, typer.Option(help="Budget: hours of work.")] = None,
-    proposer: Annotated[list[str] | None, typer.Option(help="grammar, llm or handoff; may be repeated.")] = None,
+    proposers: Annotated[
+        list[str] | None, typer.Option("--proposer", help="grammar, llm or handoff; may be repeated.")
+    ] = None,
     model: Annotated[list[str] | None, typer.Option(help="Language model that proposes; may be repeated.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Its endpoint, if not OpenAI's own.")] = None,
     llm_api: Annotated[str | None, typer.Option(help="chat (Chat Completions) or responses.")] = None,
     llm_table: Annotated[
         str | None, typer.Option(metavar="FILE", help="Settings and prices of models, TOML or JSON.")
     ] = None,
-    llm_price: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL=IN,OUT", help="Prices of a million tokens read, written.")
+    llm_prices: Annotated[
+        list[str] | None,
+        typer.Option("--llm-price", metavar="MODEL=IN,OUT", help="Prices of a million tokens read, written."),
     ] = None,
     llm_calls: Annotated[int | None, typer.Option(help="Most requests to all models.")] = None,
     llm_tokens: Annotated[int | None, typer.Option(help="Most tokens for all models, prompts included.")] = None,
@@ -46,10 +56,16 @@ def search(
     memory: Annotated[
         list[str] | None, typer.Option(metavar="RUN", help="Learn from this run: its frontier comes after the seeds.")
     ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(help="Slots open at a time; 0: one, or twice what the cluster can run.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="local|auto|ADDRESS", help="Evaluate through Ray, on this machine or a cluster.")
+    ] = None,
     model_dir: options.ModelDir = None,
     tasks: options.Tasks = None,
     data: options.Data = None,
-    source: options.Source = None,
+    sources: options.Source = None,
     template: options.Template = None,
     dense_floor: options.DenseFloor = None,
     score: options.Score = None,
@@ -74,7 +90,8 @@ def search(
     """Run a campaign: propose programs, measure them, keep the Pareto frontier.
 
     Without options this works on any machine: published programs and their mutations, evaluated on the shipped
-    reference model. Ctrl-C ends it after the running evaluation; `--resume` goes on.
+    reference model. `vortex init` writes a configuration to start from. Ctrl-C ends a campaign after the running
+    evaluation; `--resume` goes on.
     """
     from vortexlab.agent.campaign import Campaign
     from vortexlab.agent.run import Run
@@ -82,68 +99,31 @@ def search(
 
     given = options.given(context)
     if resume is not None:
-        _only(given, _WITH_RESUME, "--resume", "the run's recorded settings count")
+        _only(context, given, _WITH_RESUME, "--resume", "the run's recorded settings count")
         limits = settings.llm_limits(calls=llm_calls, tokens=llm_tokens, money=llm_money, minutes=llm_minutes)
-        campaign = Campaign.resume(resume, runs, evaluations=evaluations, hours=hours, llm=limits)
+        campaign = Campaign.resume(resume, runs, evaluations=evaluations, hours=hours, llm=limits, cluster=cluster)
     elif replay is not None:
-        _only(given, _WITH_REPLAY, "--replay", "the recorded settings are repeated")
+        _only(context, given, _WITH_REPLAY, "--replay", "the recorded settings are repeated")
         recorded = Run.open(replay, runs)
         again = settings.replay_config(recorded.config, recorded.folder, name=name, runs=runs)
+        again = replace(again, cluster=recorded.config.cluster if cluster is None else cluster)
         campaign = Campaign(again.with_budget(evaluations, hours))
     else:
-        evaluation = settings.evaluation_config(
-            model_dir=model_dir,
-            tasks=options.words(tasks),
-            data=data or (),
-            sources=source or (),
-            template=template,
-            dense_floor=dense_floor,
-            score=score,
-            lengths=options.numbers("--lengths", lengths),
-            contexts=contexts,
-            phase=phase,
-            speed=speed,
-            predict_for=predict_for,
-            device=device,
-            dtype=dtype,
-            geometry=geometry,
-            batch_tokens=batch_tokens,
-            threads=threads,
-            context_cache=context_cache,
-            memory_mb=memory_mb,
-        )
-        campaign = Campaign(
-            settings.campaign_config(
-                name=name,
-                runs=runs,
-                seed=seed,
-                evaluations=evaluations,
-                hours=hours,
-                proposers=proposer or (),
-                models=model or (),
-                base_url=base_url,
-                llm_api=llm_api,
-                llm_table=llm_table,
-                llm_prices=llm_price or (),
-                llm_calls=llm_calls,
-                llm_tokens=llm_tokens,
-                llm_money=llm_money,
-                llm_minutes=llm_minutes,
-                llm_label=llm_label,
-                memory=memory or (),
-                evaluation=evaluation,
-            )
-        )
+        said = {name: context.params[name] for name in given - _CONTROL}
+        if "tasks" in said:
+            said["tasks"] = options.words(tasks)
+        if "lengths" in said:
+            said["lengths"] = options.numbers("--lengths", lengths)
+        campaign = Campaign(settings.campaign_config(config, preset=preset, **said))
     with Display(campaign.config) as display:
         summary = campaign.run(display)
     return _finish(campaign, summary.reason, as_json)
 
 
-def _only(given: set[str], allowed: set[str], option: str, why: str) -> None:
-    extra = sorted(given - allowed)
-    if extra:
-        flag = extra[0].replace("_", "-")
-        raise VortexError(f"--{flag} does not go with {option}: {why}; leave it out")
+def _only(context: typer.Context, given: set[str], allowed: set[str], option: str, why: str) -> None:
+    flags = sorted(item.opts[0] for item in context.command.params if item.name in given - allowed)
+    if flags:
+        raise VortexError(f"{flags[0]} does not go with {option}: {why}; leave it out")
 
 
 def _finish(campaign: Campaign, reason: str, as_json: bool) -> int:

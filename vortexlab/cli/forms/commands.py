@@ -9,6 +9,14 @@ from pydantic import Field
 from vortexlab.cli.forms.base import Form, Hash, TrialId
 
 
+class Init(Form):
+    """`vortex init --json`: the configuration that was written, and what it was made from: a preset, or a run."""
+
+    file: str
+    preset: str
+    run: str
+
+
 class Message(Form):
     role: str
     content: str
