@@ -293,18 +293,32 @@ def _connected(address: str) -> Any:
         import ray
     except ImportError as error:
         raise VortexError("evaluations at a time need Ray: pip install 'vortexlab[cluster]'") from error
-    where = None if address == "local" else address
+    if address not in ("local", "auto"):
+        _reach(address)  # Ray tries for minutes
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without a GPU leave the variable alone
     try:
         ray.init(
-            address=where or "local", log_to_driver=False, include_dashboard=False if where is None else None,
+            address=address, log_to_driver=False, include_dashboard=False if address == "local" else None,
             logging_level=logging.ERROR, namespace="vortex",
         )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         line = " ".join(str(error).split())[:200]
-        how = "start one with `ray start --head`, or give --cluster local" if where == "auto" else "check the address"
-        raise VortexError(f"no Ray cluster can be reached at {address!r} ({line}); {how}") from error
+        raise _unreachable(address, line) from error
     return ray
+
+
+def _reach(address: str) -> None:
+    """Raises `VortexError` when nobody listens there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, str(getattr(error, "strerror", None) or error)) from error
+
+
+def _unreachable(address: str, why: str) -> VortexError:
+    how = "start one with `ray start --head`, or give --cluster local" if address == "auto" else "check the address"
+    return VortexError(f"no Ray cluster can be reached at {address!r} ({why}); {how}")
 
 
 def _to_stderr(line: str) -> None:

@@ -19,7 +19,7 @@ def test_where_evaluations_may_run(cluster: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"parallel": 0}, "parallel must be at least 1, found 0"),
+        ({"parallel": -1}, "parallel must not be negative, found -1"),
         ({"cluster": "everywhere"}, "cluster 'everywhere' is none of local, auto and no address"),
         ({"cluster": "http://host:1"}, "no address, HOST:PORT or ray://HOST:PORT"),
         ({"cluster": "host"}, "no address"),

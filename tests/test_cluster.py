@@ -69,7 +69,8 @@ class Sleepy(FakeEvaluator):
     def evaluate(self, source: str, knobs: dict[str, Any] | None = None, **more: Any) -> Verdict:
         verdict = super().evaluate(source, knobs, **more)
         if self._fails:
-            return replace(verdict, status="error", gate="speed", reason="the worker was lost", speedup=None, accuracy=None)
+            why = {"gate": "speed", "reason": "the worker was lost"}
+            return replace(verdict, status="error", speedup=None, accuracy=None, **why)
         return verdict
 
 

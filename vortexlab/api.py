@@ -33,7 +33,7 @@ def search(
 
     `config` is a configuration file, or its sections as a mapping; `preset` is the name of one. `settings`, which
     override either, are the options of `vortex search` (`settings.Settings`). With `resume` (a run's name, or
-    ``latest``) a recorded campaign goes on: only its budget, `runs` and `cluster` may be given. The record is on disk in
+    ``latest``) a recorded campaign goes on: only budget, `runs` and `cluster` may be given. The record is on disk in
     ``runs/<name>`` and survives an interruption. Raises `VortexError` for settings that are not allowed and for a
     folder or model that cannot be used.
     """

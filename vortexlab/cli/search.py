@@ -60,7 +60,7 @@ def search(
         int | None, typer.Option(help="Slots open at a time; 0: one, or twice what the cluster can run.")
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option(metavar="local|auto|ADDRESS", help="Evaluate through Ray, on this machine or a cluster.")
+        str | None, typer.Option(metavar="local|auto|ADDRESS", help="Evaluate through Ray, here or on a cluster.")
     ] = None,
     model_dir: options.ModelDir = None,
     tasks: options.Tasks = None,
