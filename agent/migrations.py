@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vortexlab.agent import packing
+from vortexlab.agent import encoding
 from vortexlab.evaluator.verdict import split
 
 Data = Mapping[str, Any]
@@ -63,7 +63,7 @@ def migrate(connection: sqlite3.Connection, form: int, triggers: Iterable[str]) 
     connection.execute("BEGIN IMMEDIATE")
     try:
         changed = [
-            (packing.text(data), detail, seq)
+            (encoding.text(data), detail, seq)
             for seq, _, kind, data, detail in rows(connection, form) if detail is not None
         ]  # fmt: skip
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
@@ -83,7 +83,7 @@ def migrate(connection: sqlite3.Connection, form: int, triggers: Iterable[str]) 
 
 
 def _upgraded(kind: str, data: Data, packed: bytes | None, older: Iterable[Migration]) -> tuple[Data, bytes | None]:
-    detail: Data | None = None if packed is None else packing.unpack(packed)
+    detail: Data | None = None if packed is None else encoding.unpack(packed)
     for migration in older:
         data, detail = migration.event(kind, data, detail)
-    return data, None if detail is None else packing.pack(detail)
+    return data, None if detail is None else encoding.pack(detail)

@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vortexlab import __version__
-from vortexlab.agent import packing
+from vortexlab.agent import encoding
 from vortexlab.agent.migrations import FORM, migrate, rows
 from vortexlab.dsl.errors import VortexError
 
@@ -91,7 +91,7 @@ class Event:
         if self.detail is None:
             return {}
         try:
-            return packing.unpack(self.detail)
+            return encoding.unpack(self.detail)
         except ValueError as error:
             line = f"the detail of event {self.seq}, of kind {self.kind}, is damaged ({error})"
             raise VortexError(f"run {self.run!r}: {line}; {mend(self.run)}") from error
@@ -234,11 +234,11 @@ class Store:
         assert kind in KINDS, kind
         if slot is not None:
             data = {"slot": slot, **data}
-        now, plain = time.time(), packing.finite(data)
-        packed = None if detail is None else packing.pack(detail)
+        now, plain = time.time(), encoding.finite(data)
+        packed = None if detail is None else encoding.pack(detail)
         cursor = self._connection.execute(
             "INSERT INTO events (time, kind, slot, key, data, detail) VALUES (?, ?, ?, ?, ?, ?)",
-            (now, kind, slot, key, packing.text(plain), packed),
+            (now, kind, slot, key, encoding.text(plain), packed),
         )
         return Event(int(cursor.lastrowid or 0), now, kind, plain, packed, self.folder.name)
 
