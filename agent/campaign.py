@@ -81,7 +81,7 @@ class Campaign:
         if exists(config.folder):
             with Store.read(config.folder) as store:
                 recorded = CampaignConfig.from_json(History.of(store.events()).resumed["config"])
-            differences = recorded.differences(config)
+            differences = replace(recorded, name=config.name).differences(config)  # a run is named by its folder
             if differences:
                 raise VortexError(
                     f"run {config.name!r} exists with other settings ({differences[0]}); go on with "
