@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -15,18 +16,18 @@ def clean(
     samples: Annotated[bool, typer.Option("--samples", help="Samples of tasks.")] = False,
     kernels: Annotated[bool, typer.Option("--kernels", help="Generated kernels, reports of the compiler.")] = False,
     scratch: Annotated[bool, typer.Option("--scratch", help="Folders that killed processes left behind.")] = False,
-    cap: Annotated[float, typer.Option(metavar="GB", help="Leave so much, what was used last.")] = 0.0,
+    cap: Annotated[float | None, typer.Option(metavar="GB", help="Leave so much, what was used last.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove what can be made again and is not in use: all of it, or the kinds that are named. Never a run."""
     from vortexlab.evaluator import caches
 
-    if not cap >= 0 or cap == float("inf"):
+    if cap is not None and not 0 <= cap < math.inf:
         raise VortexError(f"--cap needs GB of at least 0, found {cap}")
     asked = {"contexts": contexts, "samples": samples, "kernels": kernels, "scratch": scratch}
     names = tuple(name for name in caches.NAMES if asked[name])
-    rows = caches.clean(names, cap * 1e9, dry_run)
+    rows = caches.clean(names, (cap or 0.0) * 1e9, dry_run)
     freed = sum(row["removed_bytes"] for row in rows)
     if as_json:
         print_json({"dry_run": dry_run, "freed_bytes": freed, "caches": rows})
