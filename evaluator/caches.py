@@ -24,6 +24,7 @@ from vortexlab.evaluator.tasks.cache import SAMPLES_CAP, cache_folder
 from vortexlab.kernels import disk
 from vortexlab.kernels.disk import Entry
 
+#: Kinds that may be named.
 NAMES = ("contexts", "samples", "kernels", "scratch")
 _DAY = 86_400.0
 
@@ -42,7 +43,8 @@ class Cache:
 
 
 def caches() -> list[Cache]:
-    """The caches of this user by the names in `NAMES`."""
+    """The caches of this user by the names in `NAMES`, and the locks beside them: a lock that was removed while somebody
+    waits at it would let two evaluators time at once."""
     contexts, samples = cache_folder() / "contexts", cache_folder() / "tasks"
     temporary = Path(tempfile.gettempdir())
     return [
@@ -53,6 +55,8 @@ def caches() -> list[Cache]:
               lambda: disk.entries(disk.generated()), _recent, disk.discard),
         Cache("scratch", "folders of workers, and those that killed ones left behind", temporary, None,
               lambda: disk.entries(scratch.folders(temporary)), _scratch_held, scratch.clear),
+        Cache("locks", "what evaluators wait at for their turn; always kept", cache_folder() / "turns", None,
+              lambda: _inside(cache_folder() / "turns"), lambda item: True, lambda path: False),
     ]  # fmt: skip
 
 

@@ -69,7 +69,7 @@ class Unpacked(Form):
 class CacheRow(Form):
     """A cache: entries held, how many are in use, what was removed (`dry_run`: would be). `cap` null: it has none."""
 
-    name: Literal["contexts", "samples", "kernels", "scratch"]
+    name: Literal["contexts", "samples", "kernels", "scratch", "locks"]
     what: str
     folder: str
     cap: Bytes | None
