@@ -43,7 +43,7 @@ class Cache:
 
 
 def caches() -> list[Cache]:
-    """The caches of this user by the names in `NAMES`, and the locks beside them: a lock that was removed while somebody
+    """The caches of this user by the names in `NAMES`, and the locks beside them: one that was removed while somebody
     waits at it would let two evaluators time at once."""
     contexts, samples = cache_folder() / "contexts", cache_folder() / "tasks"
     temporary = Path(tempfile.gettempdir())

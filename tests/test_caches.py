@@ -168,7 +168,13 @@ def test_folders_that_cannot_be_changed_are_one_line(place: Path) -> None:
     assert vortex("clean", "--contexts").status == 0
 
 
-def test_kernels_and_samples_keep_their_caps(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drafts_of_killed_processes_go_with_the_next_entry(place: Path) -> None:
+    old, new = (aged(place / "cache" / "contexts" / f".part-{n}", when=t) for n, t in (("a", OLD), ("b", time.time())))
+    entry = context(place, "next").entry
+    assert entry.exists() and new.exists() and not old.exists()
+
+
+def test_kernels_keep_their_cap(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = pytest.importorskip("vortexlab.kernels.gpu.modules")
     folder = place / "kernels" / "kernels"
     for age in range(3):
