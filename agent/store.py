@@ -44,6 +44,7 @@ from vortexlab import __version__
 from vortexlab.agent import encoding
 from vortexlab.agent.migrations import FORM, migrate, rows
 from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.scratch import READING
 
 FILE, LOCK = "campaign.sqlite", "lock"
 _APPLICATION_ID = 0x564F5254  # "VORT", so that `file` and we know one of ours
@@ -190,7 +191,7 @@ class Store:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
                     raise
-                copy = Path(tempfile.mkdtemp(prefix="vortex-read-"))
+                copy = Path(tempfile.mkdtemp(prefix=READING))
                 for suffix in ("", "-wal"):
                     if (source := folder / f"{FILE}{suffix}").exists():
                         shutil.copyfile(source, copy / f"{FILE}{suffix}")
@@ -255,6 +256,27 @@ class Store:
 
     def first(self) -> Event:
         return next(self.events())
+
+    def check(self) -> None:
+        """Reads the whole file. Raises `VortexError` where its pages are damaged."""
+        with _explained(self.folder):
+            found = str(self._connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if found != "ok":
+            raise VortexError(f"{self.folder / FILE} is damaged ({' '.join(found.split())}); restore it from a copy")
+
+    def copy(self, target: Path) -> None:
+        """Writes all that is recorded at this moment into a new file, also while a campaign is at work on it.
+
+        Raises `VortexError` for a record that is damaged and where the file cannot be written.
+        """
+        self.check()
+        with _explained(target.parent):
+            copied = _connect(target)
+            try:
+                self._connection.backup(copied)
+                copied.execute("PRAGMA journal_mode = DELETE")  # one plain file
+            finally:
+                copied.close()
 
     def close(self) -> None:
         """A writer leaves one plain file behind, without a log beside it, unless somebody is reading."""

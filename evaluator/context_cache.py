@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from vortexlab.dsl.ir import digest
+from vortexlab.kernels import disk
+from vortexlab.kernels.disk import Entry
 
-FILE, _FACTS, _LOCK = "contexts.kv", "facts.json", "lock"
+FILE, LOCK, _FACTS = "contexts.kv", "lock", "facts.json"
+_DRAFT = ".part-"
 #: Raised when the form of the file changes.
 _FORM = 1
 
@@ -68,12 +71,12 @@ class ContextCache:
                     f"{self._limit / 1e9:g} GB (--context-cache)"
                 )
                 return
-            with tempfile.TemporaryDirectory(dir=self._root, prefix=".part-") as part:
+            with tempfile.TemporaryDirectory(dir=self._root, prefix=_DRAFT) as part:
                 made = Path(part) / "entry"
                 made.mkdir()
                 _place(found, made / FILE)
                 (made / _FACTS).write_text(json.dumps(_facts(made / FILE)))
-                (made / _LOCK).touch()
+                (made / LOCK).touch()
                 made.rename(self.entry)
             self._hold()
         except OSError as error:
@@ -88,27 +91,25 @@ class ContextCache:
 
     def _hold(self) -> None:
         if self._held is None:
-            self._held = os.open(self.entry / _LOCK, os.O_RDONLY)
+            self._held = os.open(self.entry / LOCK, os.O_RDONLY)
             fcntl.flock(self._held, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def _make_room(self, size: int) -> bool:
         """Evicts what was lent longest ago until `size` bytes fit; whether they do."""
-        entries = [path for path in self._root.iterdir() if (path / _FACTS).is_file()]
-        entries.sort(key=lambda path: (path / _FACTS).stat().st_mtime_ns)
-        sizes = {path: (path / FILE).stat().st_size if (path / FILE).is_file() else 0 for path in entries}
-        total = sum(sizes.values()) + size
-        for path in entries:
-            if total <= self._limit or size > self._limit:
-                break
-            if _evict(path):
-                total -= sizes[path]
-        return total <= self._limit
+        if size > self._limit:
+            return False
+        found = [path for path in self._root.iterdir() if (path / _FACTS).is_file()]
+        drafts = [item for item in disk.entries(self._root.glob(f"{_DRAFT}*")) if not item.recent]
+        disk.shrink(drafts, 0, disk.try_discard)  # of processes that were killed
+        held = [Entry(path, _size(path / FILE), (path / _FACTS).stat().st_mtime) for path in found]
+        gone = disk.shrink(held, self._limit - size, evict)
+        return sum(item.bytes for item in held) - sum(item.bytes for item in gone) + size <= self._limit
 
 
-def _evict(entry: Path) -> bool:
+def evict(entry: Path) -> bool:
     """Removes an entry unless an evaluator holds it."""
     try:
-        lock = os.open(entry / _LOCK, os.O_RDONLY)
+        lock = os.open(entry / LOCK, os.O_RDONLY)
     except FileNotFoundError:
         shutil.rmtree(entry, ignore_errors=True)
         return True
@@ -120,6 +121,10 @@ def _evict(entry: Path) -> bool:
         return False
     finally:
         os.close(lock)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _place(source: Path, target: Path) -> None:

@@ -10,7 +10,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-_NAME = "vortex-scratch-"
+_NAME, _UNNAMED = "vortex-scratch-", "vortex-new-"
+#: Private copies of runs whose folders cannot be written (`agent.store`); nobody locks these.
+READING = "vortex-read-"
 _MOST_ENTRIES = 1_000_000
 #: Folders of compiled code, Triton's and the driver's. Compilers rewrite files there, so they go with every worker.
 _COMPILED = ("triton", ".nv")
@@ -25,23 +27,42 @@ def new_folder(root: str) -> tuple[Path, int]:
     """
     for left in Path(root).glob(f"{_NAME}*"):
         with suppress(OSError):
-            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                if os.fstat(descriptor).st_uid == os.getuid():
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(left, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-    made = Path(tempfile.mkdtemp(prefix="vortex-new-", dir=root))
+            clear(left)
+    made = Path(tempfile.mkdtemp(prefix=_UNNAMED, dir=root))
     held = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        named = made.with_name(made.name.replace("vortex-new-", _NAME))
+        named = made.with_name(made.name.replace(_UNNAMED, _NAME))
         made.rename(named)
     except OSError:  # a file system without locks: the folder stays under a name that nobody clears away
         os.close(held)
         return made, -1
     return named, held
+
+
+def clear(folder: Path) -> bool:
+    """Removes a folder of ours that nobody holds; whether it did. Raises `OSError` for one that cannot be opened."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(descriptor).st_uid != os.getuid():
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def folders(root: Path) -> list[Path]:
+    """Our folders below `root`, held or left behind."""
+    return [path for name in (_NAME, _UNNAMED, READING) for path in root.glob(f"{name}*")]
+
+
+def is_held_by_lock(folder: Path) -> bool:
+    """Whether a folder of this name is locked for as long as it is used."""
+    return folder.name.startswith(_NAME)
 
 
 def bytes_on_disk(folder: Path) -> int:

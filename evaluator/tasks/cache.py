@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest
 from vortexlab.evaluator.tasks.samples import Sample
+from vortexlab.kernels import disk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FOLDER = "VORTEX_CACHE"
+#: Bytes of samples over all tasks; those that were used longest ago go first.
+SAMPLES_CAP = 2_000_000_000
 
 
 def cache_folder() -> Path:
@@ -40,7 +43,9 @@ def cached(
     folder = cache_folder() / "tasks" / digest(dict(key))
     if folder.is_dir():
         try:
-            return from_dataset(Dataset.load_from_disk(str(folder)), tokenizer)
+            found = from_dataset(Dataset.load_from_disk(str(folder)), tokenizer)
+            disk.touch(folder)
+            return found
         except (OSError, ValueError, KeyError, VortexError):
             shutil.rmtree(folder, ignore_errors=True)  # cut off by a full disk, or of another release
     samples = list(make())
@@ -49,6 +54,7 @@ def cached(
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part, quiet():
             to_dataset(samples, tokenizer).save_to_disk(f"{part}/found")
             os.replace(f"{part}/found", folder)
+        disk.trim(folder.parent.iterdir(), SAMPLES_CAP)
     except OSError:
         pass  # no room, or another process was faster
     return samples

@@ -14,11 +14,8 @@ import triton
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import IR_VERSION
-
-
-def cache_dir() -> Path:
-    """Where generated code is kept: ``$VORTEX_CACHE_DIR``, else ``~/.cache/vortexlab``."""
-    return Path(os.environ.get("VORTEX_CACHE_DIR") or Path.home() / ".cache" / "vortexlab") / "kernels"
+from vortexlab.kernels import disk
+from vortexlab.kernels.disk import kernel_folder
 
 
 def source_key(text: str) -> str:
@@ -45,9 +42,12 @@ def replace_text(path: Path, text: str, what: str = "generated kernels") -> None
 
 def store_source(text: str) -> Path:
     """Writes the text under its name unless it is there. Raises `VortexError` when the folder cannot be written."""
-    path = cache_dir() / f"k{source_key(text)}.py"
-    if not (path.is_file() and path.read_text() == text):
+    path = kernel_folder() / f"k{source_key(text)}.py"
+    if path.is_file() and path.read_text() == text:
+        disk.touch(path)
+    else:
         replace_text(path, text)
+        disk.trim(disk.generated(), disk.KERNELS_CAP)
     return path
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Program, Static
+from vortexlab.kernels import disk
+from vortexlab.kernels.disk import kernel_folder
 from vortexlab.kernels.gpu import (
     attention,
     attention_kernels,
@@ -26,7 +28,7 @@ from vortexlab.kernels.gpu import (
 )
 from vortexlab.kernels.gpu.codegen import Kernels, generate_phases
 from vortexlab.kernels.gpu.forks import ForkLost, Server
-from vortexlab.kernels.gpu.modules import cache_dir, replace_text, source_key
+from vortexlab.kernels.gpu.modules import replace_text, source_key
 
 #: Shared by all who ask in this process.
 _SERVER = Server("vortexlab.kernels.gpu.aot")
@@ -70,6 +72,7 @@ def compile_report(
     # Programs that cannot be written at all are refused before a process starts; known source is not compiled again.
     kept = _kept(program, generate_phases(program, static, dtype), dtype, targets)
     if kept.is_file():
+        disk.touch(kept)
         return _reports(json.loads(kept.read_text()))
     request = {
         "program": program.to_json(), "static": asdict(static), "targets": list(targets), "dtype": dtype,
@@ -98,7 +101,7 @@ def _kept(program: Program, phases: Sequence[Kernels], dtype: str, targets: Sequ
     own.append(Path(__file__).with_name("aot.py").read_text())
     texts = [(kernels.text, [asdict(kernel) for kernel in kernels.kernels.values()]) for kernels in phases]
     key = source_key(json.dumps([texts, program.block, dtype, list(targets), own]))
-    return cache_dir() / "reports" / f"{key}.json"
+    return kernel_folder() / "reports" / f"{key}.json"
 
 
 def _reports(items: list[dict[str, Any]]) -> list[KernelReport]:

@@ -26,10 +26,11 @@ from torch import Tensor
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.disk import kernel_folder
 from vortexlab.kernels.gpu.attention_kernels import attend_combine, attend_split
 from vortexlab.kernels.gpu.latent_hopper import latent_split_hopper
 from vortexlab.kernels.gpu.latent_kernels import latent_split
-from vortexlab.kernels.gpu.modules import cache_dir, replace_text
+from vortexlab.kernels.gpu.modules import replace_text
 from vortexlab.kernels.gpu.prefill_kernels import attend_prompt
 from vortexlab.kernels.precision import NAMES
 
@@ -292,8 +293,8 @@ def file_name(device: str) -> str:
 
 
 def user_table(device: str) -> Path:
-    """The user's own table of a GPU, beside the generated kernels (`modules.cache_dir`)."""
-    return cache_dir() / "tables" / file_name(device)
+    """The user's own table of a GPU, beside the generated kernels (`kernels.disk.kernel_folder`)."""
+    return kernel_folder() / "tables" / file_name(device)
 
 
 @functools.lru_cache(maxsize=64)
@@ -311,7 +312,7 @@ def lend(device: str, home: Path) -> None:
     """Copies the user's table to where a process with this home folder looks for it."""
     path = user_table(device)
     if path.is_file():
-        replace_text(home / ".cache" / "vortexlab" / path.relative_to(cache_dir().parent), path.read_text())
+        replace_text(home / ".cache" / "vortexlab" / path.relative_to(kernel_folder().parent), path.read_text())
 
 
 def forget() -> None:

@@ -87,6 +87,14 @@ def kv_cache(conditions: Mapping[str, Any]) -> str:
     return f"{kept}; dense attention in {conditions['dtype']}" if kept else "-"
 
 
+def size(number: float) -> str:
+    """Bytes as `512 B`, `1.3 MB`, `20.0 GB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number:.0f} B"
+
+
 def duration(seconds: float | None) -> str:
     """`1 h 05 min`, `3 min 20 s`, `12 s`, or a dash."""
     if seconds is None:

@@ -15,6 +15,7 @@ from typing import Any
 from vortexlab.cli.forms.base import Form
 from vortexlab.cli.forms.commands import Ask, Attack, Doctor, Init, Request, Tasks
 from vortexlab.cli.forms.deployment import Export, Verify
+from vortexlab.cli.forms.housing import AllRuns, Clean, Packed, Unpacked
 from vortexlab.cli.forms.programs import Check, Evaluated
 from vortexlab.cli.forms.runs import Compare, Explain, Finals, Leaderboard, Member, Report, Search, Status
 from vortexlab.cli.forms.timing import Bench, Tune
@@ -41,6 +42,10 @@ OUTPUTS: dict[str, type[Form]] = {
     "pause": Request,
     "resume": Request,
     "tune": Tune,
+    "runs": AllRuns,
+    "pack": Packed,
+    "unpack": Unpacked,
+    "clean": Clean,
     "tasks": Tasks,
     "attack": Attack,
     "doctor": Doctor,

@@ -22,6 +22,9 @@ from vortexlab.evaluator.geometries import GEOMETRIES
 #: Section -> key -> value, of the keys that are given.
 Sections = dict[str, dict[str, Any]]
 _LIMIT = 1 << 20  # bytes of a file
+#: Keys that mean nothing without others, or that are no field before they are resolved.
+_TOGETHER = {"campaign.proposers", "campaign.memory", "evaluation.device", "evaluation.model",
+             *(f"llm.{name}" for name in COMMON)}  # fmt: skip
 _WORDS = {
     "int_type": "a whole number", "int_from_float": "a whole number", "int_parsing_size": "a smaller number",
     "float_type": "a number", "finite_number": "a finite number", "string_type": "a text",
@@ -125,31 +128,26 @@ def _nearest(path: str) -> str:
 
 def _alone(section: str, name: str, value: Any, where: str) -> None:
     """Complains of a value that is out of range whatever the others are. Combinations are for `settings`."""
-    if value is None or (name in ("proposers", "memory", "table", *COMMON) and section in ("campaign", "llm")):
+    if value is None or f"{section}.{name}" in _TOGETHER:
         return
-    if section == "llm":
-        if name == "models":
-            for item in value:
-                _trial(lambda item=item: ModelConfig(**item), f"{where}: llm.models: ")  # type: ignore[misc]
-            return
-        free = ModelConfig("any", input_price=0.0, output_price=0.0)
-        make: Callable[[], Any] = lambda: LLMConfig((free,), **{name: value})  # noqa: E731
-    elif section == "evaluation":
-        if name in ("device", "model"):
-            return
-        make = lambda: EvaluationConfig(**{name: value})  # noqa: E731
-    else:
-        make = lambda: CampaignConfig(**{name: value})  # noqa: E731
-    _trial(make, f"{where}: {section}.", name)
-
-
-def _trial(make: Callable[[], Any], before: str, name: str = "") -> None:
     try:
-        make()
+        _record(section, name, value)
     except VortexError as error:
         text = str(error)
-        said = text if not name or text.startswith(f"{name} ") else f"{name}: {text}"
-        raise VortexError(f"{before}{said}") from None
+        said = text if text.startswith(f"{name} ") else f"{name}: {text}"
+        raise VortexError(f"{where}: {section}.{said}") from None
+
+
+def _record(section: str, name: str, value: Any) -> None:
+    if section == "evaluation":
+        EvaluationConfig(**{name: value})
+    elif section != "llm":
+        CampaignConfig(**{name: value})
+    elif name == "models":
+        for item in value:
+            ModelConfig(**item)
+    else:
+        LLMConfig((ModelConfig("any", input_price=0.0, output_price=0.0),), **{name: value})
 
 
 def _anchored(sections: Sections, base: Path) -> Sections:

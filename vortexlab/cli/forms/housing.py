@@ -1,0 +1,89 @@
+"""Outputs about runs as a whole, packed runs and caches."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vortexlab.cli.forms.base import Form, Hash, TrialId
+
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class Best(Form):
+    """The fastest program that keeps enough of dense accuracy, else the most accurate one; point estimates."""
+
+    id: TrialId
+    name: str
+    speedup: float
+    accuracy: float | None
+
+
+class RunRow(Form):
+    """A run. `reason`: why it ended, or what is damaged; `started` in seconds since the epoch, null where damaged."""
+
+    name: str
+    folder: str
+    state: Literal["running", "paused", "finished", "interrupted", "damaged"]
+    reason: str
+    started: float | None
+    evaluations: int
+    budget: int | None
+    frontier: int
+    best: Best | None
+    bytes: Bytes
+
+
+class AllRuns(Form):
+    """`vortex runs --json`: the newest first, damaged ones last."""
+
+    folder: str
+    runs: list[RunRow]
+
+
+class PackedFile(Form):
+    name: str
+    bytes: Bytes
+    sha256: Hash
+
+
+class Packed(Form):
+    """`vortex pack --json`: the file that was written, and what is in it."""
+
+    run: str
+    file: str
+    bytes: Bytes
+    files: list[PackedFile]
+
+
+class Unpacked(Form):
+    """`vortex unpack --json`: the run's name and folder here, and what was checked."""
+
+    run: str
+    folder: str
+    bytes: Bytes
+    files: list[PackedFile]
+
+
+class CacheRow(Form):
+    """A cache: entries held, how many are in use, what was removed (`dry_run`: would be). `cap` null: it has none."""
+
+    name: Literal["contexts", "samples", "kernels", "scratch", "locks"]
+    what: str
+    folder: str
+    cap: Bytes | None
+    entries: int
+    bytes: Bytes
+    in_use: int
+    removed: int
+    removed_bytes: Bytes
+    left_bytes: Bytes
+
+
+class Clean(Form):
+    """`vortex clean --json`."""
+
+    dry_run: bool
+    freed_bytes: Bytes
+    caches: list[CacheRow]
