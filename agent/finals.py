@@ -20,7 +20,6 @@ from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History, Opening, Trial
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
-from vortexlab.evaluator.tasks import TASKS
 from vortexlab.evaluator.verdict import Verdict, split
 
 CONTEXTS, MOST = 24, 8
@@ -58,6 +57,8 @@ def final_config(config: EvaluationConfig, contexts: int = CONTEXTS, lengths: Se
     Lengths that the tasks or the model do not allow are left out. Raises `VortexError` when none is left, and for given
     ones that the campaign asked or that are not allowed.
     """
+    from vortexlab.evaluator.tasks import TASKS  # loads torch, which reading a record does without
+
     names = [name for name in config.tasks or (() if config.data else TASKS) if name in TASKS]
     shortest = max((TASKS[name].shortest for name in names), default=0)
     longest = _positions(config.model) - _ROOM

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from vortexlab.dsl.errors import VortexError
 
 
@@ -160,6 +158,8 @@ def nearest_device() -> str:
 
     A GPU that the table does not know counts as the H200; say so where the figure is shown.
     """
+    import torch  # here: most of what knows devices by name needs none
+
     if not torch.cuda.is_available():
         return "cpu"
     name = torch.cuda.get_device_name().lower()

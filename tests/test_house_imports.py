@@ -214,3 +214,13 @@ def test_importing_the_package_loads_nothing_heavy(repo_root: Path) -> None:
     loaded = set(result.stdout.split())
     assert "vortexlab" in loaded
     assert not loaded & {*WORKER, *HEAVY, "pandas", "plotly", "typer", "rich"}
+
+
+def test_reading_a_record_loads_no_torch() -> None:
+    """`vortex status`, `runs`, `leaderboard`, `show`, `compare` and `report` answer at once."""
+    modules = ("cli.main", "agent.run", "agent.explain", "agent.finals", "compare", "report.page")
+    script = "import sys\n" + "".join(f"import vortexlab.{name}\n" for name in modules) + (
+        "print(*{'torch', 'triton', 'transformers', 'pandas', 'optuna', 'plotly', 'datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
