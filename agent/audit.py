@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vortexlab.agent.pareto import frontier
+from vortexlab.agent.pareto import Point, frontier
 from vortexlab.agent.trials import Trial
 from vortexlab.evaluator.statistics import rank_correlation, wilson_upper
 from vortexlab.evaluator.verdict import GATES, REJECTED
@@ -47,13 +47,15 @@ class Audit:
 def audits(trials: Sequence[Trial]) -> list[Audit]:
     """One row for every gate that a program reached, in order."""
     rows = []
+    points = [trial.point for trial in trials if trial.point is not None]
+    front = [points[index] for index in frontier(points)]
     for gate in GATES:
         reached = [t for t in trials if t.verdict is not None and t.verdict.gate_result(gate) is not None]
         if not reached:
             continue
         rejected = [t for t in reached if t.verdict and t.verdict.status == REJECTED and t.verdict.gate == gate]
         audited = [t for t in rejected if t.verdict and t.verdict.speedup and t.verdict.accuracy]
-        found = sum(_would_lead(trial, trials) for trial in audited)
+        found = sum(_would_lead(trial, front) for trial in audited)
         lost: float | None = None
         high: float | None = None
         if gate in CORRECTNESS or not rejected:
@@ -68,11 +70,11 @@ def audits(trials: Sequence[Trial]) -> list[Audit]:
     return rows
 
 
-def _would_lead(trial: Trial, trials: Sequence[Trial]) -> bool:
-    """Whether an audited program would be on the frontier beside all accepted ones."""
+def _would_lead(trial: Trial, front: Sequence[Point]) -> bool:
+    """Whether an audited program would be on the frontier beside all accepted ones, of which `front` leads."""
     assert trial.verdict and trial.verdict.speedup and trial.verdict.accuracy
     mine = (trial.verdict.speedup.value, trial.verdict.accuracy.value)
-    return 0 in frontier([mine, *(other.point for other in trials if other.point is not None)])
+    return 0 in frontier([mine, *front])
 
 
 def _agreement(reached: Sequence[Trial], gate: str) -> float | None:

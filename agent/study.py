@@ -284,3 +284,27 @@ class Mirror:
             warnings.simplefilter("ignore")  # names of metrics are marked experimental
             study.set_metric_names(_METRICS)
         return study
+
+
+class _ReadOnly(JournalFileBackend):
+    """A journal that others write: it is read, and neither a click nor a kill of its reader changes it."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise RuntimeError("this copy of a campaign is for reading")
+
+
+def read_only(file: Path) -> JournalStorage:
+    """The storage of a mirror, for whoever shows it."""
+    return JournalStorage(_ReadOnly(str(file)))
+
+
+def mirrored(file: Path) -> int:
+    """How many trials a mirror holds; -1 where there is none that can be read."""
+    if not file.is_file():
+        return -1
+    try:
+        storage = read_only(file)
+        (study,) = storage.get_all_studies()
+        return storage.get_n_trials(study._study_id)
+    except Exception:  # torn by a kill, cut off by a copy, or no journal at all
+        return -1

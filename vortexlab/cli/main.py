@@ -17,6 +17,7 @@ import typer
 from vortexlab.cli import (
     attack,
     bench,
+    dashboard,
     deployment,
     doctor,
     explain,
@@ -50,6 +51,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     results.show,
     results.compare,
     results.report,
+    dashboard.dashboard,
     explain.explain,
     finals.finals,
     programs.check,

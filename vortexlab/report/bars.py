@@ -27,7 +27,7 @@ def funnel_figure(funnel: Mapping[str, int]) -> dict[str, Any]:
     """How many programs passed each gate."""
     return {
         "data": [{
-            "type": "bar", "orientation": "h", "meta": "new", "y": list(funnel), "x": list(funnel.values()),
+            "type": "bar", "orientation": "h", "meta": {"role": "new"}, "y": list(funnel), "x": list(funnel.values()),
             "text": [str(count) for count in funnel.values()], "textposition": "auto", "hoverinfo": "skip",
         }],
         "layout": {
@@ -50,12 +50,13 @@ def proposers_figure(arms: Iterable[ArmRecord]) -> dict[str, Any] | None:
         return None
     names = sorted(sums, key=lambda name: -sums[name][2])
     totals = [sum(values) or 1.0 for values in zip(*sums.values(), strict=True)]
-    traces = []
+    traces: list[dict[str, Any]] = []
     for n, (what, role) in enumerate((("slots", "muted"), ("cost", "published"), ("hypervolume gained", "new"))):
         shares = [sums[name][n] / totals[n] for name in names]
         traces.append({
-            "type": "bar", "orientation": "h", "name": what, "meta": role, "y": [text(name) for name in names],
-            "x": shares, "text": [f"{share:.0%}" for share in shares], "textposition": "outside", "cliponaxis": False,
+            "type": "bar", "orientation": "h", "name": what, "meta": {"role": role},
+            "y": [text(name) for name in names], "x": shares,
+            "text": [f"{share:.0%}" for share in shares], "textposition": "outside", "cliponaxis": False,
             "hovertext": [hover((name, f"{share:.1%} of {what}")) for name, share in zip(names, shares, strict=True)],
             "hoverinfo": "text",
         })  # fmt: skip
@@ -96,10 +97,10 @@ def tasks_figure(chosen: Selection, entry: Entry) -> dict[str, Any] | None:
     sparse = [row["sparse"] for row in rows.values()]
     gaps = [row["difference"] for row in rows.values()]
     traces = [
-        {"type": "bar", "orientation": "h", "name": "dense", "meta": "muted", "y": names, "x": dense,
+        {"type": "bar", "orientation": "h", "name": "dense", "meta": {"role": "muted"}, "y": names, "x": dense,
          "hovertext": [hover((name, f"dense {number(value)}")) for name, value in zip(rows, dense, strict=True)],
          "hoverinfo": "text"},
-        {"type": "bar", "orientation": "h", "name": "this program", "meta": "new", "y": names, "x": sparse,
+        {"type": "bar", "orientation": "h", "name": "this program", "meta": {"role": "new"}, "y": names, "x": sparse,
          "error_x": {
              "type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "ink": True,
              "array": [gap["high"] - gap["value"] for gap in gaps],

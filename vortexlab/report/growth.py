@@ -37,15 +37,16 @@ def _figure(chosen: Selection, title: str, x: list[float], areas: list[float], s
     seeds = [n for n in steps if trials[n].arm.proposer == SEED]
     later = [n for n in steps if trials[n].arm.proposer != SEED]
     traces = [{
-        "type": "scatter", "mode": "lines", "name": "hypervolume", "showlegend": False, "meta": "new",
+        "type": "scatter", "mode": "lines", "name": "hypervolume", "showlegend": False, "meta": {"role": "new"},
         "line": {"shape": "hv", "width": 2}, "x": [x[n] for n in steps], "y": [areas[n] for n in steps],
         "hoverinfo": "skip",
     }]  # fmt: skip
     for name, role, symbol, found in (("seeds", "published", "square", seeds), ("search", "new", "circle", later)):
         if found:
             traces.append({
-                "type": "scatter", "mode": "markers", "name": name, "meta": role,
-                "marker": {"symbol": symbol, "size": 7}, "x": [x[n] for n in found], "y": [areas[n] for n in found],
+                "type": "scatter", "mode": "markers", "name": name, "meta": {"role": role},
+                "marker": {"symbol": symbol, "size": 7 if len(steps) <= 60 else 4},
+                "x": [x[n] for n in found], "y": [areas[n] for n in found],
                 "hovertext": [_hover(trials[n], areas[n], areas[n - 1] if n else 0.0) for n in found],
                 "hoverinfo": "text",
                 "customdata": [trials[n].id if trials[n].id in chosen.shown else "" for n in found],

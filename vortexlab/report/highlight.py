@@ -24,5 +24,7 @@ def highlighted(source: str) -> str:
         return html.escape(shown)
     lexer = PythonLexer(stripnl=False, ensurenl=False)
     found = str(highlight(shown, lexer, HtmlFormatter(nowrap=True)))
+    if not shown.endswith("\n"):
+        found = found.removesuffix("\n")  # the highlighter ends every line
     plain = re.sub(r'<span class="[a-z0-9]+">|</span>', "", found)
     return found if "<" not in plain and html.unescape(plain) == shown else html.escape(shown)

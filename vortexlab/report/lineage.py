@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vortexlab.cli.output import settings
-from vortexlab.report.markup import link, text
+from vortexlab.report.markup import knobs, link, text
 
 if TYPE_CHECKING:
     from vortexlab.agent.trials import Trial
@@ -64,4 +63,4 @@ def _knobs(trial: Trial, parent: Trial | None) -> str:
     if parent is None or trial.structure != parent.structure:
         return ""
     moved = {name: value for name, value in trial.knobs.items() if parent.knobs.get(name) != value}
-    return f", {text(settings(moved))}" if moved else ""
+    return f", {text(knobs(moved))}" if moved else ""

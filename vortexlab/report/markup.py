@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vortexlab.cli.output import printable
+from vortexlab.cli.output import printable, settings
 
 
 def text(value: Any) -> str:
@@ -18,6 +18,11 @@ def text(value: Any) -> str:
 def hover(rows: Iterable[str]) -> str:
     """Lines that Plotly shows at a point. It reads a little HTML in them, so they are escaped too."""
     return "<br>".join(text(row) for row in rows if row)
+
+
+def knobs(values: Mapping[str, Any]) -> str:
+    """Knobs as plain text, numbers to four digits: enough to tell programs apart; their texts have them whole."""
+    return settings({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()})
 
 
 def link(identifier: str, shown: Iterable[str]) -> str:

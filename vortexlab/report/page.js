@@ -2,6 +2,8 @@
   "use strict";
   var figures = JSON.parse(document.getElementById("figures").textContent);
 
+  var narrow = window.matchMedia("(max-width: 640px)");
+
   function colour(name) {
     return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   }
@@ -10,7 +12,12 @@
   function coloured(figure) {
     var copy = JSON.parse(JSON.stringify(figure));
     copy.data.forEach(function (trace) {
-      var tint = colour(trace.meta);
+      var tint = colour(trace.meta.role);
+      if (narrow.matches && trace.meta.text) {
+        trace.text = trace.meta.text;
+        trace.textposition = trace.meta.textposition;
+        trace.marker.size = Math.min(trace.marker.size, 7);
+      }
       trace.marker = Object.assign({}, trace.marker, { color: tint });
       if (trace.line) { trace.line.color = tint; }
       ["error_x", "error_y"].forEach(function (axis) {
@@ -74,5 +81,6 @@
   });
   window.addEventListener("hashchange", open);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  narrow.addEventListener("change", draw);
   open();
 })();

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vortexlab.agent.pareto import frontier
-from vortexlab.cli.output import interval, number, settings
-from vortexlab.report.markup import hover, text
+from vortexlab.cli.output import interval, number
+from vortexlab.report.markup import hover, knobs, text
 
 if TYPE_CHECKING:
-    from vortexlab.agent.leaderboard import Entry, Leaderboard
+    from vortexlab.agent.leaderboard import Entry
     from vortexlab.report.selection import Selection
 
 #: Entries that are points of their own, with their text; of more, those off the frontier are gathered in cells.
@@ -18,7 +19,9 @@ POINTS = 300
 #: Entries off the frontier that have whiskers; more of them hide each other.
 WHISKERS = 60
 _CELLS = (48, 32)
-_APART = (0.09, 0.06)  # of the plot's width and height: labels nearer to each other than this are left out
+#: Share of the plot's width and height within which one label stands, on a wide page and on a narrow one.
+_WIDE, _NARROW = (0.09, 0.06), (0.26, 0.1)
+_RIGHT = (0.93, 0.75)  # of the width: labels of points beyond stand to their left
 
 #: Class of a point -> role of its colour and marker.
 _CLASSES = {
@@ -40,7 +43,7 @@ def pareto(chosen: Selection) -> dict[str, Any]:
     marked = {entry.id for entry in published}
     aside = [entry for entry in rest if entry.id in marked]
     rest = [entry for entry in rest if entry.id not in marked]
-    labels = _labels(board, leading, aside)
+    labels = _Labels.of(chosen, (*leading, *aside))
     traces = []
     if len(own) > POINTS:
         traces.append(_cells(rest))
@@ -89,7 +92,7 @@ def _front(entries: Sequence[Entry]) -> list[Entry]:
 
 def _line(name: str, role: str, dash: str, entries: Sequence[Entry]) -> dict[str, Any]:
     return {
-        "type": "scatter", "mode": "lines", "name": name, "hoverinfo": "skip", "meta": role,
+        "type": "scatter", "mode": "lines", "name": name, "hoverinfo": "skip", "meta": {"role": role},
         "line": {"shape": "vh", "dash": dash, "width": 1.5},
         "x": [entry.speedup.value for entry in entries],
         "y": [entry.accuracy.value for entry in entries],
@@ -97,7 +100,7 @@ def _line(name: str, role: str, dash: str, entries: Sequence[Entry]) -> dict[str
 
 
 def _points(
-    entries: Sequence[Entry], kind: str, labels: dict[str, str], chosen: Selection, *, faint: bool = False
+    entries: Sequence[Entry], kind: str, labels: _Labels, chosen: Selection, *, faint: bool = False
 ) -> dict[str, Any]:
     role, symbol = _CLASSES[kind]
     trace: dict[str, Any] = {
@@ -106,17 +109,20 @@ def _points(
         "name": kind,
         "legendgroup": kind,
         "showlegend": not faint,
-        "meta": role,
         "x": [entry.speedup.value for entry in entries],
         "y": [entry.accuracy.value for entry in entries],
         "marker": {"symbol": symbol, "size": 6 if faint else 10, "opacity": 0.5 if faint else 1},
-        "text": [labels.get(entry.id, "") for entry in entries],
-        "textposition": "top right",
+        "text": [labels.wide.get(entry.id, "") for entry in entries],
+        "textposition": labels.places(entries, 0),
+        "meta": {
+            "role": role, "text": [labels.narrow.get(entry.id, "") for entry in entries],
+            "textposition": labels.places(entries, 1),
+        },
         "textfont": {"size": 11},
         "hovertext": [_hover(entry) for entry in entries],
         "hoverinfo": "text",
         "customdata": [entry.id if entry.id in chosen.shown else "" for entry in entries],
-    }
+    }  # fmt: skip
     if not faint or len(entries) <= WHISKERS:
         trace["error_x"] = _whiskers([(e.speedup.value, e.speedup.low, e.speedup.high) for e in entries], faint)
         trace["error_y"] = _whiskers([(e.accuracy.value, e.accuracy.low, e.accuracy.high) for e in entries], faint)
@@ -134,16 +140,19 @@ def _whiskers(estimates: Sequence[tuple[float, float, float]], faint: bool) -> d
     }
 
 
-def _dense(chosen: Selection, labels: dict[str, str]) -> dict[str, Any]:
+def _dense(chosen: Selection, labels: _Labels) -> dict[str, Any]:
     if chosen.dense is not None:
         trace = _points([chosen.dense], "dense", labels, chosen)
     else:
         trace = {
-            "type": "scatter", "mode": "markers+text", "name": "dense", "meta": "dense", "x": [1.0], "y": [1.0],
+            "type": "scatter", "mode": "markers+text", "name": "dense", "x": [1.0], "y": [1.0],
             "hovertext": ["dense attention, by definition"], "hoverinfo": "text", "customdata": [""],
             "marker": {"symbol": "star"},
         }  # fmt: skip
-    return {**trace, "marker": {**trace["marker"], "size": 15}, "text": ["dense"], "textposition": "bottom right"}
+    return {
+        **trace, "marker": {**trace["marker"], "size": 15}, "text": ["dense"], "textposition": "bottom right",
+        "meta": {"role": "dense"},
+    }  # fmt: skip
 
 
 def _cells(entries: Sequence[Entry]) -> dict[str, Any]:
@@ -163,7 +172,8 @@ def _cells(entries: Sequence[Entry]) -> dict[str, Any]:
     x = [sum(entry.speedup.value for entry in group) / len(group) for group in groups]
     y = [sum(entry.accuracy.value for entry in group) / len(group) for group in groups]
     return {
-        "type": "scatter", "mode": "markers", "name": "other programs, gathered", "meta": "muted", "x": x, "y": y,
+        "type": "scatter", "mode": "markers", "name": "other programs, gathered", "meta": {"role": "muted"},
+        "x": x, "y": y,
         "marker": {"symbol": "circle", "opacity": 0.45, "size": [3 + 11 * (len(g) / most) ** 0.5 for g in groups]},
         "hovertext": [_gathered(*point) for point in zip(groups, x, y, strict=True)],
         "hoverinfo": "text", "customdata": ["" for _ in groups],
@@ -186,21 +196,41 @@ def _hover(entry: Entry) -> str:
         f"accuracy kept {interval(entry.accuracy)}",
         f"density {number(entry.density)}",
         f"on the frontier in {entry.frontier_probability:.0%} of draws",
-        settings(entry.knobs),
+        knobs(entry.knobs),
     ))  # fmt: skip
 
 
-def _labels(board: Leaderboard, leading: Sequence[Entry], aside: Sequence[Entry]) -> dict[str, str]:
-    """By id, what stands beside a point: names of published programs, ids of new ones, as many as do not overlap."""
-    if not board.entries:
-        return {}
-    points = [(entry.speedup.value, entry.accuracy.value) for entry in board.entries]
-    spans = [max(values) - min(values) or 1.0 for values in zip(*points, strict=True)]
-    placed: list[tuple[float, float]] = [(1.0, 1.0)]
+@dataclass(frozen=True)
+class _Labels:
+    """What stands beside points, by id: names of published programs, ids of new ones, as many as do not overlap."""
+
+    wide: Mapping[str, str]
+    narrow: Mapping[str, str]
+    right: tuple[float, float]
+
+    @staticmethod
+    def of(chosen: Selection, entries: Sequence[Entry]) -> _Labels:
+        points = [(entry.speedup.value, entry.accuracy.value) for entry in chosen.board.entries]
+        if not points:
+            return _Labels({}, {}, (0.0, 0.0))
+        lows, highs = zip(*((min(values), max(values)) for values in zip(*points, strict=True)), strict=True)
+        spans = [high - low or 1.0 for low, high in zip(lows, highs, strict=True)]
+        place = {entry.id: n for n, entry in enumerate(chosen.leading)}
+        order = sorted(entries, key=lambda entry: (place.get(entry.id, len(place)), -entry.speedup.value, entry.id))
+        wide, narrow = (_placed(order, spans, apart) for apart in (_WIDE, _NARROW))
+        return _Labels(wide, narrow, (lows[0] + _RIGHT[0] * spans[0], lows[0] + _RIGHT[1] * spans[0]))
+
+    def places(self, entries: Iterable[Entry], narrow: int) -> list[str]:
+        return [f"top {'left' if entry.speedup.value > self.right[narrow] else 'right'}" for entry in entries]
+
+
+def _placed(entries: Iterable[Entry], spans: Sequence[float], apart: Sequence[float]) -> dict[str, str]:
+    """Labels in the order of `entries`, without those that would stand on an earlier one, or on dense attention's."""
+    placed = [(1.0, 1.0)]
     labels: dict[str, str] = {}
-    for entry in sorted((*leading, *aside), key=lambda e: (not e.on_frontier, -e.frontier_probability, e.id)):
+    for entry in entries:
         spot = (entry.speedup.value, entry.accuracy.value)
-        if all(any(abs(a - b) / span > far for a, b, span, far in zip(spot, other, spans, _APART, strict=True))
+        if all(any(abs(a - b) / span > far for a, b, span, far in zip(spot, other, spans, apart, strict=True))
                for other in placed):  # fmt: skip
             placed.append(spot)
             labels[entry.id] = text(entry.id if entry.new else entry.name)

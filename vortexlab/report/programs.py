@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vortexlab.agent.reflection import in_words, limits
 from vortexlab.cli.output import duration, interval, number, settings
 from vortexlab.report.highlight import highlighted
-from vortexlab.report.markup import link, raw_table, table, text
+from vortexlab.report.markup import knobs, link, raw_table, table, text
 
 if TYPE_CHECKING:
     from vortexlab.agent.leaderboard import Entry
@@ -81,7 +81,7 @@ def _row(entry: Entry) -> str:
     ]
     front = ' class="front"' if entry.on_frontier else ""
     joined = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr{front}>{joined}<td class="wrap">{text(settings(entry.knobs))}</td></tr>'
+    return f'<tr{front}>{joined}<td class="wrap">{text(knobs(entry.knobs))}</td></tr>'
 
 
 def _program(chosen: Selection, trial: Trial) -> str:

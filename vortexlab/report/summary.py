@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from vortexlab.agent.explain import recorded
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 #: Accuracy kept, shrunk, that a program should have to be recommended for speed.
 WORTHY = 0.95
+_WHY = 300  # characters of how a program differs from the nearest one
 
 
 def recommended(board: Leaderboard) -> Entry | None:
@@ -79,7 +81,7 @@ def surely_line(run: Run, entry: Entry) -> str:
 def why_line(run: Run, entry: Entry) -> str:
     """What a member is nearest to, and which of its parts buy something, as far as that was measured."""
     (row,) = recorded(run, [run.history.find(entry.id)])
-    line = f"Why {entry.id}: it is {row.nearest}."
+    line = shorten(f"Why {entry.id}: it is {row.nearest}.", _WHY, placeholder=" ...")
     measured = [part for part in row.parts if part.verdict is not None]
     if not measured:
         return f"{line} What its parts buy was not measured: vortex explain {run.name} {entry.id}"
