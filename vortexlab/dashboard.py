@@ -7,7 +7,7 @@ import importlib.util
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -65,8 +65,18 @@ def server(file: Path, host: str, port: int) -> Iterator[WSGIServer]:
 
     from vortexlab.agent.study import read_only
 
+    shown = wsgi(read_only(file))
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """The dashboard, without what its buttons would change."""
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            answer: Iterable[bytes] = shown(environ, start_response)
+            return answer
+        start_response("403 Forbidden", [("Content-Type", "application/json")])
+        return [b'{"reason": "this copy of a campaign is for reading"}']
+
     try:
-        made = make_server(host, port, wsgi(read_only(file)), server_class=_Server, handler_class=_Quiet)
+        made = make_server(host, port, application, server_class=_Server, handler_class=_Quiet)
     except (OSError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise VortexError(

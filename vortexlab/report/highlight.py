@@ -26,5 +26,6 @@ def highlighted(source: str) -> str:
     found = str(highlight(shown, lexer, HtmlFormatter(nowrap=True)))
     if not shown.endswith("\n"):
         found = found.removesuffix("\n")  # the highlighter ends every line
+    found = re.sub(r'<span class="(?:n|p|o|w)">([^<]*)</span>', r"\1", found)  # names and marks have no colour
     plain = re.sub(r'<span class="[a-z0-9]+">|</span>', "", found)
     return found if "<" not in plain and html.unescape(plain) == shown else html.escape(shown)
