@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vortexlab.agent.pareto import frontier
+from vortexlab.agent.pareto import Point, frontier
 from vortexlab.agent.trials import Trial
 from vortexlab.evaluator.statistics import rank_correlation, wilson_upper
 from vortexlab.evaluator.verdict import GATES, REJECTED
@@ -47,13 +47,15 @@ class Audit:
 def audits(trials: Sequence[Trial]) -> list[Audit]:
     """One row for every gate that a program reached, in order."""
     rows = []
+    points = [trial.point for trial in trials if trial.point is not None]
+    front = [points[index] for index in frontier(points)]
     for gate in GATES:
         reached = [t for t in trials if t.head is not None and gate in t.head.reached]
         if not reached:
             continue
         rejected = [t for t in reached if t.head and t.head.status == REJECTED and t.head.gate == gate]
         audited = [t for t in rejected if t.head and t.head.speedup and t.head.accuracy]
-        found = sum(_would_lead(trial, trials) for trial in audited)
+        found = sum(_would_lead(trial, front) for trial in audited)
         lost: float | None = None
         high: float | None = None
         if gate in CORRECTNESS or not rejected:
@@ -68,11 +70,11 @@ def audits(trials: Sequence[Trial]) -> list[Audit]:
     return rows
 
 
-def _would_lead(trial: Trial, trials: Sequence[Trial]) -> bool:
-    """Whether an audited program would be on the frontier beside all accepted ones."""
+def _would_lead(trial: Trial, front: Sequence[Point]) -> bool:
+    """Whether an audited program would be on the frontier beside all accepted ones, of which `front` leads."""
     assert trial.head and trial.head.speedup and trial.head.accuracy
     mine = (trial.head.speedup.value, trial.head.accuracy.value)
-    return 0 in frontier([mine, *(other.point for other in trials if other.point is not None)])
+    return 0 in frontier([mine, *front])
 
 
 def _agreement(reached: Sequence[Trial], gate: str) -> float | None:

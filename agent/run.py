@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortexlab.agent import inbox
 from vortexlab.agent.audit import Audit, audits
-from vortexlab.agent.bandit import records
+from vortexlab.agent.bandit import ArmRecord, records
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.leaderboard import Leaderboard, leaderboard
 from vortexlab.agent.progress import ProgressState, progress
@@ -108,6 +108,13 @@ class Run:
 
         return importances(self.trials)
 
+    def arms(self) -> list[ArmRecord]:
+        """What every proposer and operator was given and what came of it, seeds included."""
+        operators: dict[str, set[str]] = {}
+        for trial in self.trials:
+            operators.setdefault(trial.arm.proposer, set()).add(trial.proposal.operator)
+        return records(self.history, {proposer: sorted(found) for proposer, found in operators.items()})
+
     def audits(self) -> list[Audit]:
         """What every gate rejected, and an estimate of what it lost by that."""
         return audits(self.trials)
@@ -125,9 +132,6 @@ class Run:
     def status(self) -> dict[str, Any]:
         """`progress` as JSON, with the state, why it ended, who proposed what, what people asked, what went wrong."""
         history = self.history
-        operators: dict[str, list[str]] = {}
-        for trial in history.trials:
-            operators.setdefault(trial.arm.proposer, []).append(trial.proposal.operator)
         return {
             **self.progress().to_json(),
             "folder": str(self.folder),
@@ -138,7 +142,7 @@ class Run:
             "arms": [
                 {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,
                  "gain": r.gain, "cost": r.cost}
-                for r in records(history, operators)
+                for r in self.arms()
             ],
             "pinned": [trial_id(slot) for slot in history.pinned],
             "waiting": [

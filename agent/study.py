@@ -40,6 +40,7 @@ _STARTUP = 10  # trials drawn at random before the sampler trusts its model; the
 #: A suggestion costs more the more trials the sampler sees: the latest, `_LATEST` + `_STEP` at most, and the frontier.
 _LATEST, _STEP = 400, 100
 _FEWEST = 20  # accepted trials that must have a knob before anything is said of it
+MOST = 600  # accepted trials that importances are computed from, spread evenly over the campaign
 PAGE_COUNTS = ("budget", "recent", "random_pages")
 _CONSTRAINT = "rejected"  # above 0: the gates said no
 
@@ -178,14 +179,15 @@ class Importance:
 def importances(trials: Sequence[Trial]) -> list[Importance]:
     """Of every shared knob that at least `_FEWEST` accepted trials have with more than one value, the largest first.
 
-    PED-ANOVA (Watanabe et al., arXiv 2304.10255), which takes each knob by itself: programs have different ones.
+    Of more than `MOST` accepted trials every so many-th counts: each text has to be parsed for it. PED-ANOVA (Watanabe
+    et al., arXiv 2304.10255), which takes each knob by itself: programs have different ones.
     """
     with_knob: dict[str, list[FrozenTrial]] = {}
-    for trial in trials:
-        if trial.point is not None:
-            made = frozen(trial)
-            for name in SHARED.keys() & made.params.keys():
-                with_knob.setdefault(name, []).append(made)
+    accepted = [trial for trial in trials if trial.point is not None]
+    for trial in accepted[:: -(-len(accepted) // MOST) or 1]:
+        made = frozen(trial)
+        for name in SHARED.keys() & made.params.keys():
+            with_knob.setdefault(name, []).append(made)
     found: dict[str, list[float]] = {}
     for name, own in with_knob.items():
         values = [trial.params[name] for trial in own]
@@ -282,3 +284,27 @@ class Mirror:
             warnings.simplefilter("ignore")  # names of metrics are marked experimental
             study.set_metric_names(_METRICS)
         return study
+
+
+class _ReadOnly(JournalFileBackend):
+    """A journal that others write: it is read, and neither a click nor a kill of its reader changes it."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise RuntimeError("this copy of a campaign is for reading")
+
+
+def read_only(file: Path) -> JournalStorage:
+    """The storage of a mirror, for whoever shows it."""
+    return JournalStorage(_ReadOnly(str(file)))
+
+
+def mirrored(file: Path) -> int:
+    """How many trials a mirror holds; -1 where there is none that can be read."""
+    if not file.is_file():
+        return -1
+    try:
+        storage = read_only(file)
+        (study,) = storage.get_all_studies()
+        return storage.get_n_trials(study._study_id)
+    except Exception:  # torn by a kill, cut off by a copy, or no journal at all
+        return -1

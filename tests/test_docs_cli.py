@@ -83,7 +83,7 @@ def test_defaults_that_a_command_declares_are_told(command: str) -> None:
         text = rows(command)[name]
         if name == "--json" or item.is_flag or item.default in (None, "") or text == "as in `vortex search`":
             continue
-        assert str(item.default) in re.findall(r"[\w-]+", text), f"{command} {name}: {item.default!r}"
+        assert str(item.default) in re.findall(r"[\w-]+(?:\.[\w-]+)*", text), f"{command} {name}: {item.default!r}"
 
 
 def test_defaults_that_the_library_has_are_told() -> None:

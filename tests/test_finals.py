@@ -19,6 +19,7 @@ from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.samples import make_suite
 from vortexlab.evaluator.verdict import Verdict
 from vortexlab.report.page import render
+from vortexlab.report.summary import recommended, summary_lines
 
 
 class Sealed(FakeEvaluator):
@@ -75,10 +76,10 @@ def test_the_frontier_is_measured_and_logged(run: Run) -> None:
 
 
 def test_the_report_shows_sealed_results_beside_those_of_the_search(run: Run) -> None:
-    assert "<h2>Finals</h2>\n<p>None were held" in render(run)
+    assert ">Finals</h2>\n<p>None were held" in render(run)
     rows = hold(run, ["t0001", "t0002"], evaluator=Sealed)
     page = render(again(run))
-    section = page.split("<h2>Finals</h2>")[1].split("<h2>")[0]
+    section = page.split(">Finals</h2>")[1].split("<h2 ")[0]
     assert "2048, 6144 tokens" in section and "seen before" not in section
     for row in rows:
         assert row.trial.verdict is not None and row.verdict is not None
@@ -163,3 +164,12 @@ def test_the_command_opens_once_then_tells(run: Run, monkeypatch: pytest.MonkeyP
     assert "leave 4096 out" in vortex("finals", "--again", "--lengths", "4k", "--runs", runs).complaint()
     marked = vortex("finals", NAME, "t0003", "--again", "--runs", runs).out
     assert "had been seen before" in marked
+
+
+def test_the_ten_lines_say_what_sealed_contexts_found(run: Run) -> None:
+    best = recommended(run.leaderboard())
+    assert best is not None
+    hold(run, [best.id], evaluator=Sealed)
+    (line,) = (line for line in summary_lines(again(run)) if line.startswith("How surely"))
+    (row,) = recorded(again(run))
+    assert row.verdict is not None and f"On sealed contexts it keeps {interval(row.verdict.accuracy)}" in line

@@ -73,4 +73,4 @@ def test_finals_with_a_real_evaluator(tmp_path: Path) -> None:
     measured = [row for row in found["rows"] if row["verdict"]["accuracy"]]
     assert measured and all(row["verdict"]["answers"] > 0 and row["opening"] == 1 for row in measured)
     page = render(Run.open("tiny", tmp_path))
-    assert "<h2>Finals</h2>" in page and "384 tokens" in page
+    assert ">Finals</h2>" in page and "384 tokens" in page

@@ -17,7 +17,7 @@ from vortexlab.cli.forms.commands import Ask, Attack, Doctor, Init, Request, Tas
 from vortexlab.cli.forms.deployment import Export, Verify
 from vortexlab.cli.forms.housing import AllRuns, Clean, Packed, Unpacked
 from vortexlab.cli.forms.programs import Check, Evaluated
-from vortexlab.cli.forms.runs import Compare, Explain, Finals, Leaderboard, Member, Report, Search, Status
+from vortexlab.cli.forms.runs import Compare, Dashboard, Explain, Finals, Leaderboard, Member, Report, Search, Status
 from vortexlab.cli.forms.timing import Bench, Tune
 
 OUTPUTS: dict[str, type[Form]] = {
@@ -28,6 +28,7 @@ OUTPUTS: dict[str, type[Form]] = {
     "show": Member,
     "compare": Compare,
     "report": Report,
+    "dashboard": Dashboard,
     "explain": Explain,
     "finals": Finals,
     "check": Check,

@@ -1,15 +1,13 @@
 """The report: one HTML page that holds everything it shows and asks nobody for anything.
 
-Text from programs and language models is escaped wherever it stands. The page's own policy names its scripts by
-hash and allows no other source, so nothing that slipped through could run or call home.
+Text from programs and language models is escaped wherever it stands (report/markup.py). The page's own policy names its
+scripts by hash and allows no other source, so nothing that slipped through could run or call home.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
-import json
 import os
 import re
 import tempfile
@@ -21,36 +19,41 @@ from typing import TYPE_CHECKING, Any
 from vortexlab import __version__
 from vortexlab.agent.explain import recorded as explained
 from vortexlab.agent.finals import recorded
-from vortexlab.agent.reflection import in_words, limits
-from vortexlab.cli.output import duration, interval, number, settings
+from vortexlab.agent.study import MOST
+from vortexlab.cli.output import number
 from vortexlab.dsl.errors import VortexError
 from vortexlab.report import explain, finals
-from vortexlab.report.plot import funnel_figure, pareto
+from vortexlab.report.bars import ARMS, arm_rows, funnel_figure, proposers_figure, tasks_figure
+from vortexlab.report.growth import growth_figures
+from vortexlab.report.lineage import lineage
+from vortexlab.report.markup import data, table, text
+from vortexlab.report.plot import marks_line, pareto
+from vortexlab.report.programs import programs, rejected, texts
+from vortexlab.report.selection import Selection
 from vortexlab.report.summary import conditions_line, summary_lines
 
 if TYPE_CHECKING:
-    from vortexlab.agent.leaderboard import Entry
     from vortexlab.agent.run import Run
-    from vortexlab.agent.trials import Trial
 
-_HEADINGS = (
-    "id", "name", "speed-up [95 %]", "accuracy kept [95 %]", "shrunk [95 %]", "rank", "density", "state, bytes a token",
-    "batch that fits", "KV cache", "P(frontier)", "kind",
-    "beats seed by", "made by", "answers", "knobs",
+_CONTENTS = (
+    "frontier", "why", "tasks", "lineage", "growth", "proposers", "finals", "gates", "programs", "knobs", "rejected",
+    "texts",
 )  # fmt: skip
+_BARS = 40  # members of the frontier whose scores by task can be chosen
+_EXPLAINED = 24  # members of the frontier that are held against published programs
 
 
 def write_report(run: Run, path: Path) -> Path:
     """Writes the page; a reader of `path` sees the old page or the new one. Raises `VortexError` when it cannot."""
-    text = render(run)
+    page = render(run)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
-            path.write_text(text, encoding="utf-8")
+            path.write_text(page, encoding="utf-8")
             return path
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
             try:
-                file.write(text)
+                file.write(page)
                 file.flush()
                 os.chmod(file.name, 0o644)
                 os.replace(file.name, path)
@@ -68,25 +71,33 @@ def render(run: Run) -> str:
     """The whole page."""
     from plotly.offline import get_plotlyjs
 
-    board = run.leaderboard()
-    figures = {"pareto": pareto(board), "funnel": funnel_figure(dict(run.progress().funnel))}
+    chosen = Selection(run)
+    figures: dict[str, Any] = {
+        "pareto": pareto(chosen), "funnel": funnel_figure(run.progress().funnel), **growth_figures(chosen),
+    }  # fmt: skip
+    proposers, figures["earned"] = _proposers(chosen)
+    tasks, figures["tasks"] = _tasks(chosen)
     scripts = {"PLOTLY": get_plotlyjs(), "SCRIPT": _asset("page.js")}
     return _filled(_asset("page.html"), {
         "POLICY": _policy(scripts.values()),
-        "TITLE": _text(f"Vortex run {run.name}"),
+        "TITLE": text(f"Vortex run {run.name}"),
         "STYLE": _asset("page.css"),
-        "SUMMARY": "\n".join(f"<li>{_text(line)}</li>" for line in summary_lines(run)),
-        "CONDITIONS": _text(conditions_line(board)),
-        "HEADINGS": "".join(f"<th>{_text(name)}</th>" for name in _HEADINGS),
-        "ROWS": "\n".join(_row(entry) for entry in board.entries),
-        "AUDITS": _audits(run),
-        "REJECTED": _rejected(run),
-        "KNOBS": _knobs(run),
+        "SUMMARY": "\n".join(f"<li>{text(line)}</li>" for line in summary_lines(run)),
+        "CONTENTS": " ".join(f'<a href="#{name}">{name}</a>' for name in _CONTENTS),
+        "CONDITIONS": text(conditions_line(chosen.board)),
+        "MARKS": text(marks_line(chosen)),
+        "WHY": _why(chosen),
+        "TASKS": tasks,
+        "LINEAGE": lineage(chosen),
+        "PROPOSERS": proposers,
         "FINALS": _finals(run),
-        "WHY": _why(run),
-        "TEXTS": "\n".join(_program(run, trial) for trial in _shown(run)),
-        "FOOT": _text(f"Written by vortexlab {__version__} from the record of {len(run.trials)} programs."),
-        "FIGURES": _data(figures),
+        "AUDITS": _audits(run),
+        "PROGRAMS": programs(chosen),
+        "KNOBS": _knobs(run),
+        "REJECTED": rejected(chosen),
+        "TEXTS": texts(chosen) or "<p>None.</p>",
+        "FOOT": text(f"Written by vortexlab {__version__} from the record of {len(run.trials)} programs."),
+        "FIGURES": data({name: figure for name, figure in figures.items() if figure}),
         **scripts,
     })  # fmt: skip
 
@@ -100,45 +111,39 @@ def _filled(template: str, values: dict[str, str]) -> str:
     return re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], template)
 
 
-def _text(value: Any) -> str:
-    """A value as text of the page."""
-    return html.escape(" ".join(str(value).split()))
-
-
-def _data(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    plain = json.dumps(value, allow_nan=False)
-    return plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _policy(scripts: Iterable[str]) -> str:
-    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def _row(entry: Entry) -> str:
-    rival = entry.beats_seed
-    cells = [
-        f'<a href="#{_text(entry.id)}">{_text(entry.id)}</a>',
-        _text(entry.name + (f" ({entry.label})" if entry.label else "")),
-        _text(interval(entry.speedup, 2)),
-        _text(interval(entry.accuracy)),
-        _text(interval(entry.shrunk)),
-        _text(f"{entry.rank}{', separated' if entry.separated else ''}"),
-        _text(number(entry.density)),
-        _text(number(entry.state_bytes, 0)),
-        _text(settings({length: fits for length, fits in entry.batch_fits.items() if fits is not None})),
-        _text(entry.kv_dtype or "-"),
-        _text(number(entry.frontier_probability, 2)),
-        "new" if entry.new else "published",
-        _text(f"{interval(rival.difference, 2)} ({rival.seed})" if rival else ""),
-        _text(f"{entry.proposer} {entry.operator}"),
-        _text(f"{entry.answers} / {entry.contexts}"),
-    ]
-    front = ' class="front"' if entry.on_frontier else ""
-    joined = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr{front}>{joined}<td class="wrap">{_text(settings(entry.knobs))}</td></tr>'
+def _proposers(chosen: Selection) -> tuple[str, dict[str, Any] | None]:
+    """Bars and a table of what each proposer earned, as markup, and the figure of the bars."""
+    arms = chosen.run.arms()
+    if not arms:
+        return "<p>Nobody has proposed anything yet.</p>", None
+    figure = proposers_figure(arms)
+    label = "What each proposer was given and earned"
+    place = f'<div id="earned" class="figure auto" role="img" aria-label="{label}"></div>' if figure else ""
+    unit = "seconds" if any(entry.speed == "measured" for entry in chosen.board.entries) else "whole evaluations"
+    note = f'<p class="note">Cost is in {unit}. Gained: the hypervolume that a program added when it came.</p>'
+    return place + table(ARMS, arm_rows(arms, chosen)) + note, figure
+
+
+def _tasks(chosen: Selection) -> tuple[str, dict[str, Any]]:
+    """A choice among the frontier's members and a place for their bars, as markup, and the figures by id."""
+    figures = {entry.id: figure for entry in chosen.leading[:_BARS] if (figure := tasks_figure(chosen, entry))}
+    if not figures:
+        return "<p>No scores by task are recorded for the frontier.</p>", {}
+    options = "".join(
+        f'<option value="{text(name)}">{text(name)} {text(chosen.entries[name].name)}</option>' for name in figures
+    )
+    return (
+        f'<p><label>Program <select id="member">{options}</select></label></p>'
+        '<div id="bars" class="figure auto" role="img" aria-label="Scores by task"></div>'
+        '<p class="note">Whiskers: the 95 % interval of the paired difference to dense attention, drawn at its end of '
+        "the program's bar.</p>"
+    ), figures
 
 
 def _audits(run: Run) -> str:
@@ -155,7 +160,7 @@ def _audits(run: Run) -> str:
         "gate", "reached", "rejected", "of these measured in full", "of these on the frontier",
         "frontier members lost (95 % bound)", "rank correlation with full accuracy",
     )  # fmt: skip
-    return _table(headings, rows) if rows else "<p>None.</p>"
+    return table(headings, rows) if rows else "<p>None.</p>"
 
 
 def _knobs(run: Run) -> str:
@@ -164,7 +169,9 @@ def _knobs(run: Run) -> str:
     rows = [
         (row.knob, row.meaning, row.trials, f"{row.speedup:.0%}", f"{row.accuracy:.0%}") for row in run.importances()
     ]
-    return _table(headings, rows) if rows else "<p>None.</p>"
+    few = f"<p>Of many programs every so many-th counts, {MOST:,} in all at most.</p>"
+    many = run.progress().accepted > MOST
+    return (table(headings, rows) if rows else "<p>None.</p>") + (few if many else "")
 
 
 def _finals(run: Run) -> str:
@@ -173,71 +180,29 @@ def _finals(run: Run) -> str:
         return "<p>None were held: <code>vortex finals</code> measures the best programs once more.</p>"
     rows = recorded(run)
     seen = f"<p>{finals.SEEN_BEFORE}</p>" if any(row.opening > 1 for row in rows) else ""
-    return f'<p class="note">{_text(finals.title(run))}</p>{_table(finals.HEADINGS, finals.cells(rows))}{seen}'
+    return f'<p class="note">{text(finals.title(run))}</p>{table(finals.HEADINGS, finals.cells(rows))}{seen}'
 
 
-def _why(run: Run) -> str:
-    """Every member of the frontier: what it is nearest to, and what its parts buy, as far as that was measured."""
-    rows = explained(run)
+def _why(chosen: Selection) -> str:
+    """Members of the frontier, the recommended one and the surest first: what each is nearest to, and what its parts
+    buy, as far as that was measured."""
+    front = chosen.leading[:_EXPLAINED]
+    if not front:
+        return "<p>There is no frontier.</p>"
+    rows = explained(chosen.run, [chosen.by_id[entry.id] for entry in front])
     shown = "".join(
-        f'<h3><a href="#{_text(row.trial.id)}">{_text(explain.title(row))}</a></h3>'
-        f"<p>Nearest published program: {_text(row.nearest)}.</p>"
-        + (_table(explain.HEADINGS, explain.cells(row)) if row.parts else "")
+        f'<h3><a href="#{text(row.trial.id)}">{text(explain.title(row))}</a></h3>'
+        f"<p>Nearest published program: {text(row.nearest)}.</p>"
+        + (table(explain.HEADINGS, explain.cells(row)) if row.parts else "")
         for row in rows
     )
-    if not rows:
-        return "<p>There is no frontier.</p>"
-    if not any(row.parts for row in rows):
-        return f"{shown}<p>No part was measured: <code>vortex explain</code> does that.</p>"
-    return f'<p class="note">{_text(explain.NOTE)}</p>{shown}'
-
-
-def _table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    heading = "".join(f"<th>{_text(name)}</th>" for name in headings)
-    body = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{heading}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-
-
-def _rejected(run: Run) -> str:
-    rows = []
-    for trial in run.trials:
-        if trial.head is not None and trial.head.gate is not None:
-            cells = (trial.id, trial.proposal.name, trial.head.status, trial.head.gate)
-            joined = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
-            rows.append(f'<tr>{joined}<td class="wrap">{_text(trial.head.reason)}</td></tr>')
-    if not rows:
-        return "<p>None.</p>"
-    heading = "".join(f"<th>{name}</th>" for name in ("id", "name", "status", "gate", "reason"))
-    body = "\n".join(rows)
-    return f'<div class="scroll"><table><thead><tr>{heading}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-
-
-def _shown(run: Run) -> list[Trial]:
-    """The trials whose text the page holds: accepted ones in the order of the table."""
-    by_id = {trial.id: trial for trial in run.trials}
-    return [by_id[entry.id] for entry in run.leaderboard().entries]
-
-
-def _program(run: Run, trial: Trial) -> str:
-    proposal, verdict = trial.proposal, trial.verdict
-    assert verdict is not None
-    facts = {
-        "knobs": settings(trial.knobs),
-        "lineage": " < ".join(f"{item['id']} {item['name']}" for item in run.lineage(trial.id)) or "-",
-        "hypothesis": proposal.hypothesis or "-",
-        "predicted effect": settings(proposal.predicted_effect),
-        "limited by": in_words(limits(verdict)),
-        "time": duration(verdict.seconds),
-        "alarms": "; ".join(verdict.alarms) or "-",
-        "hash": trial.hash,
-    }
-    items = "".join(f"<li>{_text(name)}: {_text(value)}</li>" for name, value in facts.items())
-    tasks = "".join(
-        f"<li>{_text(task)}: dense {_text(number(row.get('dense')))}, sparse {_text(number(row.get('sparse')))}, "
-        f"difference {_text(interval(row.get('difference')))}, {_text(row.get('n', '-'))} answers</li>"
-        for task, row in verdict.per_task.items()
-    )
-    return (
-        f'<details id="{_text(trial.id)}"><summary>{_text(trial.id)} {_text(proposal.name)}</summary>'
-        f"<ul>{items}</ul><ul>{tasks}</ul><pre>{html.escape(proposal.source.strip())}</pre></details>"
-    )
+    left = len(chosen.leading) - len(front)
+    name = text(chosen.run.name)
+    if any(row.parts for row in rows):
+        shown = f'<p class="note">{text(explain.NOTE)}</p><div class="scroll" tabindex="0">{shown}</div>'
+    else:
+        shown = f'<div class="scroll" tabindex="0">{shown}</div>'
+        shown += f"<p>No part was measured: <code>vortex explain {name}</code> does that.</p>"
+    if left:
+        shown += f"<p>{left} more members of the frontier: <code>vortex explain {name} --evaluations 0</code>.</p>"
+    return shown

@@ -289,6 +289,16 @@ class Report(Form):
     explained: list[Explained]
 
 
+class Dashboard(Form):
+    """`vortex dashboard --json`, printed once it answers: where it listens and the `file` that it shows; `live` where
+    that follows a campaign that runs."""
+
+    run: str
+    address: str
+    file: str
+    live: bool
+
+
 class Final(Form):
     """A finalist: accuracy kept in the search, and the verdict on sealed contexts (null: not yet measured). From the
     second `opening` on these had been seen."""
