@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from vortexlab import __version__
 from vortexlab.agent.explain import recorded as explained
 from vortexlab.agent.finals import recorded
-from vortexlab.agent.study import MOST
 from vortexlab.cli.output import number
 from vortexlab.dsl.errors import VortexError
 from vortexlab.report import explain, finals
@@ -165,6 +164,8 @@ def _audits(run: Run) -> str:
 
 def _knobs(run: Run) -> str:
     """Which knobs told the best programs from the others."""
+    from vortexlab.agent.study import MOST
+
     headings = ("knob", "meaning", "programs", "share for speed-up", "share for accuracy kept")
     rows = [
         (row.knob, row.meaning, row.trials, f"{row.speedup:.0%}", f"{row.accuracy:.0%}") for row in run.importances()
