@@ -182,7 +182,7 @@ class _Session:
         self._known = known_structures(self.history)
         evaluator.recall(trial.head for trial in self.history.trials if trial.head is not None)
         self._mirror = Mirror(config.folder, config.name) if config.mirror else None
-        self._replay = Replay.of(config)
+        self._replay = Replay.of(config, store.events(kind="measured"))
         self._lost = 0
         self.report("starting")
         fallback = GrammarProposer(config.library())
@@ -265,9 +265,9 @@ class _Session:
         self.report("evaluating", trial.proposal.name)
         data: dict[str, Any] = {"fidelity": FULL, "environment": environment}
         if key in self._replay.verdicts:
-            verdict = self._replay.verdicts[key].verdict
+            recorded, data["from_run"] = self._replay.verdicts[key]
+            verdict = recorded.verdict
             self.evaluator.recall([verdict])
-            data["from_run"] = self.config.replay
         else:
             verdict = self.evaluator.evaluate(trial.proposal.source, dict(trial.knobs), fidelity=FULL)
         data["verdict"], rest = split(verdict.to_json())

@@ -219,6 +219,8 @@ class History:
 
     def add(self, event: Event) -> None:
         data = event.data
+        if event.kind == "measured":  # for `Replay`
+            return
         if event.kind in ("finals_opened", "final", "ablation"):  # neither a trial nor time of the campaign's work
             if event.kind == "finals_opened":
                 self.openings.append(Opening(tuple(data["ids"]), data["evaluation"]))

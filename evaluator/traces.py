@@ -249,7 +249,10 @@ class TraceEvaluator:
         """A campaign closes its evaluator; the traces stay, so that the next campaign can use them."""
 
     def recall(self, verdicts: Iterable[Verdict | Head]) -> None:
-        """Nothing here depends on what was measured before."""
+        """Whole verdicts are not found again; a head says too little for that."""
+        for verdict in verdicts:
+            if isinstance(verdict, Verdict):
+                self.known.setdefault(verdict.source_hash, verdict)
 
     def evaluate(self, source: str, knobs: Mapping[str, Attr] | None = None, *, fidelity: str = "full") -> Verdict:
         """One program with its knobs. There is one fidelity. Raises `VortexError` when the text is no program."""

@@ -88,7 +88,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(old: Path, monkeypatch
     raw = sqlite3.connect(old / FILE)
     raw.execute("CREATE TRIGGER stopped BEFORE UPDATE ON events WHEN 0 BEGIN SELECT 1; END")
     raw.close()
-    monkeypatch.setattr("vortexlab.agent.store._TRIGGERS", ("CREATE TRIGGER broken BEFORE UPDATE ON nowhere",))
+    monkeypatch.setattr("vortexlab.agent.migrations._TRIGGERS", ("CREATE TRIGGER broken BEFORE UPDATE ON nowhere",))
     with pytest.raises(VortexError, match="vortex doctor old"):
         Store.write(old)
     monkeypatch.undo()
