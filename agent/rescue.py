@@ -210,7 +210,8 @@ def _judged(faults: Iterable[str], rows: dict[int, Found]) -> Examination:
             history.add(event)
             seen |= marks
         except _BROKEN as error:
-            faults.append(f"event {event.seq}, of kind {kind}, contradicts those before it ({error})")
+            reason = f" ({error})" if str(error) else ""
+            faults.append(f"event {event.seq}, of kind {kind}, contradicts those before it{reason}")
             break
         kept.append(found)
     later = [found for seq, found in sorted(rows.items()) if seq > len(kept)]

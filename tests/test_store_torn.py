@@ -1,4 +1,4 @@
-"""Copies of a campaign's files, taken while it is written, then cut and overwritten: what opens, and what is rescued."""
+"""Copies of a campaign's files, taken while it is written, cut and overwritten: what opens, and what is rescued."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from campaign_fakes import FakeEvaluator, config
-from face_fixtures import vortex
 
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.rescue import Examination, examine, rescue
@@ -30,7 +29,7 @@ EVALUATIONS, FIRST, SECOND = 40, 16, 30
 
 @dataclass(frozen=True)
 class Taken:
-    """Both files as they were at one moment, the events in them, and what the campaign came to when it was left alone."""
+    """Both files as they were at one moment, the events in them, and what the campaign comes to when left alone."""
 
     base: bytes
     log: bytes
@@ -118,7 +117,7 @@ def damaged(count: int, resumed: int, taken: Taken, tmp_path: Path) -> Counter[t
     """Damages so many copies, each kind in turn, and sees what is left; every `resumed`-th rescued one goes on."""
     seed = int.from_bytes(os.urandom(4))
     print(f"{count} copies, seed {seed}")
-    rng, ends = random.Random(seed), Counter[tuple[str, str]]()
+    rng, ends, left = random.Random(seed), Counter[tuple[str, str]](), Counter[str]()
     for number in range(count):
         kind = list(DAMAGES)[number % len(DAMAGES)]
         base, log = DAMAGES[kind](taken.base, taken.log, rng)
@@ -127,6 +126,7 @@ def damaged(count: int, resumed: int, taken: Taken, tmp_path: Path) -> Counter[t
         found = examine(folder)
         assert (folder / FILE).read_bytes() == base and (folder / LOG).read_bytes() == log
         inside(found, taken.events)
+        left[kind] += found.trials + len(found.measured)
         if not found.faults:
             assert kind != "database overwritten" or len(found.kept) == len(taken.events)
             with Store.write(folder) as store:
@@ -146,8 +146,12 @@ def damaged(count: int, resumed: int, taken: Taken, tmp_path: Path) -> Counter[t
             if sum(n for (_, end), n in ends.items() if end == "rescued") % resumed == 0:
                 goes_on(runs, target.name, found, taken)
         shutil.rmtree(runs)
-    for end, many in sorted(ends.items()):
-        print(*end, many, sep=", ")
+    for (kind, end), many in sorted(ends.items()):
+        print(f"{kind}: {many} {end}")
+    recorded = sum(event.kind == "verdict" for event in taken.events)
+    for kind, verdicts in left.items():
+        copies = sum(many for (name, _), many in ends.items() if name == kind)
+        print(f"{kind}: {verdicts / copies:.1f} of {recorded} verdicts left on the average")
     assert ends["log cut", "opened"] == -(-count // len(DAMAGES)), "a cut log always opens"
     return ends
 
