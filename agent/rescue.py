@@ -247,7 +247,9 @@ def _frames(log: bytes) -> list[_Frame]:
         page, pages = struct.unpack(">II", log[start : start + 8])
         found.append((log[start + 8 : start + 16], _Frame(page, pages > 0, log[start + _FRAME_HEADER : start + size])))
     salts = [salt for salt, _ in found]
-    newest = next((salt for salt in salts if salts.count(salt) > 1), salts[0] if salts else b"")
+    newest = log[16:24]  # what the header of the log says; else the first that is no accident
+    if newest not in salts:
+        newest = next((salt for salt in salts if salts.count(salt) > 1), b"")
     return [frame for salt, frame in found if salt == newest]
 
 
