@@ -100,21 +100,22 @@ def test_a_verdict_that_is_lost_is_measured_again_and_no_other(folder: Path, dam
 
 def test_what_contradicts_itself_is_damaged(folder: Path) -> None:
     whole = Run.open(NAME, folder.parent)
+    count = sum(1 for _ in whole.events()) + 1
     data = json.dumps({"slot": 900, "knobs": {}, "key": "k"})
     change(folder, f"INSERT INTO events (time, kind, slot, data) VALUES (1.0, 'trial_started', 900, '{data}')")
     done = vortex("doctor", NAME, "--runs", folder.parent)
-    count = sum(1 for _ in whole.events()) + 1
     assert done.status == 1 and f"event {count}, of kind trial_started, contradicts those before it" in done.out
     assert Run.open(f"{NAME}-rescued", folder.parent).leaderboard().entries == whole.leaderboard().entries
 
 
 def test_without_the_pages_that_lead_to_the_events_all_of_them_are_found(folder: Path) -> None:
     whole = Run.open(NAME, folder.parent)
+    events = sum(1 for _ in whole.events())
     content = (folder / FILE).read_bytes()
     (folder / FILE).write_bytes(os.urandom(4 * 4096) + content[4 * 4096 :])
     done = vortex("doctor", NAME, "--runs", folder.parent, "--json")
     rescued = done.json("doctor")["rescued"]
-    assert done.status == 1 and rescued["events"] == sum(1 for _ in whole.events()) and rescued["measured"] == 0
+    assert done.status == 1 and rescued["events"] == events and rescued["measured"] == 0
     assert Run.open(rescued["run"], folder.parent).leaderboard().entries == whole.leaderboard().entries
 
 
