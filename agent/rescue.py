@@ -206,12 +206,13 @@ def _judged(faults: Iterable[str], rows: dict[int, Found]) -> Examination:
             marks: set[tuple[str, int | str | None]] = {(kind, slot)} if kind in ("proposal", "verdict") else set()
             marks |= {("key", key)} if kind == "verdict" else set()
             if marks & seen or (not kept) != (kind == "campaign_started"):
-                raise ValueError("it was there before" if kept else "it is not the first of a campaign")
+                raise ValueError("it was there before" if kept else "it begins no campaign")
             history.add(event)
             seen |= marks
         except _BROKEN as error:
-            reason = f" ({error})" if str(error) else ""
-            faults.append(f"event {event.seq}, of kind {kind}, contradicts those before it{reason}")
+            cause = error.__cause__ or error
+            reason = f" ({type(cause).__name__}: {cause})" if str(cause) else ""
+            faults.append(f"event {event.seq}, of kind {kind}, does not follow from those before it{reason}")
             break
         kept.append(found)
     later = [found for seq, found in sorted(rows.items()) if seq > len(kept)]

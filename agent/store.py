@@ -230,9 +230,15 @@ class Store:
         return Event(int(cursor.lastrowid or 0), now, kind, plain, packed, self.folder.name)
 
     def events(self, *, after: int = 0, kind: str | None = None) -> Iterator[Event]:
-        """Events with a sequence number above `after`, oldest first, in the form of this release."""
+        """Events with a sequence number above `after`, oldest first, in the form of this release.
+
+        Raises `VortexError` where the file is damaged or, with every `kind`, an event is lost.
+        """
         with _explained(self.folder):
             for seq, when, name, data, detail in rows(self._connection, self._version, after=after, kind=kind):
+                after += 1
+                if kind is None and seq != after:
+                    raise VortexError(f"run {self.folder.name!r}: event {after} is lost; {mend(self.folder.name)}")
                 yield Event(seq, when, name, data, detail, self.folder.name)
 
     def first(self) -> Event:

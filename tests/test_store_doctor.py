@@ -75,6 +75,7 @@ def test_a_verdict_that_is_lost_is_measured_again_and_no_other(folder: Path, dam
     whole = Run.open(NAME, folder.parent)
     change(folder, damage)
     before = files(folder)
+    assert f"`vortex doctor {NAME}`" in vortex("report", NAME, "--runs", folder.parent).complaint()
     done = vortex("doctor", NAME, "--runs", folder.parent, "--json")
     assert done.status == 1
     rescued = done.json("doctor")["rescued"]
@@ -103,8 +104,9 @@ def test_what_contradicts_itself_is_damaged(folder: Path) -> None:
     count = sum(1 for _ in whole.events()) + 1
     data = json.dumps({"slot": 900, "knobs": {}, "key": "k"})
     change(folder, f"INSERT INTO events (time, kind, slot, data) VALUES (1.0, 'trial_started', 900, '{data}')")
+    assert f"`vortex doctor {NAME}`" in vortex("status", NAME, "--runs", folder.parent).complaint()
     done = vortex("doctor", NAME, "--runs", folder.parent)
-    assert done.status == 1 and f"event {count}, of kind trial_started, contradicts those before it" in done.out
+    assert done.status == 1 and f"event {count}, of kind trial_started, does not follow from those before" in done.out
     assert Run.open(f"{NAME}-rescued", folder.parent).leaderboard().entries == whole.leaderboard().entries
 
 
@@ -172,6 +174,9 @@ def test_a_newer_release_and_an_unknown_run_are_one_line(folder: Path) -> None:
 
 def test_a_damaged_run_that_is_being_written_is_left_alone(folder: Path) -> None:
     change(folder, "DELETE FROM events WHERE seq = 9")
+    for command in (("status",), ("search", "--resume")):
+        line = vortex(*command, NAME, "--runs", folder.parent).complaint()
+        assert f"event 9 is lost; see what is left with `vortex doctor {NAME}`" in line
     with Store.write(folder):
         line = vortex("doctor", NAME, "--runs", folder.parent).complaint()
     assert "is being written; stop it first" in line and os.listdir(folder.parent) == [NAME]
