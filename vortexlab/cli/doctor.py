@@ -182,4 +182,3 @@ def _space(note: Any, runs: str) -> None:
         except OSError as error:
             why = f"{folder}: {error.strerror}"
             note("space", name, False, why, f"{name} folder cannot be written ({why}): {mend}")
-
