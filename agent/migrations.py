@@ -1,4 +1,4 @@
-"""Older forms of a campaign's file, and how each becomes the next.
+"""The form of a campaign's file, the older ones, and how each becomes the next.
 
 The form is the file's `user_version`; `MIGRATIONS[0]` makes form 2 of form 1, and so on. A file that is opened for
 reading is never changed: its events are brought to the form of this release as they are read. One that is opened for
@@ -16,6 +16,25 @@ from typing import Any
 from vortexlab.agent import encoding
 from vortexlab.evaluator.verdict import split
 
+APPLICATION_ID = 0x564F5254  # "VORT", so that `file` and we know one of ours
+_TABLE = (
+    """CREATE TABLE events (
+        seq INTEGER PRIMARY KEY,
+        time REAL NOT NULL,
+        kind TEXT NOT NULL,
+        slot INTEGER,
+        key TEXT,
+        data TEXT NOT NULL CHECK (json_valid(data)),
+        detail BLOB
+    )""",
+    "CREATE UNIQUE INDEX one_per_slot ON events (kind, slot) WHERE kind IN ('proposal', 'verdict')",
+    "CREATE UNIQUE INDEX never_twice ON events (key) WHERE kind = 'verdict'",
+)
+_TRIGGERS = (
+    "CREATE TRIGGER no_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+    "CREATE TRIGGER no_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+)
+
 Data = Mapping[str, Any]
 
 
@@ -30,7 +49,7 @@ class Migration:
 
 
 def _split_verdicts(kind: str, data: Data, detail: Data | None) -> tuple[Data, Data | None]:
-    if kind not in ("verdict", "final", "ablation") or data["verdict"] is None:
+    if kind not in ("verdict", "final", "ablation") or data["verdict"] is None or "reached" in data["verdict"]:
         return data, detail
     head, rest = split(data["verdict"])
     return {**data, "verdict": head}, {"verdict": rest}
@@ -50,13 +69,21 @@ def rows(connection: sqlite3.Connection, form: int, *, after: int = 0, kind: str
     found = connection.execute(query + " ORDER BY seq", (after, kind) if kind else (after,))
     for seq, when, name, text, packed in found:
         data = json.loads(text)
-        yield (seq, when, name, *_upgraded(name, data, packed, older)) if older else (seq, when, name, data, packed)
+        yield (seq, when, name, *upgraded(name, data, packed, older)) if older else (seq, when, name, data, packed)
 
 
-def migrate(connection: sqlite3.Connection, form: int, triggers: Iterable[str]) -> None:
+def lay_out(connection: sqlite3.Connection) -> None:
+    """Gives an empty file the form of this release."""
+    for statement in (*_TABLE, *_TRIGGERS):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORM}")
+
+
+def migrate(connection: sqlite3.Connection, form: int) -> None:
     """Brings the file to the form of this release; a kill or a full disk leaves it as it was.
 
-    `triggers` are the statements that make the table append-only; they are lifted for this and set again.
+    What makes the table append-only is lifted for this and set again.
     """
     if form == FORM:
         return
@@ -72,7 +99,7 @@ def migrate(connection: sqlite3.Connection, form: int, triggers: Iterable[str]) 
             for statement in migration.schema:
                 connection.execute(statement)
         connection.executemany("UPDATE events SET data = ?, detail = ? WHERE seq = ?", changed)
-        for statement in triggers:
+        for statement in _TRIGGERS:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {FORM}")
         connection.execute("COMMIT")
@@ -82,7 +109,11 @@ def migrate(connection: sqlite3.Connection, form: int, triggers: Iterable[str]) 
         raise
 
 
-def _upgraded(kind: str, data: Data, packed: bytes | None, older: Iterable[Migration]) -> tuple[Data, bytes | None]:
+def upgraded(
+    kind: str, data: Data, packed: bytes | None, older: Iterable[Migration] = MIGRATIONS
+) -> tuple[Data, bytes | None]:
+    """Data and packed detail of an event after the migrations; an event that has a later form stays as it is. Raises
+    `ValueError` for a damaged detail."""
     detail: Data | None = None if packed is None else encoding.unpack(packed)
     for migration in older:
         data, detail = migration.event(kind, data, detail)

@@ -46,7 +46,7 @@ def _row(folder: Path) -> dict[str, Any]:
     try:
         with Store.read(folder) as store:
             store.check()
-            run = Run(folder, list(store.events()))
+            run = Run(store)
         state = run.progress()
         return row | {
             "state": run.state, "reason": run.history.finished or "", "started": run.history.sessions[0][0],

@@ -116,7 +116,7 @@ def _check_run(folder: Path, path: Path) -> None:
     try:
         with Store.read(folder) as store:
             store.check()
-            Run(folder, list(store.events()))
+            Run(store)
     except VortexError as error:
         reason = str(error).replace(f"{folder}{os.sep}", "")
         raise VortexError(f"{path} holds no run that this release can read ({reason})") from error

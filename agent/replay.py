@@ -1,39 +1,41 @@
-"""What a replay takes from the recorded run: its measurements, and what people asked of it."""
+"""What a campaign need not measure or be asked again: a replay takes it from the recorded run, and a run that was
+rescued has verdicts left over from the damaged one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.recorded import Recorded
 from vortexlab.agent.run import resolve
-from vortexlab.agent.store import Store
+from vortexlab.agent.store import Event, Store
 from vortexlab.agent.trials import PAUSE, RESUME
 
 
 @dataclass(frozen=True)
 class Replay:
-    """`verdicts` by key: under the same conditions nothing is measured a second time. `requests` in order, each with
-    the slot before which it came; pauses are left out."""
+    """`verdicts` by key, each with the run that it is from: under the same conditions nothing is measured a second
+    time. `requests` in order, each with the slot before which it came; pauses are left out."""
 
-    verdicts: Mapping[str, Recorded] = field(default_factory=dict)
+    verdicts: Mapping[str, tuple[Recorded, str]] = field(default_factory=dict)
     requests: tuple[Mapping[str, Any], ...] = ()
 
     @staticmethod
-    def of(config: CampaignConfig) -> Replay:
-        """Empty where nothing is replayed. Raises `VortexError` for an unknown run."""
+    def of(config: CampaignConfig, measured: Iterable[Event]) -> Replay:
+        """`measured` are such events of the campaign itself. Raises `VortexError` for an unknown run."""
+        verdicts = {event.data["key"]: (Recorded(event), event.data["from_run"]) for event in measured}
         if not config.replay:
-            return Replay()
+            return Replay(verdicts)
         keys: dict[int, str] = {}
-        verdicts, requests = {}, []
+        requests = []
         with Store.read(resolve(config.replay, config.runs)) as store:
             for event in store.events():
                 if event.kind == "trial_started":
                     keys[event.data["slot"]] = event.data["key"]
                 elif event.kind == "verdict":
-                    verdicts[keys[event.data["slot"]]] = Recorded(event)
+                    verdicts[keys[event.data["slot"]]] = Recorded(event), config.replay
                 elif event.kind == "request" and event.data["kind"] not in (PAUSE, RESUME):
                     requests.append(event.data)
         return Replay(verdicts, tuple(item for item in requests if "refused" not in item))

@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,21 +72,25 @@ def resolve(name: str | Path = LATEST, runs: str | Path = "runs") -> Path:
 class Run:
     """What was recorded when it was opened; open it again to see more."""
 
-    def __init__(self, folder: Path, events: list[Event]):
-        self.folder, self.name = folder, folder.name
-        self._events = events
-        self.history = History.of(events)
-        self.config = CampaignConfig.from_json({**self.history.resumed["config"], "name": folder.name})
+    def __init__(self, store: Store):
+        self.folder, self.name = store.folder, store.folder.name
+        self.history, self._last = History(), 0
+        for event in store.events():
+            self.history.add(event)
+            self._last = event.seq
+        self.config = CampaignConfig.from_json({**self.history.resumed["config"], "name": self.name})
 
     @staticmethod
     def open(name: str | Path = LATEST, runs: str | Path = "runs") -> Run:
         """Raises `VortexError` for an unknown run or a damaged file."""
         folder = resolve(name, runs)
         with Store.read(folder) as store:
-            return Run(folder, list(store.events()))
+            return Run(store)
 
     def events(self, kind: str | None = None) -> Iterator[Event]:
-        return (event for event in self._events if kind is None or event.kind == kind)
+        """Those that there were when it was opened, read again."""
+        with Store.read(self.folder) as store:
+            yield from takewhile(lambda event: event.seq <= self._last, store.events(kind=kind))
 
     @property
     def trials(self) -> list[Trial]:

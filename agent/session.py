@@ -75,7 +75,7 @@ class Session:
         self._before = self.history.seconds
         self._seeds = known_structures(self.history)
         self._mirror = Mirror(config.folder, config.name) if config.mirror else None
-        self._replay = Replay.of(config)
+        self._replay = Replay.of(config, store.events(kind="measured"))
         self.report("starting")
         fallback = GrammarProposer(config.library())
         self.slots = Slots(config, proposers(store, self.history), fallback, self._proposer_failed)
@@ -167,7 +167,8 @@ class Session:
         self.report("evaluating", trial.proposal.name)
         data: dict[str, Any] = {"fidelity": FULL, "environment": environment}
         if key in self._replay.verdicts:
-            self._record(trial.slot, key, {**data, "from_run": self.config.replay}, self._replay.verdicts[key].verdict)
+            recorded, data["from_run"] = self._replay.verdicts[key]
+            self._record(trial.slot, key, data, recorded.verdict)
         else:
             before = self._points[: max(0, trial.slot - self.config.parallel + 1)]
             future = self.pool.submit(trial.proposal.source, trial.knobs, [point for point in before if point])

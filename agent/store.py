@@ -19,6 +19,9 @@ Kinds of event, in the order in which they appear:
 * ``ablation`` {id, change, source, knobs, hash, verdict}: the program of trial `id` less a part; verdict None where the
   record holds one of that hash already
 
+* ``measured`` {key, verdict, from_run}: what a damaged record had of a program whose trial it lost (`agent.rescue`); a
+  trial with this key takes it and is not measured again
+
 An event has `data`, which every fold reads, and may have a `detail`, compressed, which is read when somebody asks for
 it: of a verdict the data hold the head, the detail the rest (`evaluator.verdict.split`). Files of older forms are read
 as they are and brought to this form when they are written (`agent.migrations`).
@@ -34,7 +37,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,35 +45,20 @@ from typing import Any, Self
 
 from vortexlab import __version__
 from vortexlab.agent import encoding
-from vortexlab.agent.migrations import FORM, migrate, rows
+from vortexlab.agent.migrations import APPLICATION_ID, FORM, lay_out, migrate, rows
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.scratch import READING
 
 FILE, LOCK = "campaign.sqlite", "lock"
-_APPLICATION_ID = 0x564F5254  # "VORT", so that `file` and we know one of ours
 _PATIENCE = 3  # tries for the lock
 KINDS = (
     "campaign_started", "campaign_resumed", "reserved", "exchange", "proposer_failed", "proposal", "trial_started",
-    "verdict", "request", "note", "campaign_finished", "finals_opened", "final", "ablation",
+    "verdict", "request", "note", "campaign_finished", "finals_opened", "final", "ablation", "measured",
 )  # fmt: skip
 
-_TABLE = (
-    """CREATE TABLE events (
-        seq INTEGER PRIMARY KEY,
-        time REAL NOT NULL,
-        kind TEXT NOT NULL,
-        slot INTEGER,
-        key TEXT,
-        data TEXT NOT NULL CHECK (json_valid(data)),
-        detail BLOB
-    )""",
-    "CREATE UNIQUE INDEX one_per_slot ON events (kind, slot) WHERE kind IN ('proposal', 'verdict')",
-    "CREATE UNIQUE INDEX never_twice ON events (key) WHERE kind = 'verdict'",
-)
-_TRIGGERS = (
-    "CREATE TRIGGER no_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
-    "CREATE TRIGGER no_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
-)
+_INSERT = "INSERT INTO events (time, kind, slot, key, data, detail) VALUES (?, ?, ?, ?, ?, ?)"
+#: What `_INSERT` takes: data and detail as the file has them.
+Row = tuple[float, str, int | None, str | None, str, bytes | None]
 
 
 @dataclass(frozen=True)
@@ -133,6 +121,16 @@ class Store:
 
         Raises `VortexError` when the folder holds a campaign already, cannot be written, or another process has it.
         """
+        return Store._begun(folder, lambda store: store._insert("campaign_started", started, None, None, None))
+
+    @staticmethod
+    def restore(folder: Path, rows: Iterable[Row]) -> Store:
+        """A new campaign of events that were read elsewhere, with their times. Raises `VortexError` as `create` does,
+        and when the events contradict each other."""
+        return Store._begun(folder, lambda store: store._connection.executemany(_INSERT, rows))
+
+    @staticmethod
+    def _begun(folder: Path, fill: Callable[[Store], object]) -> Store:
         with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = _acquire(folder)
@@ -144,11 +142,8 @@ class Store:
                 connection = _connect(newborn)
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("BEGIN IMMEDIATE")
-                for statement in (*_TABLE, *_TRIGGERS):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {FORM}")
-                Store(folder, connection, lock)._insert("campaign_started", started, None, None, None)
+                lay_out(connection)
+                fill(Store(folder, connection, lock))
                 connection.execute("COMMIT")
                 connection.close()
                 newborn.rename(folder / FILE)
@@ -167,9 +162,9 @@ class Store:
             lock = _acquire(folder)
             try:
                 connection = _connect(folder / FILE)
-                version = _check(connection, folder)
+                version = form_of(connection, folder)
                 _begin_wal(connection)
-                migrate(connection, version, _TRIGGERS)
+                migrate(connection, version)
                 return Store(folder, connection, lock)
             except BaseException:
                 os.close(lock)
@@ -196,7 +191,7 @@ class Store:
                     if (source := folder / f"{FILE}{suffix}").exists():
                         shutil.copyfile(source, copy / f"{FILE}{suffix}")
                 connection = _connect(copy / FILE)
-            return Store(folder, connection, None, copy, _check(connection, folder))
+            return Store(folder, connection, None, copy, form_of(connection, folder))
 
     @property
     def writable(self) -> bool:
@@ -237,16 +232,19 @@ class Store:
             data = {"slot": slot, **data}
         now, plain = time.time(), encoding.finite(data)
         packed = None if detail is None else encoding.pack(detail)
-        cursor = self._connection.execute(
-            "INSERT INTO events (time, kind, slot, key, data, detail) VALUES (?, ?, ?, ?, ?, ?)",
-            (now, kind, slot, key, encoding.text(plain), packed),
-        )
+        cursor = self._connection.execute(_INSERT, (now, kind, slot, key, encoding.text(plain), packed))
         return Event(int(cursor.lastrowid or 0), now, kind, plain, packed, self.folder.name)
 
     def events(self, *, after: int = 0, kind: str | None = None) -> Iterator[Event]:
-        """Events with a sequence number above `after`, oldest first, in the form of this release."""
+        """Events with a sequence number above `after`, oldest first, in the form of this release.
+
+        Raises `VortexError` where the file is damaged or, with every `kind`, an event is lost.
+        """
         with _explained(self.folder):
             for seq, when, name, data, detail in rows(self._connection, self._version, after=after, kind=kind):
+                after += 1
+                if kind is None and seq != after:
+                    raise VortexError(f"run {self.folder.name!r}: event {after} is lost; {mend(self.folder.name)}")
                 yield Event(seq, when, name, data, detail, self.folder.name)
 
     def latest(self, after: int) -> list[Event]:
@@ -334,11 +332,11 @@ def _begin_wal(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")  # every commit reaches the disk before `append` returns
 
 
-def _check(connection: sqlite3.Connection, folder: Path) -> int:
+def form_of(connection: sqlite3.Connection, folder: Path) -> int:
     """The form of the file. Raises `VortexError` for one that this release cannot read."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     form = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if application != _APPLICATION_ID:
+    if application != APPLICATION_ID:
         raise VortexError(f"{folder / FILE} is no campaign of Vortex, or damaged; {mend(folder.name)}")
     if not 1 <= form <= FORM:
         raise VortexError(

@@ -14,7 +14,7 @@ from vortexlab.agent.pareto import Point, frontier, hypervolume
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.agent.recorded import VERDICT, OfTrial, Recorded, head_of
 from vortexlab.agent.reflection import Limits
-from vortexlab.agent.store import Event
+from vortexlab.agent.store import Event, mend
 from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr
@@ -221,7 +221,18 @@ class History:
         return history
 
     def add(self, event: Event) -> None:
+        """Raises `VortexError` for an event that does not follow from those before it: the record is damaged."""
+        try:
+            self._fold(event)
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f" ({type(error).__name__}: {error})" if str(error) else ""
+            line = f"event {event.seq}, of kind {event.kind}, does not follow from those before it{reason}"
+            raise VortexError(f"run {event.run!r} is damaged: {line}; {mend(event.run)}") from error
+
+    def _fold(self, event: Event) -> None:
         data = event.data
+        if event.kind == "measured":  # for `Replay`
+            return
         if event.kind in ("finals_opened", "final", "ablation"):  # neither a trial nor time of the campaign's work
             if event.kind == "finals_opened":
                 self.openings.append(Opening(tuple(data["ids"]), data["evaluation"]))

@@ -37,7 +37,7 @@ TESTS = {
         "tests/test_faults.py",
     ],
     "replies": ["tests/test_evaluator_replies.py"],
-    "verdict": ["tests/test_evaluator_statements.py"],
+    "verdict": ["tests/test_evaluator_statements.py", "tests/test_store_forms.py"],
     "statistics": ["tests/test_evaluator_statements.py", "tests/test_ladder_audit.py"],
     "numerics": ["tests/test_evaluator_gates.py", "tests/test_attacks_corpus.py"],
     "fidelity": ["tests/test_evaluator_gates.py", "tests/test_evaluator_precision.py"],

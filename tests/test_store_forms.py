@@ -88,13 +88,29 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(old: Path, monkeypatch
     raw = sqlite3.connect(old / FILE)
     raw.execute("CREATE TRIGGER stopped BEFORE UPDATE ON events WHEN 0 BEGIN SELECT 1; END")
     raw.close()
-    monkeypatch.setattr("vortexlab.agent.store._TRIGGERS", ("CREATE TRIGGER broken BEFORE UPDATE ON nowhere",))
+    monkeypatch.setattr("vortexlab.agent.migrations._TRIGGERS", ("CREATE TRIGGER broken BEFORE UPDATE ON nowhere",))
     with pytest.raises(VortexError, match="vortex doctor old"):
         Store.write(old)
     monkeypatch.undo()
     assert form(old) == 1 and whole_story(old) == before
     Store.write(old).close()
     assert form(old) == FORM and whole_story(old) == before
+
+
+def test_a_log_that_a_kill_left_beside_form_1_is_part_of_it(old: Path, tmp_path: Path) -> None:
+    raw = sqlite3.connect(old / FILE)
+    raw.execute("PRAGMA journal_mode = WAL")
+    raw.execute("INSERT INTO events (time, kind, data) VALUES (0, 'note', '{\"text\": \"last words\"}')")
+    raw.commit()
+    killed = Path(shutil.copytree(old, tmp_path / "killed"))
+    raw.close()
+    assert (killed / f"{FILE}-wal").stat().st_size > 0
+    with Store.read(killed) as store:
+        read = list(store.events())
+    assert read[-1].data == {"text": "last words"}
+    with Store.write(killed) as store:
+        assert list(store.events()) == read
+    assert form(killed) == FORM
 
 
 def test_form_1_is_resumed(old: Path, tmp_path: Path) -> None:

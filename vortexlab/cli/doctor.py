@@ -1,4 +1,4 @@
-"""`vortex doctor`: what this machine can do, and what is missing for the rest."""
+"""`vortex doctor`: what this machine can do, and what is missing for the rest; with a run, what its record is worth."""
 
 from __future__ import annotations
 
@@ -26,24 +26,59 @@ _KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
 
 
 def doctor(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="A run, to examine its record instead.")] = "",
     runs: Runs = "runs",
     key_variable: Annotated[list[str] | None, typer.Option(help="Another variable that may hold a key.")] = None,
     as_json: AsJson = False,
-) -> None:
-    """Devices, compilers, versions, engines and keys (whether set, never their values), and what is missing."""
-    found = examine(runs, tuple(key_variable or ()))
+) -> int:
+    """Devices, compilers, versions, engines and keys (whether set, never their values), and what is missing.
+
+    With a run: whether its record is sound. What can be read of a damaged one is written into a new run; exit status 1.
+    """
+    found = examine_run(run, runs) if run else examine(runs, tuple(key_variable or ()))
+    status = 1 if found["rescued"] else 0
     if as_json:
         print_json(found)
-        return
+        return status
     rows = [(item["area"], item["name"], "yes" if item["ok"] else "no", item["detail"]) for item in found["items"]]
     table("", ("area", "what", "works", "detail"), rows)
     print()
-    for text in found["missing"] or ["nothing is missing"]:
+    for text in found["missing"] or ["the record is sound" if run else "nothing is missing"]:
         print(printable(text))
+    return status
+
+
+def examine_run(name: str, runs: str) -> dict[str, Any]:
+    """The record of a run in the form of `examine`; `rescued` says what a damaged one left, and where it is now."""
+    from vortexlab.agent.rescue import examine, rescue
+    from vortexlab.agent.run import resolve
+
+    folder = resolve(name, runs)
+    found = examine(folder)
+    kept = f"{len(found.kept)} events, {found.trials} trials"
+    items = [{"area": "run", "name": folder.name, "ok": not found.faults, "detail": kept}]
+    items += [{"area": "run", "name": "fault", "ok": False, "detail": fault} for fault in found.faults]
+    if not found.faults:
+        return {"items": items, "missing": [], "rescued": None}
+    target = rescue(folder, found)
+    again = f"{len(found.measured)} more verdicts need not be measured again" if found.measured else "nothing more"
+    where = "" if target.parent == Path(runs) else f" --runs {target.parent}"
+    return {
+        "items": items,
+        "missing": [
+            f"{folder} is damaged and was left as it is; {kept} are in {target}, and {again}: "
+            f"go on with `vortex search --resume {target.name}{where}`"
+        ],
+        "rescued": {
+            "run": target.name, "folder": str(target), "events": len(found.kept), "trials": found.trials,
+            "measured": len(found.measured),
+        },
+    }  # fmt: skip
 
 
 def examine(runs: str, variables: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Everything as JSON: `items` {area, name, ok, detail} and `missing`, one line for each thing to mend."""
+    """Everything as JSON: `items` {area, name, ok, detail} and `missing`, one line for each thing to mend; `rescued` is
+    of runs alone."""
     items: list[dict[str, Any]] = []
     missing: list[str] = []
 
@@ -72,7 +107,7 @@ def examine(runs: str, variables: tuple[str, ...] = ()) -> dict[str, Any]:
         )
     _model(note)
     _space(note, runs)
-    return {"items": items, "missing": missing}
+    return {"items": items, "missing": missing, "rescued": None}
 
 
 def _version(package: str) -> str:
@@ -147,4 +182,3 @@ def _space(note: Any, runs: str) -> None:
         except OSError as error:
             why = f"{folder}: {error.strerror}"
             note("space", name, False, why, f"{name} folder cannot be written ({why}): {mend}")
-

@@ -1,8 +1,8 @@
 """`vortex`: the commands, and what becomes of errors.
 
-Exit status: 0 done; 1 the answer is no (a program fails a gate, a package fails its verification); 2 bad usage or bad
-input, with one line on standard error that says what is wrong and how to mend it; 130 interrupted. A fault of ours is
-the only thing that prints a traceback, with status 70.
+Exit status: 0 done; 1 the answer is no (a program fails a gate, a package fails its verification, a record is
+damaged); 2 bad usage or bad input, with one line on standard error that says what is wrong and how to mend it; 130
+interrupted. A fault of ours is the only thing that prints a traceback, with status 70.
 """
 
 from __future__ import annotations

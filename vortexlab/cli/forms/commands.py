@@ -118,8 +118,21 @@ class Item(Form):
     detail: str
 
 
+class Rescued(Form):
+    """The run that holds what was read of a damaged one: its events up to the first that is lost, the trials evaluated
+    by then, and verdicts after it, which are not measured again when the search comes by their programs."""
+
+    run: str
+    folder: str
+    events: int
+    trials: int
+    measured: int
+
+
 class Doctor(Form):
-    """`vortex doctor --json`. Of keys only whether they are set."""
+    """`vortex doctor --json`. Of keys only whether they are set. With a run, `items` are about its record; `rescued` is
+    what was saved of a damaged one."""
 
     items: list[Item]
     missing: list[str]
+    rescued: Rescued | None
