@@ -250,7 +250,7 @@ def test_runs_lists_all_and_says_what_is_damaged(home: Path, tmp_path: Path) -> 
     )
     reasons = {row["name"]: row["reason"] for row in rows}
     assert "no SQLite file" in reasons["noise"] and "is missing" in reasons["gone"] and "damaged" in reasons["torn"]
-    assert "events cannot be read" in reasons["strange"] and "no such table" in reasons["empty"]
+    assert "does not follow" in reasons["strange"] and "no such table" in reasons["empty"]
     sound, opened = rows[1], Run.open("sound", tmp_path)
     assert (sound["evaluations"], sound["budget"], sound["frontier"]) == (
         opened.progress().evaluations, 8, opened.progress().frontier,
