@@ -34,7 +34,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,10 +89,16 @@ class Event:
 
     def details(self) -> dict[str, Any]:
         """The detail, read; empty where there is none. Raises `VortexError` when it is damaged."""
-        if self.detail is None:
-            return {}
+        return {} if self.detail is None else self._read(encoding.unpack)
+
+    def parts(self, parts: encoding.Parts) -> dict[str, Any]:
+        """Some of the detail, read; empty where there is none. Raises `VortexError` when it is damaged."""
+        return {} if self.detail is None else self._read(parts.read)
+
+    def _read(self, unpack: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
+        assert self.detail is not None
         try:
-            return encoding.unpack(self.detail)
+            return unpack(self.detail)
         except ValueError as error:
             line = f"the detail of event {self.seq}, of kind {self.kind}, is damaged ({error})"
             raise VortexError(f"run {self.run!r}: {line}; {mend(self.run)}") from error
