@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vortexlab.agent import inbox
+from vortexlab.agent import inbox, standings
 from vortexlab.agent.audit import Audit, audits
 from vortexlab.agent.bandit import records
 from vortexlab.agent.config import CampaignConfig
@@ -17,7 +17,8 @@ from vortexlab.agent.leaderboard import Leaderboard, leaderboard
 from vortexlab.agent.progress import ProgressState, progress
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import limits
-from vortexlab.agent.store import Event, Store, exists, is_written
+from vortexlab.agent.standings import uncollected
+from vortexlab.agent.store import Event, Mark, Store, exists, is_written
 from vortexlab.agent.trials import History, Trial, known_structures, trial_id
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.nearest import nearest
@@ -80,9 +81,20 @@ class Run:
     @staticmethod
     def open(name: str | Path = LATEST, runs: str | Path = "runs") -> Run:
         """Raises `VortexError` for an unknown run or a damaged file."""
+        return Run._opened(resolve(name, runs))
+
+    @staticmethod
+    def _opened(folder: Path) -> Run:
+        with Store.read(folder) as store, uncollected():
+            return Run(folder, list(store.events()))
+
+    @staticmethod
+    def leaderboard_of(name: str | Path = LATEST, runs: str | Path = "runs") -> Leaderboard:
+        """That of the run as it is recorded now; its events are read only where none is kept. Raises as `open`."""
         folder = resolve(name, runs)
         with Store.read(folder) as store:
-            return Run(folder, list(store.events()))
+            found = standings.load(folder, store.mark())
+        return found or Run._opened(folder).leaderboard()
 
     def events(self, kind: str | None = None) -> Iterator[Event]:
         return (event for event in self._events if kind is None or event.kind == kind)
@@ -97,7 +109,10 @@ class Run:
 
     @cached_property
     def _leaderboard(self) -> Leaderboard:
-        return leaderboard(self.name, self.history)
+        last = self._events[-1]
+        return standings.kept(
+            self.folder, Mark(last.seq, last.time), lambda: leaderboard(self.name, self.history, seed=standings.SEED)
+        )
 
     def leaderboard(self) -> Leaderboard:
         return self._leaderboard

@@ -115,6 +115,14 @@ class Event:
         return found
 
 
+@dataclass(frozen=True)
+class Mark:
+    """How far a record goes: number and time of its last event."""
+
+    seq: int
+    time: float
+
+
 class Store:
     """The events of the campaign in `folder`. Make one with `create`, `write` or `read`; close it, or use `with`.
 
@@ -262,6 +270,11 @@ class Store:
 
     def first(self) -> Event:
         return next(self.events())
+
+    def mark(self) -> Mark:
+        """How far the record goes at this moment."""
+        with self._turn, _explained(self.folder):
+            return Mark(*self._connection.execute("SELECT seq, time FROM events ORDER BY seq DESC LIMIT 1").fetchone())
 
     def check(self) -> None:
         """Reads the whole file. Raises `VortexError` where its pages are damaged."""
