@@ -14,8 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vortexlab.agent import standings
 from vortexlab.agent.assemble import build_proposers
 from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.leaderboard import leaderboard
 from vortexlab.agent.pool import Evaluation, Here, Pool, make_pool
 from vortexlab.agent.prepared import prepare
 from vortexlab.agent.progress import OnProgress
@@ -102,7 +104,12 @@ class Campaign:
                 reason = session.work(interrupt)
             except KeyboardInterrupt:
                 reason = "stopped at once; what was running is done again on resume"
-            return session.finish(reason)
+            summary = session.finish(reason)
+            with suppress(VortexError):  # a damaged record is told to whoever asks for the leaderboard
+                standings.kept(
+                    self.config.folder, session.mark, lambda: leaderboard(self.config.name, session.history)
+                )
+            return summary
 
     def submit(self, proposal: Proposal, on_progress: OnProgress | None = None) -> Member:
         """Evaluates one program from outside in the next slot, within the budget, and returns it as a member.

@@ -10,14 +10,16 @@ other conditions is left out, with one line that says why. Workers never touch t
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +34,7 @@ from vortexlab.evaluator.verdict import ERROR, Verdict
 
 RETRIES = 3  # of a task whose worker or host died; of an evaluation whose sandbox was lost, once
 _CONTACT = 120.0  # seconds in which some host must answer
+_LOOK, _GONE = 2.0, 20.0  # seconds between looks at the head, and without it; after 60 Ray would end this process
 
 MakeEvaluator = Callable[[EvaluationConfig], Evaluation]
 Asked = tuple[str, str, dict[str, Attr], list[Point]]  # environment, source, knobs, points on the screen
@@ -128,12 +131,34 @@ class Cluster:
         self._turn = threading.Lock()
         self._left_out: dict[str, str] = {}
         self._open: dict[Any, Future[Verdict]] = {}
-        self._closed = False
+        self._closed, self._gone = threading.Event(), False
         try:
             self.environment = self._agree(environment)
         except BaseException:
             self.close()
             raise
+        threading.Thread(target=self._watch, args=(address,), daemon=True).start()
+
+    def _watch(self, address: str) -> None:
+        """Gives all evaluations up when nobody answers at the head of the cluster any more."""
+        head = address if address.startswith("ray://") else self._ray.get_runtime_context().gcs_address
+        seen = time.monotonic()
+        while not self._closed.wait(_LOOK):
+            try:
+                _reach(head)
+                seen = time.monotonic()
+            except VortexError:
+                self._gone = time.monotonic() - seen > _GONE
+            if self._gone:
+                with self._turn:
+                    futures = list(self._open.values())
+                for future in futures:
+                    with suppress(InvalidStateError):
+                        future.set_exception(VortexError(
+                            f"the head of the Ray cluster at {head} does not answer any more; what is recorded is "
+                            "safe: go on with --resume when it does, or with --cluster elsewhere"
+                        ))  # fmt: skip
+                return
 
     def _hosts(self, resource: str) -> list[int]:
         """How many of a resource every living host has that has any."""
@@ -209,7 +234,7 @@ class Cluster:
     ) -> None:
         with self._turn:
             self._open.pop(reference, None)
-        if self._closed:
+        if self._closed.is_set() or future.done():
             return
         try:
             found = self._judge(asked, avoid, done)
@@ -260,13 +285,19 @@ class Cluster:
     def close(self) -> None:
         """Leaves the cluster; what still runs is given up."""
         with self._turn:
-            self._closed, running = True, list(self._open.items())
+            running = list(self._open.items())
             self._open.clear()
+            closed = self._closed.is_set()
+            self._closed.set()
         for reference, future in running:
             future.cancel()
-            with suppress(Exception):
-                self._ray.cancel(reference, force=True)
-        self._ray.shutdown()
+            if not self._gone:
+                with suppress(Exception):
+                    self._ray.cancel(reference, force=True)
+        if self._gone:
+            _forget(self._ray)
+        elif not closed:
+            self._ray.shutdown()
 
 
 def lost(source: str, knobs: Mapping[str, Attr], why: str) -> Verdict:
@@ -305,6 +336,12 @@ def _connected(address: str) -> Any:
         line = " ".join(str(error).split())[:200]
         raise _unreachable(address, line) from error
     return ray
+
+
+def _forget(ray: Any) -> None:
+    """Ray would wait for a dead head when the process ends, and then end it its own way."""
+    with suppress(Exception):
+        atexit.unregister(ray._private.worker.shutdown)
 
 
 def _reach(address: str) -> None:

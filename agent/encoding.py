@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -39,3 +39,40 @@ def unpack(packed: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("no JSON object")
     return found
+
+
+class Parts:
+    """Reads the members `names` of the object `outer` of packed ones, in a fraction of the time that all of it takes.
+
+    Text in JSON holds no bare quote, so where ``"name":`` stands once, its own value aside, it is that member; where it
+    does not, all is read. An object that is the same as in the last packed one is not read again: it is the same
+    object, not to be changed.
+    """
+
+    def __init__(self, outer: str, names: Iterable[str]):
+        self._outer, self._marks = outer, {name: f'"{name}":' for name in names}
+        self._last: dict[str, tuple[str, Any]] = {}
+        self._decoder = json.JSONDecoder()
+
+    def read(self, packed: bytes) -> dict[str, Any]:
+        """By name; what is not there is not in it. Raises `ValueError` when it is damaged."""
+        try:
+            text = zlib.decompress(packed).decode()
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        found = {}
+        for name, mark in self._marks.items():
+            at = text.find(mark) + len(mark)
+            if at >= len(mark):
+                seen, value = self._last.get(name, ("", None))
+                if seen and text.startswith(seen, at):
+                    end = at + len(seen)
+                else:
+                    value, end = self._decoder.raw_decode(text, at)
+                    if isinstance(value, dict):  # whose text ends where it ends
+                        self._last[name] = text[at:end], value
+                found[name] = value
+            if at < len(mark) or text.find(mark, end) >= 0:
+                whole = unpack(packed).get(self._outer, {})
+                return {name: whole[name] for name in self._marks if name in whole}
+        return found

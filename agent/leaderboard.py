@@ -12,18 +12,25 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vortexlab.agent.pareto import frontier, layers
+from vortexlab.agent.pareto import layers
+from vortexlab.agent.recorded import parts_of
 from vortexlab.agent.trials import History, Trial, known_structures
 from vortexlab.dsl.ir import Attr
+from vortexlab.evaluator.fronts import frontier_probability, frontiers, non_dominated
+from vortexlab.evaluator.measured import Measured, Row
 from vortexlab.evaluator.ranking import separated, shrunk_accuracy
-from vortexlab.evaluator.statistics import frontier_probability, interval, joint_draws
-from vortexlab.evaluator.verdict import Estimate, Verdict
+from vortexlab.evaluator.statistics import intervals, joint_draws
+from vortexlab.evaluator.verdict import Estimate, Head
+
+_SAID = ("non_inferiority", "state", "conditions")  # of a verdict, in a row
+_PARTS = (*_SAID, "outcomes", "speed_samples")
+_BLOCK = 1024  # programs compared at once
 
 _COLUMNS = (
     "id", "name", "pinned", "on_frontier", "frontier_probability", "speedup", "speedup_low", "speedup_high", "accuracy",
@@ -156,38 +163,50 @@ class Leaderboard:
 def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
     """Only accepted trials have a row; the rejected ones are in the run's list of members."""
     trials = [trial for trial in history.trials if trial.point is not None]
-    verdicts = [_verdict(trial) for trial in trials]
+    heads = [_head(trial) for trial in trials]
+    parts: list[Mapping[str, Any]] = []
+
+    def rows() -> Iterator[Row]:
+        """One at a time: what is made of outcomes is small, they themselves are not."""
+        for head, part in zip(heads, parts_of(trials, _PARTS), strict=True):
+            parts.append({name: part.get(name, {}) for name in _SAID})
+            yield head.speedup, head.accuracy, part.get("outcomes", ()), part.get("speed_samples", {})
+
+    measured = Measured.from_rows(rows())
     front = {trial.slot for trial in history.frontier()}
     known = known_structures(history)
-    probability = frontier_probability(verdicts, seed=seed)
-    compared = _comparisons(trials, verdicts, known, seed)
-    moved = [found or v.accuracy for found, v in zip(shrunk_accuracy(verdicts, seed=seed), verdicts, strict=True)]
-    ranks = layers([(v.speedup.value, m.value) for v, m in zip(verdicts, moved, strict=True) if v.speedup and m])
-    apart = separated(verdicts, seed=seed)
+    speed, kept = joint_draws(measured, seed=seed)
+    place = {program: n for n, program in enumerate(measured.index.tolist())}
+    probability = frontier_probability(speed, kept).tolist()
+    shrunk = shrunk_accuracy(measured, kept)
+    apart = separated(measured, seed=seed)
+    compared = _comparisons([trials[i] for i in place], measured, speed, kept, known)
+    moved = [shrunk[place[n]] if n in place else head.accuracy for n, head in enumerate(heads)]
+    ranks = layers([(head.speedup.value, m.value) for head, m in zip(heads, moved, strict=True) if head.speedup and m])
     entries = []
-    for n, (trial, verdict, share) in enumerate(zip(trials, verdicts, probability, strict=True)):
-        better = moved[n]
+    for n, (trial, verdict, part) in enumerate(zip(trials, heads, parts, strict=True)):
+        better, found, conditions = moved[n], place.get(n), part["conditions"]
         assert verdict.speedup is not None and verdict.accuracy is not None and better is not None
-        speed = str(verdict.conditions.get("speed", ""))
+        state = part["state"]
         entries.append(
             Entry(
                 id=trial.id,
                 name=trial.proposal.name,
                 pinned=trial.slot in history.totals.pinned,
                 on_frontier=trial.slot in front,
-                frontier_probability=share,
+                frontier_probability=0.0 if found is None else probability[found],
                 speedup=verdict.speedup,
                 accuracy=verdict.accuracy,
                 shrunk=better,
                 rank=ranks[n],
-                separated=apart[n],
-                non_inferior=str(verdict.non_inferiority.get("decision", "")),
+                separated=found is not None and apart[found],
+                non_inferior=str(part["non_inferiority"].get("decision", "")),
                 density=verdict.density,
-                state_bytes=verdict.state.get("state"),
-                batch_fits=verdict.state.get("batch", {}),
-                kv_dtype=str(verdict.conditions.get("kv_dtype", "")),
-                device=str(verdict.conditions.get("predicted_device") or verdict.conditions.get("device", "")),
-                speed=speed,
+                state_bytes=state.get("state"),
+                batch_fits=state.get("batch", {}),
+                kv_dtype=str(conditions.get("kv_dtype", "")),
+                device=str(conditions.get("predicted_device") or conditions.get("device", "")),
+                speed=str(conditions.get("speed", "")),
                 new=trial.structure not in known,
                 beats_seed=compared.get(trial.slot),
                 answers=verdict.answers,
@@ -197,7 +216,7 @@ def leaderboard(run: str, history: History, *, seed: int = 0) -> Leaderboard:
                 label=trial.proposal.label,
                 knobs=trial.knobs,
                 structure=trial.structure,
-                conditions=verdict.conditions,
+                conditions=conditions,
             )
         )
     entries.sort(key=lambda entry: (not entry.on_frontier, -entry.speedup.value, -entry.accuracy.value, entry.id))
@@ -217,41 +236,51 @@ def flat(entry: Entry) -> dict[str, Any]:
 
 
 def _comparisons(
-    trials: list[Trial], verdicts: list[Verdict], known: frozenset[str], seed: int
+    trials: list[Trial], measured: Measured, speed: np.ndarray, kept: np.ndarray, known: frozenset[str]
 ) -> dict[int, Comparison]:
-    """By slot, how each new structure compares with the published ones."""
-    usable, speed, kept = joint_draws(verdicts, seed=seed)
-    published = [n for n, i in enumerate(usable) if trials[i].structure in known]
-    fresh = [n for n, i in enumerate(usable) if trials[i].structure not in known]
-    if not published or not fresh:
+    """By slot, how each new structure compares with the published ones; draws [programs, draws]."""
+    is_known = np.array([trial.structure in known for trial in trials], bool)
+    published, fresh = np.flatnonzero(is_known), np.flatnonzero(~is_known)
+    if not len(published) or not len(fresh):
         return {}
-    points = np.array([trials[i].point for i in usable], float)
-    values = _lead(points[None, :, 0], points[None, :, 1], fresh, published)[0]
-    samples = _lead(speed, kept, fresh, published)
+    fast, good = measured.speed[:, 0], measured.accuracy[:, 0]
+    by_point = _staircases(fast[published, None], good[published, None])
+    values = _lead(fast[fresh, None], good[fresh, None], by_point)[:, 0]
+    stairs = _staircases(speed[published], kept[published])
+    ahead = published[non_dominated(fast[published], good[published])]
+    ahead = ahead[np.argsort(good[ahead], kind="stable")]  # so the slowest last
     found: dict[int, Comparison] = {}
-    for column, n in enumerate(fresh):
-        matched = [p for p in published if points[p, 1] >= points[n, 1]]
-        rival = max(matched, key=lambda p: points[p, 0]) if matched else max(published, key=lambda p: points[p, 1])
-        trial, gap = trials[usable[rival]], interval(samples[:, column], values[column])
-        found[trials[usable[n]].slot] = Comparison(trial.id, trial.proposal.name, gap)
+    for at in range(0, len(fresh), _BLOCK):
+        block = fresh[at : at + _BLOCK]
+        samples = _lead(speed[block], kept[block], stairs)
+        for n, gap in zip(block.tolist(), intervals(samples, values[at : at + _BLOCK]), strict=True):
+            matched = min(int(np.searchsorted(good[ahead], good[n])), len(ahead) - 1)
+            rival = trials[ahead[matched]]
+            found[trials[n].slot] = Comparison(rival.id, rival.proposal.name, gap)
     return found
 
 
-def _lead(speed: np.ndarray, kept: np.ndarray, fresh: list[int], published: list[int]) -> np.ndarray:
-    """[draws, fresh]: speed-up above the published frontier at the same accuracy; inputs [draws, programs]."""
-    lead = np.empty((len(speed), len(fresh)))
-    for draw in range(len(speed)):
-        pairs = list(zip(speed[draw, published].tolist(), kept[draw, published].tolist(), strict=True))
-        front = [pairs[i] for i in frontier(pairs)]  # fastest first, so accuracy ascends
-        accuracies, speeds = [pair[1] for pair in front], [pair[0] for pair in front]
-        gap = speed[draw, fresh] - np.interp(kept[draw, fresh], accuracies, speeds)
-        lead[draw] = np.where(kept[draw, fresh] < accuracies[0], np.minimum(gap, 0.0), gap)
-    return lead
+def _staircases(speed: np.ndarray, kept: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The frontier of each draw: accuracies, ascending, and speed-ups; inputs [programs, draws]."""
+    found = []
+    for draw, front in enumerate(frontiers(speed, kept)):
+        accuracies, first = np.unique(kept[front, draw], return_index=True)  # of equal points one
+        found.append((accuracies, speed[front[first], draw]))
+    return found
 
 
-def _verdict(trial: Trial) -> Verdict:
-    assert trial.verdict is not None
-    return trial.verdict
+def _lead(speed: np.ndarray, kept: np.ndarray, stairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """[programs, draws]: speed-up above the frontier of others at the same accuracy; inputs [programs, draws]."""
+    lead = np.empty(speed.T.shape)
+    for row, fast, good, (accuracies, speeds) in zip(lead, speed.T.copy(), kept.T.copy(), stairs, strict=True):
+        np.subtract(fast, np.interp(good, accuracies, speeds), out=row)
+        row[good < accuracies[0]] = np.minimum(row[good < accuracies[0]], 0.0)
+    return lead.T.copy()
+
+
+def _head(trial: Trial) -> Head:
+    assert trial.head is not None
+    return trial.head
 
 
 def _count(number: int, what: str) -> str:

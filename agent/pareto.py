@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 Point = tuple[float, float]
@@ -24,13 +25,12 @@ def layers(points: Sequence[Point]) -> list[int]:
 
     Of equal points all have the rank of the best of them.
     """
-    distinct = sorted(set(points))
+    depths: list[float] = []  # of each layer so far, less the accuracy of its last point: ascending
     rank: dict[Point, int] = {}
-    for number in range(1, len(distinct) + 1):
-        rest = [point for point in distinct if point not in rank]
-        if not rest:
-            break
-        rank.update({rest[i]: number for i in frontier(rest)})
+    for point in sorted(set(points), reverse=True):  # the fastest first, of equally fast ones the most accurate
+        layer = bisect_right(depths, -point[1])
+        rank[point] = layer + 1
+        depths[layer : layer + 1] = [-point[1]]
     return [rank[point] for point in points]
 
 

@@ -7,8 +7,10 @@ memory and, to read them all, the time.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from vortexlab.agent.encoding import Parts
 from vortexlab.agent.store import Event
 from vortexlab.evaluator.verdict import Head, Verdict, joined
 
@@ -33,6 +35,11 @@ class Recorded:
         return found
 
 
+    def parts(self, parts: Parts) -> dict[str, Any]:
+        """Some of what the head does not say, as JSON. Raises `VortexError` when the record is damaged."""
+        return self._event.parts(parts)
+
+
 class OfTrial:
     """The field `verdict` of a trial: takes a verdict, or one of the record, which it reads again for everybody who
     asks."""
@@ -54,3 +61,11 @@ def head_of(trial: Any) -> Head | None:
     """The head of a trial's verdict, without reading the rest."""
     found: Verdict | Recorded | None = trial.__dict__["_verdict"]
     return found.head if isinstance(found, Recorded) else Head.of(found) if found else None
+
+
+def parts_of(trials: Iterable[Any], names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Of the verdict of every trial the fields `names` as JSON, without making verdicts of the record's text."""
+    parts = Parts("verdict", names)
+    for trial in trials:
+        found: Verdict | Recorded = trial.__dict__["_verdict"]
+        yield found.parts(parts) if isinstance(found, Recorded) else found.to_json()

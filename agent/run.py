@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vortexlab.agent import inbox
+from vortexlab.agent import inbox, standings
 from vortexlab.agent.audit import Audit, audits
 from vortexlab.agent.bandit import ArmRecord, records
 from vortexlab.agent.config import CampaignConfig
@@ -18,7 +18,8 @@ from vortexlab.agent.leaderboard import Leaderboard, leaderboard
 from vortexlab.agent.progress import ProgressState, progress
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import limits
-from vortexlab.agent.store import Event, Store, exists, is_written
+from vortexlab.agent.standings import uncollected
+from vortexlab.agent.store import Event, Mark, Store, exists, is_written
 from vortexlab.agent.trials import History, Trial, known_structures, trial_id
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.nearest import nearest
@@ -74,23 +75,34 @@ class Run:
 
     def __init__(self, store: Store):
         self.folder, self.name = store.folder, store.folder.name
-        self.history, self._last = History(), 0
+        self.history, self._mark = History(), Mark(0, 0.0)
         for event in store.events():
             self.history.add(event)
-            self._last = event.seq
+            self._mark = Mark(event.seq, event.time)
         self.config = CampaignConfig.from_json({**self.history.resumed["config"], "name": self.name})
 
     @staticmethod
     def open(name: str | Path = LATEST, runs: str | Path = "runs") -> Run:
         """Raises `VortexError` for an unknown run or a damaged file."""
+        return Run._opened(resolve(name, runs))
+
+    @staticmethod
+    def _opened(folder: Path) -> Run:
+        with Store.read(folder) as store, uncollected():
+            return Run(store)
+
+    @staticmethod
+    def leaderboard_of(name: str | Path = LATEST, runs: str | Path = "runs") -> Leaderboard:
+        """That of the run as it is recorded now; its events are read only where none is kept. Raises as `open`."""
         folder = resolve(name, runs)
         with Store.read(folder) as store:
-            return Run(store)
+            found = standings.load(folder, store.mark())
+        return found or Run._opened(folder).leaderboard()
 
     def events(self, kind: str | None = None) -> Iterator[Event]:
         """Those that there were when it was opened, read again."""
         with Store.read(self.folder) as store:
-            yield from takewhile(lambda event: event.seq <= self._last, store.events(kind=kind))
+            yield from takewhile(lambda event: event.seq <= self._mark.seq, store.events(kind=kind))
 
     @property
     def trials(self) -> list[Trial]:
@@ -102,7 +114,9 @@ class Run:
 
     @cached_property
     def _leaderboard(self) -> Leaderboard:
-        return leaderboard(self.name, self.history)
+        return standings.kept(
+            self.folder, self._mark, lambda: leaderboard(self.name, self.history, seed=standings.SEED)
+        )
 
     def leaderboard(self) -> Leaderboard:
         return self._leaderboard

@@ -27,7 +27,7 @@ from vortexlab.agent.proposers.base import Proposer
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.replay import Replay
 from vortexlab.agent.slots import Slots
-from vortexlab.agent.store import Store
+from vortexlab.agent.store import Mark, Store
 from vortexlab.agent.study import Mirror
 from vortexlab.agent.trials import History, Trial, known_structures
 from vortexlab.dsl.errors import VortexError
@@ -61,7 +61,7 @@ class Session:
         on_progress: OnProgress | None,
     ):
         self.config, self.store, self.pool, self._on_progress = config, store, pool, on_progress
-        self.history, self._last = History(), 0
+        self.history, self.mark = History(), Mark(0, 0.0)
         #: What the next slot is decided from.
         self.known = self.history if config.parallel == 1 else History(eager=False)
         self._points: list[Point | None] = []  # on the screen, of every trial
@@ -243,11 +243,11 @@ class Session:
 
     def _refresh(self) -> History:
         """The history with everything that was recorded since, by us, by a proposer or by an evaluation that ended."""
-        for event in self.store.latest(self._last):
+        for event in self.store.latest(self.mark.seq):
             self.history.add(event)
             if self.known is not self.history:
                 self.known.add(event)
-            self._last = event.seq
+            self.mark = Mark(event.seq, event.time)
             if event.kind == "verdict":
                 self._arrived.append(self.history.at(event.data["slot"]))
         for trial in self.history.trials[len(self._points) :]:

@@ -77,10 +77,16 @@ class Event:
 
     def details(self) -> dict[str, Any]:
         """The detail, read; empty where there is none. Raises `VortexError` when it is damaged."""
-        if self.detail is None:
-            return {}
+        return {} if self.detail is None else self._read(encoding.unpack)
+
+    def parts(self, parts: encoding.Parts) -> dict[str, Any]:
+        """Some of the detail, read; empty where there is none. Raises `VortexError` when it is damaged."""
+        return {} if self.detail is None else self._read(parts.read)
+
+    def _read(self, unpack: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
+        assert self.detail is not None
         try:
-            return encoding.unpack(self.detail)
+            return unpack(self.detail)
         except ValueError as error:
             line = f"the detail of event {self.seq}, of kind {self.kind}, is damaged ({error})"
             raise VortexError(f"run {self.run!r}: {line}; {mend(self.run)}") from error
@@ -95,6 +101,14 @@ class Event:
         for name, value in self.details().items():
             found[name] = {**(found.get(name) or {}), **value}
         return found
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a record goes: number and time of its last event."""
+
+    seq: int
+    time: float
 
 
 class Store:
@@ -254,6 +268,11 @@ class Store:
 
     def first(self) -> Event:
         return next(self.events())
+
+    def mark(self) -> Mark:
+        """How far the record goes at this moment."""
+        with self._turn, _explained(self.folder):
+            return Mark(*self._connection.execute("SELECT seq, time FROM events ORDER BY seq DESC LIMIT 1").fetchone())
 
     def check(self) -> None:
         """Reads the whole file. Raises `VortexError` where its pages are damaged."""

@@ -25,7 +25,8 @@ from vortexlab.dsl import parse
 from vortexlab.dsl.ir import Attr
 from vortexlab.evaluator.config import EvaluationConfig, device_name, model_digest, versions
 from vortexlab.evaluator.evaluator import Evaluator
-from vortexlab.evaluator.statistics import non_dominated, rank_correlation
+from vortexlab.evaluator.fronts import non_dominated
+from vortexlab.evaluator.statistics import rank_correlation
 from vortexlab.search_spaces.library import LIBRARY, source
 
 #: Measure -> whether more of it is better, and what it is.

@@ -84,15 +84,14 @@ def means(scores: Scores) -> np.ndarray:
     return found
 
 
-def covariance(scores: Scores) -> np.ndarray:
-    """Of the mean scores of the programs, from contexts as clusters."""
+def errors(scores: Scores) -> np.ndarray:
+    """[programs, contexts]: a factor of the covariance of the programs' mean scores, from contexts as clusters."""
+    share, names = scores.right / scores.answers, np.unique(scores.tasks)
     parts = []
-    for task in np.unique(scores.tasks):
-        rows = scores.tasks == task
-        share = scores.right[rows] / scores.answers[rows]
-        parts.append(np.atleast_2d(np.cov(share.T)) / rows.sum())
-    total: np.ndarray = np.sum(parts, axis=0) / len(parts) ** 2
-    return total
+    for task in names:
+        part = share[scores.tasks == task]
+        parts.append((part - part.mean(0)) / np.sqrt(len(part) * (len(part) - 1)) / len(names))
+    return np.concatenate(parts).T
 
 
 def winner(scores: Scores, seed: int) -> bool:
@@ -124,7 +123,7 @@ def false_winners(recorded: Recorded, programs: int, contexts: int, campaigns: i
             values = means(scores)
             raw.append(values.max() - values.mean())
             if programs > 2:
-                moved.append(max(item.value for item in shrunk(values, covariance(scores))) - values.mean())
+                moved.append(max(item.value for item in shrunk(values, errors(scores))) - values.mean())
     return {
         "programs": programs, "contexts_per_task": contexts, "winners": share(wrong, campaigns),
         "plain_winners": share(plain, campaigns), "best_above_mean": float(np.mean(raw)),

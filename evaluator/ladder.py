@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from vortexlab.evaluator.statistics import non_dominated
+from vortexlab.evaluator.fronts import non_dominated
 
 Point = tuple[float, float]  # predicted speed-up, accuracy kept on the screen
 #: Programs that all go on: with fewer before it a place says nothing, and the published seeds come first.

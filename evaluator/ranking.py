@@ -7,11 +7,12 @@ values, the separation test for the claim "better than all others". numpy only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from vortexlab.evaluator.statistics import joint_draws
-from vortexlab.evaluator.verdict import Estimate, Verdict
+from vortexlab.evaluator.measured import Measured
+from vortexlab.evaluator.verdict import Estimate
 
 #: Error of one one-sided comparison of two programs.
 LEVEL = 0.025
@@ -19,77 +20,86 @@ FLIPS = 4000
 _Z = 1.959963984540054
 _LINE = 8  # programs that a line over speed is fitted to at least
 _SPREADS = 40
+_CLEAR = 200
 
 
-def shrunk(values: np.ndarray, errors: np.ndarray, speed: np.ndarray | None = None) -> list[Estimate]:
-    """Empirical-Bayes estimates of noisy `values` [n] whose errors have the covariance `errors` [n, n].
+def shrunk(values: np.ndarray, factor: np.ndarray, speed: np.ndarray | None = None) -> list[Estimate]:
+    """Empirical-Bayes estimates of noisy `values` [n] whose errors have the covariance `factor @ factor.T`.
 
-    True values are taken for draws around a common mean, from eight programs on around a straight line over the
-    logarithm of `speed`, since faster programs keep less (Fay and Herriot, JASA 74 (1979), with correlated errors).
+    `factor` [n, k]: of many programs from few contexts, or from k draws, the covariance itself would be large and of
+    small rank. True values are taken for draws around a common mean, from eight programs on around a straight line over
+    the logarithm of `speed`, since faster programs keep less (Fay and Herriot, JASA 74 (1979), with correlated errors).
     The line comes from the values themselves; the spread around it is averaged over, by its restricted likelihood and
     a uniform prior (Gelman, Bayesian Analysis 1 (2006)), so that a spread that looks like none makes no interval too
     narrow. Where values differ by no more than their noise all of them move to the mean; programs that stand far apart
-    stay where they are. Of `errors` the variances count, and one correlation for all pairs, the mean: more cannot be
+    stay where they are. Of the errors the variances count, and one correlation for all pairs, the mean: more cannot be
     learned from a few dozen contexts about dozens of programs. Intervals are 95 % of the posterior. Fewer than three
     values stay as they are.
     """
     count = len(values)
     if count < 3:
-        spread = _Z * np.sqrt(np.diag(errors))
+        spread = _Z * np.sqrt((factor**2).sum(1))
         return [Estimate(float(v), float(v - s), float(v + s)) for v, s in zip(values, spread, strict=True)]
     design = np.ones((count, 1))
     if speed is not None and count >= _LINE and np.ptp(np.log(speed)) > 1e-9:
         design = np.column_stack([design, np.log(speed) - np.log(speed).mean()])
-    noise, basis = np.linalg.eigh(_evened(errors))
-    noise = np.clip(noise, 1e-9, None)
-    seen, shape = basis.T @ values, basis.T @ design
+    own, shared = _evened(factor)
 
     widest = 2 * float(np.std(values)) + 1e-6
     logs, means, squares = [], [], []
     for between in np.linspace(0, widest, _SPREADS) ** 2:
-        weight = 1 / (between + noise)
-        gram = np.linalg.inv(shape.T @ (weight[:, None] * shape))
-        off = seen - shape @ (gram @ shape.T @ (weight * seen))
-        logs.append(0.5 * (np.log(weight).sum() - (weight * off**2).sum() + np.linalg.slogdet(gram)[1]))
-        pull = noise * weight  # how far each direction moves to the mean
-        mean = basis @ (seen - pull * off)
-        moved = basis @ (pull[:, None] * shape)
-        variance = basis**2 @ (between * pull) + ((moved @ gram) * moved).sum(1)
+        # The values' covariance is diag(between + own) + shared, one and the same number everywhere: by Sherman and
+        # Morrison its inverse is diag(weight) - drag weight weight'.
+        weight = 1 / (between + own)
+        drag = shared / (1 + shared * weight.sum())
+        shape, seen = _solved(design, weight, drag), _solved(values, weight, drag)
+        gram = np.linalg.inv(design.T @ shape)
+        slope = gram @ (design.T @ seen)
+        off = seen - shape @ slope
+        determinant = np.log1p(shared * weight.sum()) - np.log(weight).sum()
+        logs.append(0.5 * (np.linalg.slogdet(gram)[1] - determinant - (values - design @ slope) @ off))
+        mean = design @ slope + between * off  # how far a value is moved depends on how noisy it is
+        moved = design - between * shape
+        variance = between * weight * (own + between * drag * weight) + ((moved @ gram) * moved).sum(1)
         means.append(mean)
         squares.append(variance + mean**2)
     chance = np.exp(np.array(logs) - max(logs))
     chance /= chance.sum()
     centre = chance @ np.array(means)
     spread = _Z * np.sqrt(np.clip(chance @ np.array(squares) - centre**2, 0, None))
-    return [Estimate(float(v), float(v - s), float(v + s)) for v, s in zip(centre, spread, strict=True)]
+    return [Estimate(*row) for row in np.column_stack([centre, centre - spread, centre + spread]).tolist()]
 
 
-def _evened(errors: np.ndarray) -> np.ndarray:
-    """The covariance made of a part that all values share and a part of each value's own, with the mean correlation.
+def _solved(right: np.ndarray, weight: np.ndarray, drag: float) -> np.ndarray:
+    """The inverse of diag(1 / weight) + shared, times `right` [n] or [n, k]."""
+    part = (weight * right.T).T
+    found: np.ndarray = part - drag * np.multiply.outer(weight, weight @ right)
+    return found
+
+
+def _evened(factor: np.ndarray) -> tuple[np.ndarray, float]:
+    """The covariance made of a variance of each value's own [n] and a part that all values share, with the mean
+    correlation.
 
     An estimated covariance of many programs from few contexts has directions that seem to be without noise, in which
     nothing would be shrunk. The shared part moves no value against another, and no weight is below 0.
     """
-    variance = np.clip(np.diag(errors), 1e-12, None)
-    count, spread = len(variance), np.sqrt(variance)
-    mean = float(((errors / np.outer(spread, spread)).sum() - count) / (count * (count - 1)))
-    mean = min(max(mean, 0.0), 0.99)
-    even: np.ndarray = mean * variance.mean() + np.diag((1 - mean) * variance)
-    return even
+    variance = np.clip((factor**2).sum(1), 1e-12, None)
+    count = len(variance)
+    total = float((((1 / np.sqrt(variance)) @ factor) ** 2).sum())  # of all correlations
+    mean = min(max((total - count) / (count * (count - 1)), 0.0), 0.99)
+    return np.clip((1 - mean) * variance, 1e-9, None), mean * float(variance.mean())
 
 
-def shrunk_accuracy(verdicts: Sequence[Verdict], *, seed: int = 0) -> list[Estimate | None]:
-    """Accuracy kept of each verdict, shrunk over all of them; None where there is none."""
-    usable, _, kept = joint_draws(verdicts, seed=seed)
-    found: list[Estimate | None] = [None] * len(verdicts)
-    if not usable:
-        return found
-    chosen = [verdicts[i] for i in usable]
-    values = np.array([item.accuracy.value for item in chosen if item.accuracy])
-    speed = np.array([item.speedup.value for item in chosen if item.speedup])
-    for i, estimate in zip(usable, shrunk(values, np.atleast_2d(np.cov(kept.T)), speed), strict=True):
-        low, value = max(0.0, estimate.low), max(0.0, estimate.value)
-        found[i] = Estimate(value, low, max(estimate.high, value))
+def shrunk_accuracy(measured: Measured, kept: np.ndarray) -> list[Estimate]:
+    """Accuracy kept of each program, shrunk over all of them; `kept` [programs, draws] says how noisy they are."""
+    if not len(kept):
+        return []
+    factor = (kept - kept.mean(1, keepdims=True)) / np.sqrt(kept.shape[1] - 1)
+    found = []
+    for estimate in shrunk(measured.accuracy[:, 0], factor, measured.speed[:, 0]):
+        value = max(0.0, estimate.value)
+        found.append(Estimate(value, max(0.0, estimate.low), max(estimate.high, value)))
     return found
 
 
@@ -103,23 +113,17 @@ class Scores:
         self.tasks, self.answers, self.right = tasks, answers.astype(float), right.astype(float)
 
     @staticmethod
-    def of(verdicts: Sequence[Verdict]) -> Scores:
-        keys = sorted({(o.task, o.length, o.context) for v in verdicts for o in v.outcomes})
-        place = {key: n for n, key in enumerate(keys)}
-        answers, right = np.zeros((2, len(keys), len(verdicts)))
-        for column, verdict in enumerate(verdicts):
-            for item in verdict.outcomes:
-                row = place[item.task, item.length, item.context]
-                answers[row, column], right[row, column] = item.answers, item.sparse
-        return Scores(np.array([key[0] for key in keys]), answers, right)
+    def of(measured: Measured) -> Scores:
+        return Scores(measured.tasks, measured.answers.T, measured.sparse.T)
 
-    def leads(self, first: int, others: Sequence[int]) -> np.ndarray:
+    def leads(self, first: int | np.ndarray, others: Sequence[int] | np.ndarray) -> np.ndarray:
         """[contexts, others]: what each context adds to the lead of `first`, the mean over tasks of its score less
-        that of the other, on the contexts that both answered."""
-        mine, theirs = self.answers[:, [first]], self.answers[:, others]
+        that of the other, on the contexts that both answered. Of several `first` each leads its own other one."""
+        firsts = np.atleast_1d(first)
+        mine, theirs = self.answers[:, firsts], self.answers[:, others]
         both = (mine > 0) & (theirs > 0) & (mine == theirs)
         asked = np.where(both, mine, 0.0)
-        lead = np.where(both, self.right[:, [first]] - self.right[:, others], 0.0)
+        lead = np.where(both, self.right[:, firsts] - self.right[:, others], 0.0)
         share, count = np.zeros_like(asked), np.zeros(asked.shape[1])
         for task in np.unique(self.tasks):
             rows = self.tasks == task
@@ -127,6 +131,13 @@ class Scores:
             share[rows] = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
             count += total > 0
         return lead * share / np.maximum(count, 1)
+
+
+@lru_cache(maxsize=4)
+def _signs(contexts: int, flips: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    signs: np.ndarray = rng.integers(0, 2, (flips, contexts)).astype(np.float32) * 2 - 1
+    return signs
 
 
 def above(leads: np.ndarray, *, seed: int = 0, flips: int = FLIPS) -> np.ndarray:
@@ -137,39 +148,61 @@ def above(leads: np.ndarray, *, seed: int = 0, flips: int = FLIPS) -> np.ndarray
     (Lancaster 1961), as does the observation: few contexts differ, so ties are many, and counting all of them would
     make the test half as strict again as it says. Its level is then the nominal one on the average, not at most.
     """
-    rng = np.random.default_rng(seed)
-    signs = rng.integers(0, 2, (flips, len(leads))).astype(np.float32) * 2 - 1
-    found, flipped = leads.sum(0), signs @ leads.astype(np.float32)
+    found, flipped = leads.sum(0), _signs(len(leads), flips, seed) @ leads.astype(np.float32)
     more, reached = (flipped > (found + 1e-6)).sum(0), (flipped >= (found - 1e-6)).sum(0)
     p: np.ndarray = (1 + more + reached) / 2 / (flips + 1)
     return p
 
 
-def is_best(scores: Scores, first: int, others: Sequence[int], *, seed: int = 0, flips: int = FLIPS) -> bool:
+def is_best(
+    scores: Scores, first: int, others: Sequence[int] | np.ndarray, *, seed: int = 0, flips: int = FLIPS
+) -> bool:
     """Whether `first` scores above each of the others, every single one at `LEVEL`.
 
     All comparisons must succeed, so none needs a correction (intersection-union test, Berger 1982): a program that is
     not the best is called so with probability `LEVEL` at most, some program of several equal ones with twice that.
-    True without others.
+    True without others. Leads so clear that no more than one flip in 200 can reach them (Hoeffding 1963) are not
+    flipped: that more than `LEVEL` of them would is beyond all chance.
     """
-    others = list(others)
-    if not others:
+    if not len(others):
         return True
     leads = scores.leads(first, others)
-    least = [int(leads.sum(0).argmin())]  # fails first, mostly
-    if leads[:, least].sum() <= 0 or above(leads[:, least], seed=seed, flips=flips)[0] > LEVEL:
+    total = leads.sum(0)
+    if total.min() <= 0:
         return False
-    return bool((above(leads, seed=seed, flips=flips) <= LEVEL).all())
+    doubtful = np.flatnonzero(total**2 <= 2 * np.log(_CLEAR) * (leads**2).sum(0))
+    hardest = doubtful[np.argsort(total[doubtful])]
+    for part in (hardest[:1], hardest[1:]):  # the least lead fails first, mostly
+        if part.size and (above(leads[:, part], seed=seed, flips=flips) > LEVEL).any():
+            return False
+    return True
 
 
-def separated(verdicts: Sequence[Verdict], *, seed: int = 0) -> list[bool]:
+def separated(measured: Measured, *, seed: int = 0) -> list[bool]:
     """Which programs score above every other one that may be as fast: whose interval of speed reaches into theirs or
-    lies above. A verdict without both objectives is not, and counts for no other."""
-    usable = [i for i, v in enumerate(verdicts) if v.speedup is not None and v.accuracy is not None and v.outcomes]
-    scores = Scores.of([verdicts[i] for i in usable])
-    fast = [(v.speedup.low, v.speedup.high) for v in (verdicts[i] for i in usable) if v.speedup is not None]
-    found = [False] * len(verdicts)
-    for column, i in enumerate(usable):
-        rivals = [n for n in range(len(usable)) if n != column and fast[n][1] >= fast[column][0]]
-        found[i] = is_best(scores, column, rivals, seed=seed)
+    lies above."""
+    scores, found = Scores.of(measured), [False] * len(measured.index)
+    for program in _hopeful(measured, scores, seed):
+        rivals = np.flatnonzero(measured.speed[:, 2] >= measured.speed[program, 1])
+        found[program] = is_best(scores, program, rivals[rivals != program], seed=seed)
     return found
+
+
+def _hopeful(measured: Measured, scores: Scores, seed: int) -> list[int]:
+    """The programs that are separated at least from the one that keeps the most of all that may be as fast."""
+    kept, rival = measured.accuracy[:, 0], np.full(len(measured.index), -1)
+    fast, waiting = np.argsort(-measured.speed[:, 2], kind="stable").tolist(), 0
+    best = second = -1
+    for program in np.argsort(-measured.speed[:, 1], kind="stable").tolist():
+        while waiting < len(fast) and measured.speed[fast[waiting], 2] >= measured.speed[program, 1]:
+            new, waiting = fast[waiting], waiting + 1
+            if best < 0 or kept[new] > kept[best]:
+                best, second = new, best
+            elif second < 0 or kept[new] > kept[second]:
+                second = new
+        rival[program] = second if best == program else best
+    alone, others = np.flatnonzero(rival < 0), np.flatnonzero(rival >= 0)
+    leads = scores.leads(others, rival[others])
+    ahead = leads.sum(0) > 0
+    others, leads = others[ahead], leads[:, ahead]
+    return [*alone.tolist(), *others[above(leads, seed=seed) <= LEVEL].tolist()]

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from vortexlab.evaluator.measured import Measured
 from vortexlab.evaluator.verdict import Estimate, Outcome, Verdict
 
 DRAWS = 2000
 LEVEL = 0.95
+_DIGITS = 12  # of accuracies, so that equal ones are equal in whatever order they were summed
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,14 @@ class Accuracy:
 
 def interval(samples: np.ndarray, value: float) -> Estimate:
     """The percentile interval of bootstrap `samples`, widened to hold the point estimate."""
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(value), float(min(low, value)), float(max(high, value)))
+    return intervals(samples[None], np.array([value]))[0]
+
+
+def intervals(samples: np.ndarray, values: np.ndarray) -> list[Estimate]:
+    """`interval` of every row of `samples` [n, draws] with its value."""
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+    low, high = np.minimum(low, values), np.maximum(high, values)
+    return [Estimate(*row) for row in zip(values.tolist(), low.tolist(), high.tolist(), strict=True)]
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -171,56 +179,74 @@ def ratio(samples: Mapping[str, Sequence[float]], *, seed: int = 0, draws: int =
     return interval(np.exp(total / len(samples)), math.exp(value / len(samples)))
 
 
-def non_dominated(speed: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """bool [..., n]: which points no other point beats in one objective without losing in the other; larger is better.
+def _middles(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """[2 ** 16] each: which two places of `count` sorted values the median of a resample lies between (twice the same
+    one for an odd count), at equally spaced chances. Choosing one of these is resampling and taking the median."""
+    half, edge = (count + 1) // 2, np.arange(count + 1) / count
+    tail = [math.comb(count, k) * edge**k * (1 - edge) ** (count - k) for k in range(half, count + 1)]
+    single = np.diff(np.sum(tail, axis=0))  # the chance of each place for the `half`-th smallest value
+    chance = np.diag(single)
+    if count % 2 == 0:  # the next value has another place: `half` draws up to the first, the others from the second on
+        apart = math.comb(count, half) * np.outer(np.diff(edge**half), -np.diff((1 - edge) ** half))
+        apart = np.triu(apart, 1)
+        chance = apart + np.diag(single - apart.sum(1))
+    steps = np.cumsum(np.clip(chance.ravel(), 0, None))
+    spaced = (np.arange(1 << 16) + 0.5) / (1 << 16)
+    pick = np.minimum(np.searchsorted(steps, spaced * steps[-1]), count * count - 1)
+    return pick // count, pick % count
 
-    Both arrays [..., n]. Of equal points all are kept.
-    """
-    faster, better = speed[..., :, None], kept[..., :, None]
-    dominated = (
-        (faster >= speed[..., None, :])
-        & (better >= kept[..., None, :])
-        & ((faster > speed[..., None, :]) | (better > kept[..., None, :]))
-    )
-    return np.logical_not(dominated.any(-2))
+
+def _speed_draws(measured: Measured, seed: int, draws: int) -> np.ndarray:
+    """[programs, draws]: speed-ups from resampled ratios, each program by itself; a predicted speed does not vary."""
+    rng = np.random.default_rng(seed + 1)
+    found = np.repeat(measured.speed[:, :1], draws, axis=1)
+    lists: dict[int, list[tuple[int, Sequence[float]]]] = {}  # by how many ratios there are
+    for program, samples in enumerate(measured.samples):
+        for name in sorted(samples):
+            lists.setdefault(len(samples[name]), []).append((program, samples[name]))
+    measured_ones = [program for program, samples in enumerate(measured.samples) if samples]
+    found[measured_ones] = 0.0
+    for count, entries in sorted(lists.items()):
+        low, high = _middles(count)
+        pairs, pick = np.unique(low * count + high, return_inverse=True)
+        values = np.sort(np.log(np.array([ratios for _, ratios in entries], float)), axis=1)
+        medians = (values[:, pairs // count] + values[:, pairs % count]) / 2
+        for (program, _), row in zip(entries, medians, strict=True):
+            found[program] += row[pick[rng.integers(0, 1 << 16, draws, dtype=np.uint16)]]
+    lengths = np.array([len(measured.samples[program]) for program in measured_ones], float)
+    found[measured_ones] = np.exp(found[measured_ones] / lengths[:, None])
+    return found
 
 
-def joint_draws(
-    verdicts: Sequence[Verdict], *, seed: int = 0, draws: int = 1000
-) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Bootstrap draws of both objectives of several programs: (which verdicts, speed [draws, n], kept [draws, n]).
+def joint_draws(measured: Measured, *, seed: int = 0, draws: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap draws of both objectives of several programs: speed and accuracy kept, both [programs, draws].
 
     Contexts are resampled jointly: in one draw all programs answer the same contexts. Speed ratios are resampled for
-    each program by itself; a predicted speed does not vary. Verdicts without both objectives are left out.
+    each program by itself.
     """
-    usable = [i for i, v in enumerate(verdicts) if v.speedup is not None and v.accuracy is not None and v.outcomes]
-    speed, kept = np.empty((draws, len(usable))), np.empty((draws, len(usable)))
-    keys = sorted({(o.task, o.length, o.context) for i in usable for o in verdicts[i].outcomes})
-    place = {key: n for n, key in enumerate(keys)}
-    strata = _Strata([(task, length) for task, length, _ in keys], seed, draws)
-    tasks = np.array([task for task, _, _ in keys])
-    rng = np.random.default_rng(seed + 1)
-    for column, i in enumerate(usable):
-        verdict = verdicts[i]
-        assert verdict.speedup is not None
-        answers, dense, sparse = np.zeros(len(keys)), np.zeros(len(keys)), np.zeros(len(keys))
-        for item in verdict.outcomes:
-            at = place[(item.task, item.length, item.context)]
-            answers[at], dense[at], sparse[at] = item.answers, item.dense, item.sparse
+    strata = _Strata(list(zip(measured.tasks.tolist(), measured.lengths.tolist(), strict=True)), seed, draws)
+    kept = np.empty((len(measured.index), draws))
+    for members in measured.alike:
+        answers, dense = measured.answers[members[0]], measured.dense[members[0]]
+        share = _shares(answers, measured.tasks, strata.weights)
         seen = answers > 0
-        part = (answers[seen], tasks[seen], strata.weights[:, seen])
         with np.errstate(invalid="ignore", divide="ignore"):
-            share = _task_means(sparse[seen], *part) / _task_means(dense[seen], *part)
-        kept[:, column] = np.nan_to_num(share, nan=0.0, posinf=0.0)
-        logs = np.zeros(draws)
-        for name in sorted(verdict.speed_samples):
-            values = np.log(np.asarray(verdict.speed_samples[name], float))
-            logs += np.median(rng.choice(values, (draws, len(values))), axis=1)
-        if verdict.speed_samples:
-            speed[:, column] = np.exp(logs / len(verdict.speed_samples))
-        else:
-            speed[:, column] = verdict.speedup.value
-    return usable, speed, kept
+            part = (measured.sparse[np.ix_(members, seen)] @ share) / (dense[seen] @ share)
+        kept[members] = np.round(np.nan_to_num(part, nan=0.0, posinf=0.0), _DIGITS)
+    return _speed_draws(measured, seed, draws), kept
+
+
+def _shares(answers: np.ndarray, tasks: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """[contexts with answers, draws]: by what a right answer on each context counts in the mean over tasks; not a
+    number where a draw holds no context of a task."""
+    seen = answers > 0
+    tasks, answers, found = tasks[seen], answers[seen], weights[:, seen].T.copy()
+    names = np.unique(tasks)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for name in names:
+            rows = tasks == name
+            found[rows] /= (answers[rows] @ found[rows]) * len(names)
+    return found
 
 
 def paired_differences(
@@ -230,27 +256,11 @@ def paired_differences(
 
     None where one of the two was not measured in full.
     """
-    usable, speed, kept = joint_draws([base, other], seed=seed)
-    if usable != [0, 1] or not (base.speedup and base.accuracy and other.speedup and other.accuracy):
+    measured = Measured.of([base, other])
+    if len(measured.index) < 2 or not (base.speedup and base.accuracy and other.speedup and other.accuracy):
         return None
-    faster, better = speed[:, 1] - speed[:, 0], kept[:, 1] - kept[:, 0]
+    speed, kept = joint_draws(measured, seed=seed)
     return (
-        interval(faster, other.speedup.value - base.speedup.value),
-        interval(better, other.accuracy.value - base.accuracy.value),
+        interval(speed[1] - speed[0], other.speedup.value - base.speedup.value),
+        interval(kept[1] - kept[0], other.accuracy.value - base.accuracy.value),
     )
-
-
-def frontier_probability(verdicts: Sequence[Verdict], *, seed: int = 0, draws: int = 1000) -> list[float]:
-    """For each verdict, the share of `joint_draws` in which it lies on the Pareto frontier of all of them.
-
-    A verdict without both objectives gets 0.
-    """
-    usable, speed, kept = joint_draws(verdicts, seed=seed, draws=draws)
-    result = [0.0] * len(verdicts)
-    if not usable:
-        return result
-    step = max(1, 20_000_000 // len(usable) ** 2)  # draws compared at once, so that memory stays bounded
-    counts = sum(non_dominated(speed[at : at + step], kept[at : at + step]).sum(0) for at in range(0, draws, step))
-    for column, count in zip(usable, np.asarray(counts), strict=True):
-        result[column] = float(count) / draws
-    return result

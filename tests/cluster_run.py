@@ -11,9 +11,14 @@ from test_cluster import CONFIG, Sleepy
 
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.cluster import Cluster
+from vortexlab.dsl.errors import VortexError
 
 if __name__ == "__main__":
     address, runs, evaluations = sys.argv[1:]
     pool = Cluster(replace(CONFIG, seconds=200.0), address, make=Sleepy)
     settings = config(Path(runs), parallel=4, evaluations=int(evaluations))
-    Campaign(settings, pool=pool).run(lambda state: print(state.phase, state.recorded, flush=True))
+    try:
+        Campaign(settings, pool=pool).run(lambda state: print(state.phase, state.recorded, flush=True))
+    except VortexError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

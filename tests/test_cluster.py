@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -43,6 +45,9 @@ class Hosts:
 
     def kill(self, node: Any) -> None:
         self._several.remove_node(node, allow_graceful=False)
+
+    def kill_head(self) -> None:
+        self._several.head_node.kill_gcs_server(check_alive=False)
 
     def close(self) -> None:
         ray.shutdown()
@@ -169,6 +174,51 @@ def test_a_killed_controller_leaves_no_tasks_behind_and_goes_on(hosts: Hosts, tm
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     run = Run.open("run", tmp_path)
     assert story(run) == story(alone(tmp_path / "threads", 4, evaluations=20))
+
+
+def test_a_head_that_dies_ends_the_campaign_with_one_line_and_resume_goes_on(hosts: Hosts, tmp_path: Path) -> None:
+    hosts.add(2)
+    command = [sys.executable, str(Path(__file__).with_name("cluster_run.py")), hosts.address, str(tmp_path), "40"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(12):
+        process.stdout.readline()
+    hosts.kill_head()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2 and "does not answer any more" in said.splitlines()[-1], said
+    run = Run.open("run", tmp_path)
+    assert run.state == "interrupted" and len(run.trials) >= 3
+    Campaign.resume("run", tmp_path, evaluations=20, pool=Threads(4)).run()
+    assert story(Run.open("run", tmp_path)) == story(alone(tmp_path / "threads", 4, evaluations=20))
+
+
+def test_workers_that_are_killed_at_random_change_nothing(hosts: Hosts, tmp_path: Path) -> None:
+    seed = int.from_bytes(os.urandom(4))
+    print("random kills of seed", seed)
+    rng, kills = random.Random(seed), list[int]()
+    hosts.add(2), hosts.add(2)
+    pool = Cluster(replace(CONFIG, seconds=300.0), hosts.address, make=Sleepy, say=lambda line: None)
+
+    def watch(state: Any) -> None:
+        if state.phase == "recorded" and len(kills) < 20:
+            busy = [pid for pid, name in processes() if name.startswith("ray::_work")]
+            if busy:
+                kills.append(rng.choice(busy))
+                os.kill(kills[-1], signal.SIGKILL)
+
+    Campaign(config(tmp_path / "cluster", parallel=8, evaluations=36), pool=pool).run(watch)
+    run, other = Run.open("run", tmp_path / "cluster"), alone(tmp_path / "threads", 8, evaluations=36)
+    assert len(kills) >= 15 and story(run) == story(other)
+    assert run.leaderboard().to_json() == other.leaderboard().to_json()
+
+
+def processes() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
 
 
 def test_what_cannot_be_is_one_line(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

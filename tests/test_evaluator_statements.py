@@ -13,7 +13,9 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator import config as config_module
 from vortexlab.evaluator import statistics
 from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig
+from vortexlab.evaluator.fronts import frontier_probability, non_dominated
 from vortexlab.evaluator.geometries import GEOMETRIES, find_geometry
+from vortexlab.evaluator.measured import Measured
 from vortexlab.evaluator.verdict import Estimate, GateResult, Outcome, Verdict
 
 
@@ -185,14 +187,14 @@ def test_the_speed_up_is_the_geometric_mean_over_lengths_of_medians() -> None:
 
 def test_the_frontier_is_what_nothing_beats() -> None:
     speed, kept = np.array([1.0, 2.0, 2.0, 3.0, 1.0]), np.array([1.0, 0.9, 0.8, 0.1, 1.0])
-    assert statistics.non_dominated(speed, kept).tolist() == [True, True, False, True, True]
+    assert non_dominated(speed, kept).tolist() == [True, True, False, True, True]
 
 
 def test_frontier_probability_knows_the_clear_and_the_close() -> None:
     good, close, bad = _verdict(3.0, [4] * 12), _verdict(3.01, [4] * 11 + [3]), _verdict(1.0, [1] * 12)
     broken = Verdict("x", "0" * 64, "1" * 64, {}, "error")
-    found = statistics.frontier_probability([good, close, bad, broken])
-    assert found[0] > 0.5 and 0.2 < found[1] < 0.9 and found[2] == 0.0 and found[3] == 0.0
+    found = frontier_probability(*statistics.joint_draws(Measured.of([broken, good, close, bad])))
+    assert found[0] > 0.5 and 0.2 < found[1] < 0.9 and found[2] == 0.0 and len(found) == 3
 
 
 def test_geometries_come_by_name_and_from_config_files(tmp_path: Path) -> None:
@@ -226,5 +228,6 @@ def test_accuracy_kept_is_paired_in_every_draw() -> None:
 def test_only_verdicts_with_both_objectives_are_drawn() -> None:
     whole = _verdict(2.0, [4] * 4)
     part = Verdict("x", "0" * 64, "1" * 64, {}, "rejected", speedup=Estimate(2, 2, 2), outcomes=whole.outcomes)
-    chosen, speed, kept = statistics.joint_draws([part, whole], draws=10)
-    assert chosen == [1] and speed.shape == kept.shape == (10, 1)
+    measured = Measured.of([part, whole])
+    speed, kept = statistics.joint_draws(measured, draws=10)
+    assert measured.index.tolist() == [1] and speed.shape == kept.shape == (1, 10)

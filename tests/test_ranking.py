@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vortexlab.evaluator.measured import Measured
 from vortexlab.evaluator.ranking import LEVEL, Scores, above, is_best, separated, shrunk, shrunk_accuracy
+from vortexlab.evaluator.statistics import joint_draws
 from vortexlab.evaluator.verdict import Estimate, Outcome, Verdict
 
 TASKS = np.repeat(["a", "b"], 30)
@@ -34,14 +36,14 @@ def verdict(name: str, speed: float, right: np.ndarray, answers: int = 4) -> Ver
 
 def test_values_that_differ_by_noise_alone_move_to_their_mean() -> None:
     values = np.random.default_rng(0).normal(0.7, 0.03, 40)
-    found = shrunk(values, np.eye(40) * 0.03**2)
+    found = shrunk(values, np.eye(40) * 0.03)
     assert np.ptp([item.value for item in found]) < 0.25 * np.ptp(values)
     assert all(item.low < 0.7 < item.high for item in found)
 
 
 def test_values_that_stand_far_apart_stay() -> None:
     values = np.linspace(0.1, 0.9, 20)
-    assert np.allclose([item.value for item in shrunk(values, np.eye(20) * 0.01**2)], values, atol=0.01)
+    assert np.allclose([item.value for item in shrunk(values, np.eye(20) * 0.01)], values, atol=0.01)
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.9])
@@ -51,7 +53,7 @@ def test_the_best_of_many_is_not_overrated_and_intervals_cover(shared: float) ->
     for _ in range(200):
         truth = rng.normal(0.6, 0.03, 30)
         values = rng.multivariate_normal(truth, errors)
-        found = shrunk(values, errors)
+        found = shrunk(values, np.linalg.cholesky(errors))
         best, centre = int(values.argmax()), np.mean(values - truth)
         raw.append(values[best] - truth[best] - centre)
         moved.append(found[int(np.argmax([f.value for f in found]))].value - truth[best] - centre)
@@ -65,7 +67,7 @@ def test_the_mean_follows_speed() -> None:
     speed = np.geomspace(1, 8, 40)
     truth = 0.95 - 0.2 * np.log(speed)
     values = truth + rng.normal(0, 0.03, 40)
-    found = np.array([item.value for item in shrunk(values, np.eye(40) * 0.03**2, speed)])
+    found = np.array([item.value for item in shrunk(values, np.eye(40) * 0.03, speed)])
     assert np.abs(found - truth).mean() < 0.5 * np.abs(values - truth).mean()
 
 
@@ -76,13 +78,13 @@ def test_what_all_share_moves_nobody_beyond_the_others() -> None:
         values = np.sort(rng.normal(0.93, 0.005, 60))
         spread = 0.02 - 0.3 * (values - 0.93)
         errors = np.outer(spread, spread) * (0.9 + 0.1 * np.eye(60))
-        found = np.array([item.value for item in shrunk(values, errors)])
+        found = np.array([item.value for item in shrunk(values, np.linalg.cholesky(errors))])
         assert values[0] <= found.min() and found.max() <= values[-1]
         assert abs(found.mean() - values.mean()) < 0.3 * values.std()
 
 
 def test_few_values_stay_as_they_are() -> None:
-    found = shrunk(np.array([0.5, 0.7]), np.eye(2) * 0.01)
+    found = shrunk(np.array([0.5, 0.7]), np.eye(2) * 0.1)
     assert [item.value for item in found] == [0.5, 0.7] and found[0].low == pytest.approx(0.304, abs=1e-3)
 
 
@@ -109,9 +111,10 @@ def test_a_planted_best_is_found_and_only_at_its_speed() -> None:
     found = scores(rng, [3.0, 0.5, 0.5, 3.2])
     rows = [verdict(str(n), speed, found.right[:, n]) for n, speed in enumerate([2.0, 2.0, 3.0, 1.0])]
     # 3 is as good as 0 but slower; 2 is the fastest, so nobody contests it; 1 is worse than 0 at the same speed.
-    assert separated(rows) == [True, False, True, False]
+    assert separated(Measured.of(rows)) == [True, False, True, False]
     lost = Verdict("lost", "l", "l", {}, "error")
-    assert separated([*rows, lost]) == [True, False, True, False, False]
+    assert separated(Measured.of([lost, *rows])) == [True, False, True, False]
+    assert separated(Measured.of([lost])) == separated(Measured.of([])) == []
 
 
 def test_contexts_that_one_was_not_asked_do_not_count() -> None:
@@ -128,8 +131,9 @@ def test_accuracy_is_shrunk_where_there_is_one() -> None:
     rng = np.random.default_rng(6)
     found = scores(rng, [0.5] * 12)
     rows = [verdict(str(n), 2.0, found.right[:, n]) for n in range(12)]
-    moved = shrunk_accuracy([*rows, Verdict("lost", "l", "l", {}, "error")])
-    assert moved[-1] is None
-    values = [item.value for item in moved if item]
+    measured = Measured.of([*rows, Verdict("lost", "l", "l", {}, "error")])
+    assert measured.index.tolist() == list(range(12))
+    values = [item.value for item in shrunk_accuracy(measured, joint_draws(measured)[1])]
     assert np.ptp(values) < 0.7 * np.ptp([row.accuracy.value for row in rows if row.accuracy])
-    assert shrunk_accuracy([]) == []
+    nothing = Measured.of([])
+    assert shrunk_accuracy(nothing, joint_draws(nothing)[1]) == []

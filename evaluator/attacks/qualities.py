@@ -11,6 +11,8 @@ from vortexlab.evaluator import statistics
 from vortexlab.evaluator.attacks.attack import NO_GAIN, Attack, lost, rejected
 from vortexlab.evaluator.config import SPLITS, EvaluationConfig
 from vortexlab.evaluator.evaluator import Evaluator
+from vortexlab.evaluator.fronts import frontier_probability
+from vortexlab.evaluator.measured import Measured
 from vortexlab.evaluator.samples import make_suite
 from vortexlab.evaluator.sandbox import Limits, Sandbox
 from vortexlab.evaluator.verdict import ACCEPTED, Estimate, Outcome, Verdict
@@ -121,7 +123,7 @@ def _lucky() -> Iterator[tuple[str, str]]:
         verdicts.append(Verdict(f"p{number}", "0" * 64, "1" * 64, {}, ACCEPTED, speedup=Estimate(2, 2, 2),
                                 accuracy=kept, outcomes=outcomes))  # fmt: skip
     best = max(range(20), key=lambda i: verdicts[i].accuracy.value)  # type: ignore[union-attr]
-    sure = statistics.frontier_probability(verdicts)[best]
+    sure = frontier_probability(*statistics.joint_draws(Measured.of(verdicts)))[best]
     yield "the best of twenty equals", NO_GAIN if sure < 0.75 else f"accepted: frontier probability {sure:.2f}"
     interval = verdicts[best].accuracy
     assert interval is not None

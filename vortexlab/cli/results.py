@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,10 @@ from vortexlab.cli.output import (
 )
 from vortexlab.dsl.errors import VortexError
 
+if TYPE_CHECKING:
+    from vortexlab.agent.leaderboard import Entry, Leaderboard
+
+ROWS = 50
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's name or folder; by default the newest.")]
 RunAndId = Annotated[list[str], typer.Argument(metavar="[RUN] ID", help="A trial, e.g. t0007, of the newest run.")]
 
@@ -84,14 +88,14 @@ def leaderboard(
     runs: Runs = "runs",
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with commas.")] = False,
-    limit: Annotated[int, typer.Option(min=0, help="Rows to print; 0 for all (JSON and CSV have all).")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Rows to print; 0 for all (JSON and CSV have all).")] = ROWS,
 ) -> None:
     """The accepted programs, frontier first, with intervals."""
     from vortexlab.agent.run import Run
 
     if as_json and as_csv:
         raise VortexError("--json and --csv exclude each other; give one")
-    board = Run.open(run, runs).leaderboard()
+    board = Run.leaderboard_of(run, runs)
     if as_json:
         print_json(board.to_json())
         return
@@ -108,7 +112,7 @@ def leaderboard(
             entry.beats_seed.seed if entry.beats_seed and entry.beats_seed.beaten else "",
             " ".join(filter(None, (entry.proposer, entry.operator, entry.label))), settings(entry.knobs),
         )
-        for entry in board.entries[: limit or None]
+        for entry in _best(board, limit)
     ]  # fmt: skip
     title = (
         f"run {board.run}: speed-up over dense [95 %], accuracy kept [95 %] and shrunk, which the rank is from; * is "
@@ -119,11 +123,22 @@ def leaderboard(
         "beats", "by", "knobs",
     )  # fmt: skip
     table(title, names, rows, right=("shrunk", "rank", "density", "state", "P(front)"))
-    for text in sorted({_conditions(entry.conditions, entry.speed, entry.device) for entry in board.entries}):
+    if more := len(board.entries) - len(rows):
+        print(f"{more} more accepted programs are not shown; --limit 0 prints all, --json and --csv have all")
+    kinds = {(id(entry.conditions), entry.speed, entry.device): entry for entry in board.entries}
+    for text in sorted({_conditions(entry.conditions, entry.speed, entry.device) for entry in kinds.values()}):
         print(printable(text))
     print()
     for text in board.closing_lines():
         print(printable(text))
+
+
+def _best(board: Leaderboard, limit: int) -> list[Entry]:
+    """The frontier and the best others by rank, `limit` in all (0: everybody), in the order of the leaderboard."""
+    if not limit or len(board.entries) <= limit:
+        return list(board.entries)
+    ranked = sorted(enumerate(board.entries), key=lambda item: (not item[1].on_frontier, item[1].rank, item[0]))
+    return [entry for _, entry in sorted(ranked[:limit], key=lambda item: item[0])]
 
 
 def _device(conditions: Any) -> str:

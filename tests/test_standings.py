@@ -1,0 +1,128 @@
+"""The leaderboard that is kept beside a record: what is computed, of this very record, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from face_fixtures import NAME, record, vortex
+
+from vortexlab.agent import encoding, standings
+from vortexlab.agent.leaderboard import leaderboard
+from vortexlab.agent.recorded import parts_of
+from vortexlab.agent.run import Run
+from vortexlab.agent.store import Store
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    record(tmp_path)
+    return tmp_path
+
+
+def _computed(runs: Path) -> Any:
+    return leaderboard(NAME, Run.open(NAME, runs).history)
+
+
+def _never(*_: object, **__: object) -> Any:
+    raise AssertionError("this was to be at hand")
+
+
+def test_a_campaign_leaves_its_leaderboard_and_nobody_computes_it_again(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = _computed(runs)
+    monkeypatch.setattr(Store, "events", _never)
+    found = Run.leaderboard_of(NAME, runs)
+    assert found == wanted and found.entries
+    assert json.loads(vortex("leaderboard", NAME, "--runs", runs, "--json").out) == wanted.to_json()
+    (runs / NAME).rename(runs / "other")
+    assert Run.leaderboard_of("other", runs).run == "other"
+
+
+SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "changed": lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:],
+    "no object": lambda data: zlib.compress(b"[]"),
+    "no rows": lambda data: zlib.compress(
+        json.dumps({**json.loads(zlib.decompress(data)), "entries": [[]]}).encode()
+    ),
+    "other fields": lambda data: zlib.compress(
+        json.dumps({**json.loads(zlib.decompress(data)), "fields": ["id"]}).encode()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_one_that_is_damaged_is_computed_anew(runs: Path, how: str) -> None:
+    file = runs / NAME / standings.FILE
+    before = file.read_bytes()
+    file.write_bytes(SPOILED[how](before))
+    assert Run.leaderboard_of(NAME, runs) == _computed(runs)
+    assert file.read_bytes() == before
+
+
+def test_one_of_another_record_or_release_is_computed_anew(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.write(runs / NAME) as store:
+        store.append("request", {"id": "a", "kind": "pin", "trial": "t0000"})
+    assert [entry.id for entry in Run.leaderboard_of(NAME, runs).entries if entry.pinned] == ["t0000"]
+    monkeypatch.setattr(standings, "__version__", "another")
+    with Store.read(runs / NAME) as store:
+        assert standings.load(runs / NAME, store.mark()) is None
+    assert Run.leaderboard_of(NAME, runs) == _computed(runs)
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = runs / NAME / standings.FILE
+    file.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
+        assert Run.leaderboard_of(NAME, runs) == _computed(runs)
+    assert not list((runs / NAME).glob(f"*{standings.FILE}*"))
+    file.mkdir()
+    assert Run.leaderboard_of(NAME, runs) == _computed(runs)
+
+
+def test_the_terminal_shows_the_frontier_and_the_next_best(runs: Path) -> None:
+    board = Run.leaderboard_of(NAME, runs)
+    shown = len(board.frontier) + 2
+    text = vortex("leaderboard", NAME, "--runs", runs, "--limit", str(shown)).out
+    rows = [line.split()[:2] for line in text.splitlines() if line.lstrip(" *p").startswith("t0")]
+    ids = [next(word for word in row if word.startswith("t0")) for row in rows][:shown]
+    rest = board.entries[len(board.frontier) :]
+    assert ids[: len(board.frontier)] == [entry.id for entry in board.frontier]
+    assert max(entry.rank for entry in rest if entry.id in ids) <= min(e.rank for e in rest if e.id not in ids)
+    assert f"{len(board.entries) - shown} more accepted programs are not shown; --limit 0" in text
+    assert "not shown" not in vortex("leaderboard", NAME, "--runs", runs, "--limit", "0").out
+
+
+def test_parts_of_verdicts_are_those_of_the_whole_ones(runs: Path) -> None:
+    names = ("outcomes", "state", "conditions", "non_inferiority", "speed_samples")
+    trials = Run.open(NAME, runs).trials
+    for trial, part in zip(trials, parts_of(trials, names), strict=True):
+        assert trial.verdict is not None
+        whole = json.loads(json.dumps(trial.verdict.to_json()))
+        assert part == {name: whole[name] for name in names}
+
+
+@pytest.mark.parametrize("inner", [
+    {"b": [1, 2], "a": {"x": 1}},
+    {"a": {"a": 2}, "b": 'it says "a": 1, and \\"b\\": 2'},
+    {"c": {"a": 1, "b": 2}, "a": {}, "b": []},  # the names stand before them too
+    {"a": {"x": 1}},
+    {},
+])  # fmt: skip
+def test_parts_are_members_of_their_object_and_no_others(inner: dict[str, Any]) -> None:
+    parts = encoding.Parts("verdict", ("a", "b"))
+    packed = encoding.pack({"verdict": inner})
+    for _ in range(2):
+        assert parts.read(packed) == {name: inner[name] for name in ("a", "b") if name in inner}
+    assert parts.read(encoding.pack({"verdict": {"a": {"x": 12}, "b": 3}})) == {"a": {"x": 12}, "b": 3}
+    with pytest.raises(ValueError, match="Error -3"):
+        parts.read(packed[:5] + b"\0\0" + packed[7:])
