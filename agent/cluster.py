@@ -124,25 +124,34 @@ class Cluster:
         say: Callable[[str], None] | None = None,
     ):
         self._ray = _connected(address)
+        self._nodes: list[Any] = self._ray.nodes()
         self._config, self._make, self._say = config, make or _make_evaluator, say or _to_stderr
+        self._remote = self._ray.remote(_work)
         self._own_model = config.model == str(REFERENCE_MODEL)
         self._gpus = 1 if config.device == "cuda" else 0
         self._cpus = 1 if self._gpus else config.threads or min(self._hosts("CPU"), default=1)
         self._turn = threading.Lock()
         self._left_out: dict[str, str] = {}
-        self._open: dict[Any, Future[Verdict]] = {}
+        self._open: dict[Future[Verdict], Any] = {}  # -> the reference of its task
         self._closed, self._gone = threading.Event(), False
+        self._head = address if address.startswith("ray://") else self._ray.get_runtime_context().gcs_address
         try:
             self.environment = self._agree(environment)
         except BaseException:
             self.close()
             raise
-        threading.Thread(target=self._watch, args=(address,), daemon=True).start()
+        for work in (self._watch, self._count):
+            threading.Thread(target=work, daemon=True).start()
 
-    def _watch(self, address: str) -> None:
+    def _count(self) -> None:
+        """Keeps the list of hosts; the one place that waits for the head of the cluster."""
+        while not self._closed.wait(_LOOK):
+            with suppress(Exception):
+                self._nodes = self._ray.nodes()
+
+    def _watch(self) -> None:
         """Gives all evaluations up when nobody answers at the head of the cluster any more."""
-        head = address if address.startswith("ray://") else self._ray.get_runtime_context().gcs_address
-        seen = time.monotonic()
+        head, seen = self._head, time.monotonic()
         while not self._closed.wait(_LOOK):
             try:
                 _reach(head)
@@ -151,7 +160,7 @@ class Cluster:
                 self._gone = time.monotonic() - seen > _GONE
             if self._gone:
                 with self._turn:
-                    futures = list(self._open.values())
+                    futures = list(self._open)
                 for future in futures:
                     with suppress(InvalidStateError):
                         future.set_exception(VortexError(
@@ -162,7 +171,7 @@ class Cluster:
 
     def _hosts(self, resource: str) -> list[int]:
         """How many of a resource every living host has that has any."""
-        found = (node["Resources"].get(resource, 0) for node in self._ray.nodes() if node["Alive"])
+        found = (node["Resources"].get(resource, 0) for node in self._nodes if node["Alive"])
         return [int(count) for count in found if count >= 1]
 
     @property
@@ -175,13 +184,13 @@ class Cluster:
     def _agree(self, wanted: str) -> str:
         """The conditions of the campaign: `wanted` where a host has them, or those of most hosts, which leaves the
         others out."""
-        nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"] and self._fits(node["Resources"])]
+        nodes = [node["NodeID"] for node in self._nodes if node["Alive"] and self._fits(node["Resources"])]
         if nodes:
-            looks = [self._task(_work, None, on=node) for node in nodes]
+            looks = [self._task(None, on=node) for node in nodes]
         else:  # one task in the queue tells an autoscaler what is needed
             want = "a GPU" if self._gpus else f"{self._cpus} CPUs"
             self._say(f"no host of the cluster has {want}; waiting {_CONTACT:g} s for one")
-            looks = [self._task(_work, None)]
+            looks = [self._task(None)]
         ready, _ = self._ray.wait(looks, num_returns=len(looks), timeout=_CONTACT)
         answers: list[Answer] = []
         for look in ready:
@@ -202,7 +211,8 @@ class Cluster:
     def _fits(self, resources: Mapping[str, float]) -> bool:
         return resources.get("GPU", 0) >= self._gpus and resources.get("CPU", 0) >= self._cpus
 
-    def _task(self, function: Callable[..., Answer], *arguments: Any, on: str = "", avoid: Iterable[str] = ()) -> Any:
+    def _task(self, asked: Asked | None, *, on: str = "", avoid: Iterable[str] = ()) -> Any:
+        """The reference to an answer. Nothing here waits for the head of the cluster."""
         from ray.util.scheduling_strategies import (
             NodeAffinitySchedulingStrategy,
             NodeLabelSchedulingStrategy,
@@ -214,8 +224,7 @@ class Cluster:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(on, soft=False)
         elif avoided := list(avoid):
             options["scheduling_strategy"] = NodeLabelSchedulingStrategy({"ray.io/node-id": NotIn(*avoided)})
-        task = self._ray.remote(function).options(**options)
-        return task.remote(self._make, self._config, self._own_model, *arguments)
+        return self._remote.options(**options).remote(self._make, self._config, self._own_model, asked)
 
     def submit(self, source: str, knobs: Mapping[str, Attr], points: Iterable[Point]) -> Future[Verdict]:
         """Raises nothing: what goes wrong is in the future, a `VortexError` when no host is left."""
@@ -224,17 +233,13 @@ class Cluster:
         return future
 
     def _send(self, future: Future[Verdict], asked: Asked, avoid: frozenset[str]) -> None:
-        reference = self._task(_work, asked, avoid=sorted({*avoid, *self._left_out}))
+        reference = self._task(asked, avoid=sorted({*avoid, *self._left_out}))
         with self._turn:
-            self._open[reference] = future
-        reference.future().add_done_callback(lambda done: self._arrived(reference, future, asked, avoid, done))
+            self._open[future] = reference
+        reference.future().add_done_callback(lambda done: self._arrived(future, asked, avoid, done))
 
-    def _arrived(
-        self, reference: Any, future: Future[Verdict], asked: Asked, avoid: frozenset[str], done: Future[Any]
-    ) -> None:
-        with self._turn:
-            self._open.pop(reference, None)
-        if self._closed.is_set() or future.done():
+    def _arrived(self, future: Future[Verdict], asked: Asked, avoid: frozenset[str], done: Future[Any]) -> None:
+        if self._closed.is_set():
             return
         try:
             found = self._judge(asked, avoid, done)
@@ -242,8 +247,13 @@ class Cluster:
                 future.set_result(found)
             else:
                 self._send(future, asked, found)
+        except InvalidStateError:  # it was given up meanwhile
+            return
         except BaseException as error:
             future.set_exception(error)
+        if future.done():
+            with self._turn:
+                self._open.pop(future, None)
 
     def _judge(self, asked: Asked, avoid: frozenset[str], done: Future[Any]) -> Verdict | frozenset[str]:
         """The verdict of a task, or the hosts to avoid when it is to be tried once more."""
@@ -265,7 +275,7 @@ class Cluster:
     def _others(self, but: set[str]) -> bool:
         """Whether a living host beside those could evaluate."""
         return any(
-            node["Alive"] and node["NodeID"] not in but and self._fits(node["Resources"]) for node in self._ray.nodes()
+            node["Alive"] and node["NodeID"] not in but and self._fits(node["Resources"]) for node in self._nodes
         )
 
     def _leave_out(self, answer: Answer) -> None:
@@ -285,11 +295,11 @@ class Cluster:
     def close(self) -> None:
         """Leaves the cluster; what still runs is given up."""
         with self._turn:
-            running = list(self._open.items())
+            running = dict(self._open)
             self._open.clear()
             closed = self._closed.is_set()
             self._closed.set()
-        for reference, future in running:
+        for future, reference in running.items():
             future.cancel()
             if not self._gone:
                 with suppress(Exception):
