@@ -10,7 +10,6 @@ other conditions is left out, with one line that says why. Workers never touch t
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import socket
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from vortexlab.agent.pool import FULL, Evaluation
 from vortexlab.dsl import check
@@ -35,6 +34,8 @@ from vortexlab.evaluator.verdict import ERROR, Verdict
 RETRIES = 3  # of a task whose worker or host died; of an evaluation whose sandbox was lost, once
 _CONTACT = 120.0  # seconds in which some host must answer
 _LOOK, _GONE = 2.0, 20.0  # seconds between looks at the head, and without it; after 60 Ray would end this process
+
+_given_up: list[str] = []  # heads of clusters
 
 MakeEvaluator = Callable[[EvaluationConfig], Evaluation]
 Asked = tuple[str, str, dict[str, Attr], list[Point]]  # environment, source, knobs, points on the screen
@@ -305,7 +306,7 @@ class Cluster:
                 with suppress(Exception):
                     self._ray.cancel(reference, force=True)
         if self._gone:
-            _forget(self._ray)
+            _given_up.append(self._head)
         elif not closed:
             self._ray.shutdown()
 
@@ -348,10 +349,14 @@ def _connected(address: str) -> Any:
     return ray
 
 
-def _forget(ray: Any) -> None:
-    """Ray would wait for a dead head when the process ends, and then end it its own way."""
-    with suppress(Exception):
-        atexit.unregister(ray._private.worker.shutdown)
+def leave(status: int) -> NoReturn:
+    """Ends the process; where a cluster was given up for dead without Ray's own farewell, which waits for the head
+    for a minute and then crashes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _given_up:
+        os._exit(status)
+    sys.exit(status)
 
 
 def _reach(address: str) -> None:

@@ -10,7 +10,7 @@ from campaign_fakes import config
 from test_cluster import CONFIG, Sleepy
 
 from vortexlab.agent.campaign import Campaign
-from vortexlab.agent.cluster import Cluster
+from vortexlab.agent.cluster import Cluster, leave
 from vortexlab.dsl.errors import VortexError
 
 if __name__ == "__main__":
@@ -21,4 +21,4 @@ if __name__ == "__main__":
         Campaign(settings, pool=pool).run(lambda state: print(state.phase, state.recorded, flush=True))
     except VortexError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        leave(2)

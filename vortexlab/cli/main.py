@@ -138,7 +138,12 @@ def _forget_output() -> None:
 
 
 def main() -> None:
-    sys.exit(run())
+    status = run()
+    if "vortexlab.agent.cluster" in sys.modules:
+        from vortexlab.agent.cluster import leave
+
+        leave(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
