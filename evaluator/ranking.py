@@ -38,7 +38,7 @@ def shrunk(values: np.ndarray, factor: np.ndarray, speed: np.ndarray | None = No
     """
     count = len(values)
     if count < 3:
-        spread = _Z * np.sqrt((factor**2).sum(1))
+        spread = _Z * np.sqrt(_variances(factor))
         return [Estimate(float(v), float(v - s), float(v + s)) for v, s in zip(values, spread, strict=True)]
     design = np.ones((count, 1))
     if speed is not None and count >= _LINE and np.ptp(np.log(speed)) > 1e-9:
@@ -77,6 +77,11 @@ def _solved(right: np.ndarray, weight: np.ndarray, drag: float) -> np.ndarray:
     return found
 
 
+def _variances(factor: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.einsum("ij,ij->i", factor, factor)
+    return found
+
+
 def _evened(factor: np.ndarray) -> tuple[np.ndarray, float]:
     """The covariance made of a variance of each value's own [n] and a part that all values share, with the mean
     correlation.
@@ -84,7 +89,7 @@ def _evened(factor: np.ndarray) -> tuple[np.ndarray, float]:
     An estimated covariance of many programs from few contexts has directions that seem to be without noise, in which
     nothing would be shrunk. The shared part moves no value against another, and no weight is below 0.
     """
-    variance = np.clip((factor**2).sum(1), 1e-12, None)
+    variance = np.clip(_variances(factor), 1e-12, None)
     count = len(variance)
     total = float((((1 / np.sqrt(variance)) @ factor) ** 2).sum())  # of all correlations
     mean = min(max((total - count) / (count * (count - 1)), 0.0), 0.99)
@@ -95,7 +100,8 @@ def shrunk_accuracy(measured: Measured, kept: np.ndarray) -> list[Estimate]:
     """Accuracy kept of each program, shrunk over all of them; `kept` [programs, draws] says how noisy they are."""
     if not len(kept):
         return []
-    factor = (kept - kept.mean(1, keepdims=True)) / np.sqrt(kept.shape[1] - 1)
+    factor = kept - kept.mean(1, keepdims=True)
+    factor /= np.sqrt(kept.shape[1] - 1)
     found = []
     for estimate in shrunk(measured.accuracy[:, 0], factor, measured.speed[:, 0]):
         value = max(0.0, estimate.value)

@@ -18,6 +18,7 @@ from vortexlab.evaluator.verdict import Estimate, Outcome, Verdict
 
 DRAWS = 2000
 LEVEL = 0.95
+_BLOCK = 1024  # programs drawn at once
 _DIGITS = 12  # of accuracies, so that equal ones are equal in whatever order they were summed
 
 
@@ -198,8 +199,10 @@ def _middles(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _speed_draws(measured: Measured, seed: int, draws: int) -> np.ndarray:
     """[programs, draws]: speed-ups from resampled ratios, each program by itself; a predicted speed does not vary."""
-    rng = np.random.default_rng(seed + 1)
-    found = np.repeat(measured.speed[:, :1], draws, axis=1)
+    predicted = np.broadcast_to(measured.speed[:, :1], (len(measured.index), draws))
+    if not any(measured.samples):
+        return predicted
+    rng, found = np.random.default_rng(seed + 1), predicted.copy()
     lists: dict[int, list[tuple[int, Sequence[float]]]] = {}  # by how many ratios there are
     for program, samples in enumerate(measured.samples):
         for name in sorted(samples):
@@ -228,11 +231,14 @@ def joint_draws(measured: Measured, *, seed: int = 0, draws: int = 1000) -> tupl
     kept = np.empty((len(measured.index), draws))
     for members in measured.alike:
         answers, dense = measured.answers[members[0]], measured.dense[members[0]]
-        share = _shares(answers, measured.tasks, strata.weights)
-        seen = answers > 0
+        seen, share = answers > 0, _shares(answers, measured.tasks, strata.weights)
         with np.errstate(invalid="ignore", divide="ignore"):
-            part = (measured.sparse[np.ix_(members, seen)] @ share) / (dense[seen] @ share)
-        kept[members] = np.round(np.nan_to_num(part, nan=0.0, posinf=0.0), _DIGITS)
+            share /= dense[seen] @ share
+        share[:, ~np.isfinite(share).all(0)] = 0.0  # draws in which dense attention answers nothing say 0
+        for at in range(0, len(members), _BLOCK):
+            block = members[at : at + _BLOCK]
+            part = measured.sparse[np.ix_(block, seen)] @ share
+            kept[block] = np.round(part, _DIGITS, out=part)
     return _speed_draws(measured, seed, draws), kept
 
 
