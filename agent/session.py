@@ -226,7 +226,7 @@ class Session:
     # --- the record --------------------------------------------------------------------------------------------
 
     def read_anew(self) -> None:
-        """After an interruption, which may have left an event half folded or half mirrored; nothing is decided any more."""
+        """After an interruption, which may have left an event half folded or mirrored; nothing is decided any more."""
         self.history = self.known = History()
         self._last = 0
         self._points.clear()
