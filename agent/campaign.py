@@ -92,17 +92,19 @@ class Campaign:
             config = replace(config, cluster=cluster)
         return Campaign(config, evaluator=evaluator, pool=pool)
 
-    def run(self, on_progress: OnProgress | None = None) -> Summary:
-        """Works until the budget is spent or SIGINT or SIGTERM comes.
+    def run(self, on_progress: OnProgress | None = None, on_stopping: Callable[[], None] | None = None) -> Summary:
+        """Works until the budget is spent or SIGINT, SIGTERM or SIGHUP comes.
 
-        The first signal lets the running evaluations finish, the second gives them up (they are done again on resume).
+        The first signal lets the running evaluations finish, the second gives them up (they are done again on resume);
+        `on_stopping` is called in the handler of the first, so it may do next to nothing.
         Between two slots it takes what people ask for (`agent.inbox`), and waits while they want it paused.
         Raises `VortexError` when the folder, the disk or the evaluator fails; what is recorded stays.
         """
-        with self._session(on_progress) as session, Interrupt() as interrupt:
+        with self._session(on_progress) as session, Interrupt(on_stopping) as interrupt:
             try:
                 reason = session.work(interrupt)
             except KeyboardInterrupt:
+                session.read_anew()
                 reason = "stopped at once; what was running is done again on resume"
             summary = session.finish(reason)
             with suppress(VortexError):  # a damaged record is told to whoever asks for the leaderboard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 Point = tuple[float, float]
 
@@ -43,3 +44,30 @@ def hypervolume(points: Sequence[Point]) -> float:
             area += speed * (kept - covered)
             covered = kept
     return area
+
+
+@dataclass
+class Curve:
+    """A value that is told again and again, kept as at most `MOST` samples at equal distances and the last one.
+
+    Where a sample more would pass that, every other one goes, so the cost of a value does not grow with their number.
+    """
+
+    MOST = 64
+    samples: list[float] = field(default_factory=list)
+    last: float = 0.0
+    told: int = 0
+    _stride: int = 1
+
+    def add(self, value: float) -> None:
+        self.last = value
+        if self.told % self._stride == 0:
+            if len(self.samples) == self.MOST:
+                del self.samples[1::2]
+                self._stride *= 2
+            self.samples.append(value)
+        self.told += 1
+
+    def drawn(self) -> list[float]:
+        """The samples, the oldest first; the last is the newest value."""
+        return [*self.samples[:-1], self.last] if self.samples else []

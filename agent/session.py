@@ -68,6 +68,7 @@ class Session:
         self._news, self._faults = threading.Condition(), list[BaseException]()
         self._arrived: list[Trial] = []  # since the last look
         self._lost = 0
+        self._interrupt: Interrupt | None = None
         self._began = time.monotonic()
         self._refresh()
         self._arrived.clear()
@@ -82,6 +83,7 @@ class Session:
 
     def work(self, interrupt: Interrupt) -> str:
         """Slot after slot; returns why it ended."""
+        self._interrupt = interrupt
         self.take_up()
         while True:
             self.take_requests()
@@ -99,6 +101,8 @@ class Session:
                 return f"the budget is spent: {spent}"
             self.report("proposing")
             made = self.slots.propose(self.known)
+            if self._stopping():  # while a model was asked: its answer is recorded, and the next session uses it
+                continue
             if made is not None:
                 self.begin(made)
             elif running:  # what is running may open up more
@@ -221,6 +225,16 @@ class Session:
 
     # --- the record --------------------------------------------------------------------------------------------
 
+    def read_anew(self) -> None:
+        """After an interruption, which may have left an event half folded or mirrored; nothing is decided any more."""
+        self.history = self.known = History()
+        self.mark = Mark(0, 0.0)
+        self._points.clear()
+        self._refresh()
+        self._arrived.clear()
+        if self._mirror is not None:
+            self._mirror = Mirror(self.config.folder, self.config.name)
+
     def finish(self, reason: str) -> Summary:
         self._mirror_up()
         self._append("campaign_finished", {"reason": reason})
@@ -228,11 +242,15 @@ class Session:
 
     def report(self, phase: str, current: str = "") -> ProgressState:
         state = progress(
-            self.history, self.config, phase, current=current, seconds=self._seconds(), seed_structures=self._seeds
-        )
+            self.history, self.config, phase, current=current, seconds=self._seconds(), seed_structures=self._seeds,
+            stopping=self._stopping(),
+        )  # fmt: skip
         if self._on_progress is not None:
             self._on_progress(state)
         return state
+
+    def _stopping(self) -> bool:
+        return self._interrupt is not None and self._interrupt.asked
 
     def _seconds(self) -> float:
         return self._before + time.monotonic() - self._began
@@ -271,20 +289,30 @@ class Session:
 
 
 class Interrupt:
-    """SIGINT and SIGTERM while it is entered: the first one is noted in `asked`, the second raises."""
+    """SIGINT, SIGTERM and SIGHUP while it is entered: the first one is noted in `asked`, the second raises.
 
-    def __init__(self) -> None:
-        self.asked = False
+    When a terminal closes, SIGHUP may come from the system and from the shell: a second one is the same event. Who
+    has it ignored (``nohup``) goes on. `told` is called at the first signal, in its handler.
+    """
+
+    def __init__(self, told: Callable[[], None] | None = None) -> None:
+        self.asked, self._told = False, told
         self._old: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if not self.asked:
+            self.asked = True
+            if self._told is not None:
+                self._told()
+        elif number != signal.SIGHUP:
             raise KeyboardInterrupt
-        self.asked = True
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+            if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+                numbers.remove(signal.SIGHUP)
+            for number in numbers:
                 self._old[number] = signal.signal(number, self._handle)
         return self
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from vortexlab.agent.budget import Spent
-from vortexlab.agent.pareto import Point, frontier, hypervolume
+from vortexlab.agent.pareto import Curve, Point, frontier, hypervolume
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.agent.recorded import VERDICT, OfTrial, Recorded, head_of
 from vortexlab.agent.reflection import Limits
@@ -106,7 +106,8 @@ class Totals:
     `in_full` counts trials that went through the whole evaluation, by proposer; `statuses` counts verdicts by status,
     `passed` those that passed a gate, `tried` trials by structure; `structures` are those of accepted trials. `alone`
     holds accepted trials whose structure was tried once, by that. `front` is the Pareto frontier by point estimate,
-    fastest first, of equal points the earliest; `gains` holds what each trial added to the hypervolume when it came.
+    fastest first, of equal points the earliest; `gains` holds what each trial added to the hypervolume `area` when it
+    came, `growth` how that grew.
     `members` are the trials as proposers see them, `pinned` the slots of those that people pinned.
     """
 
@@ -120,6 +121,7 @@ class Totals:
     front: list[Trial] = field(default_factory=list)
     area: float = 0.0
     gains: list[float] = field(default_factory=list)
+    growth: Curve = field(default_factory=Curve)
     members: list[Member] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
 
@@ -142,6 +144,7 @@ class Totals:
             grown = self._join(trial)
         self.gains.append(max(0.0, grown - self.area))
         self.area = grown
+        self.growth.add(grown)
 
     def pin(self, slot: int, on: bool) -> None:
         (self.pinned.add if on else self.pinned.discard)(slot)
@@ -177,7 +180,7 @@ class History:
     answers whose token counts could not be believed. `counted`: by model, tokens that its endpoint counted and tokens
     that were charged for the same answers. A request that was reserved and has no exchange counts as spent: it runs,
     or a kill cut it off. `ablations`: by trial, the program less a part, where that was explained; `ablated`: verdicts
-    of these by hash, other than those of trials.
+    of these by hash, other than those of trials. `latest`: the last note or failure, in words.
 
     What people asked for: `requests` are the ids of all that was recorded; `asked` holds the programs that they
     proposed and that have no slot yet, `pinned` the slots of members they want built upon; while `paused`, no slot is
@@ -195,6 +198,7 @@ class History:
     counted: dict[str, tuple[int, int]] = field(default_factory=dict)
     failures: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    latest: str = ""
     finished: str | None = None
     sessions: list[tuple[float, float]] = field(default_factory=list)
     openings: list[Opening] = field(default_factory=list)
@@ -267,7 +271,9 @@ class History:
             self.open[data["slot"]] = replace(self.open[data["slot"]], started=event.time)
         elif event.kind == "verdict":
             slot = data["slot"]
-            self.open[slot] = replace(self.open[slot], verdict=Recorded(event), finished=event.time)
+            self.open[slot] = trial = replace(self.open[slot], verdict=Recorded(event), finished=event.time)
+            if trial.head is not None and trial.head.status == ERROR:
+                self.latest = f"{trial.id} {trial.proposal.name}: {trial.head.reason}"
             if self.eager:
                 self.fold()
         elif event.kind == "reserved":
@@ -276,10 +282,12 @@ class History:
             self._exchange(data)
         elif event.kind == "proposer_failed":
             self.failures.append({**data, "session": len(self.sessions)})
+            self.latest = f"{data['proposer']}: {data['reason']}"
         elif event.kind == "request":
             self._request(data)
         elif event.kind == "note":
             self.notes.append(data["text"])
+            self.latest = data["text"]
         elif event.kind == "campaign_finished":
             self.finished = data["reason"]
         begin, end = self.sessions[-1]
@@ -348,6 +356,7 @@ class History:
         self.requests.add(data["id"])
         if "refused" in data:
             self.notes.append(data["refused"])
+            self.latest = data["refused"]
         elif data["kind"] == PROPOSE:
             self.asked.append(data["program"])
         elif data["kind"] in (PIN, UNPIN):

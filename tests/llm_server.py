@@ -35,9 +35,10 @@ class Server:
 
 @contextmanager
 def serving(
-    script: Sequence[str | int], *, key: str = "", models: Sequence[str] = (), usage: bool = True
+    script: Sequence[str | int], *, key: str = "", models: Sequence[str] = (), usage: bool = True, port: int = 0
 ) -> Iterator[Server]:
-    """`key` and `models` are the only ones that the server takes, where given; without `usage` it counts no tokens."""
+    """`key` and `models` are the only ones that the server takes, where given; without `usage` it counts no tokens;
+    `port` 0 is any that is free."""
     steps = list(script)
 
     class Handler(BaseHTTPRequestHandler):
@@ -108,7 +109,7 @@ def serving(
         def log_message(self, format: str, *args: object) -> None:
             return
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server = Server(f"http://127.0.0.1:{httpd.server_address[1]}/v1")
     thread = threading.Thread(target=httpd.serve_forever, daemon=True)
     thread.start()

@@ -328,7 +328,7 @@ def test_a_pause_takes_nothing_from_the_hours(tmp_path: Path, monkeypatch: pytes
             requests.resume("run", tmp_path)
 
     fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep)
-    monkeypatch.setattr("vortexlab.agent.campaign.time", fake)
+    monkeypatch.setattr("vortexlab.agent.session.time", fake)
     states: list[ProgressState] = []
     pause = once("evaluating", 1, lambda: requests.pause("run", tmp_path))
     settings = config(tmp_path, evaluations=None, hours=0.5)

@@ -1,12 +1,18 @@
-"""The progress of a running campaign: a panel on a terminal, one line for each verdict and each pause elsewhere."""
+"""The progress of a running campaign: a view on a terminal, lines elsewhere, and a log in JSON for programs."""
 
 from __future__ import annotations
 
+import json
+import os
+import stat
 import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from vortexlab.cli.output import console, duration, printable
+from vortexlab.cli.output import duration, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,67 +20,148 @@ if TYPE_CHECKING:
     from vortexlab.agent.config import CampaignConfig
     from vortexlab.agent.progress import ProgressState
 
+STANDARD_ERROR = "-"
+STOPPING = "finishing what is running; Ctrl-C again stops now"
+
 
 class Display:
-    """Called with every `ProgressState`; writes to standard error, so standard output holds results alone."""
+    """Called with every `ProgressState`; writes to standard error, so standard output holds results alone.
 
-    def __init__(self, config: CampaignConfig):
+    `log` is a file that gets every change as a line of JSON; `-` puts these lines in the place of all others. Nobody
+    needs to look: a terminal that closes, a reader that leaves or a log that cannot be written end no campaign.
+    """
+
+    def __init__(self, config: CampaignConfig, log: str | None = None):
         self._config = config
         self._state: ProgressState | None = None
+        self._came, self._stopping, self._ended = 0.0, False, False
+        self._stream = Unheard(sys.stderr)
+        self._plain = log != STANDARD_ERROR
+        self._log: Log | None = None if log is None else Log(log, self._stream)
         self._live = None
-        if sys.stderr.isatty():
+        if self._plain and sys.stderr.isatty():
+            from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=console(stderr=True), refresh_per_second=4, get_renderable=self._panel)
+            shown = Console(file=self._stream, highlight=False, markup=False)  # type: ignore[arg-type]
+            if shown.is_terminal and not shown.is_dumb_terminal and not shown.options.ascii_only:
+                self._live = Live(console=shown, refresh_per_second=4, get_renderable=self._view)
 
     def __enter__(self) -> Self:
         return self
 
-    def _begin(self) -> None:
-        """Once the campaign is at work: before that there may be a complaint, which should stand alone."""
-        how = f"seed {self._config.seed}, speed {self._config.evaluation.speed}, {self._config.evaluation.device}"
-        print(f"Campaign {self._config.name} ({', '.join(self._config.proposers)}; {how})", file=sys.stderr)
-        if self._live is not None:
-            self._live.start()
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended = True
         if self._live is not None:
             self._live.stop()
+        if self._log is not None:
+            self._log.close()
 
     def __call__(self, state: ProgressState) -> None:
-        if state.phase == "starting":
+        if self._log is not None:
+            self._log.write(state)
+        if state.phase == "starting":  # there may be a complaint, which should stand alone
             return
-        if self._state is None:
+        first = self._state is None
+        self._state, self._came = state, time.monotonic()
+        if first and self._plain:
             self._begin()
-        self._state = state
-        if self._live is None and state.phase in ("recorded", "paused", "finished"):
-            print(line(state), file=sys.stderr, flush=True)
+        if self._plain and self._live is None and state.phase in ("recorded", "paused", "finished"):
+            self._say(line(state))
 
-    def _panel(self) -> RenderableType:
-        from rich.table import Table
-        from rich.text import Text
+    def stopping(self) -> None:
+        """A signal came. This is called in its handler, which may have interrupted a write to the stream."""
+        self._stopping = True
+        if self._plain and self._live is None:
+            with suppress(OSError, ValueError):
+                os.write(sys.stderr.fileno(), f"{STOPPING}\n".encode())
 
-        state = self._state
-        if state is None:
-            return Text("starting")
-        grid = Table.grid(padding=(0, 2))
-        budget = "" if state.budget is None else f" of {state.budget}"
-        left = "" if state.seconds_left is None else f", about {duration(state.seconds_left)} left"
-        rows = {
-            "now": f"{state.phase} {state.current}".strip(),
-            "evaluated": f"{state.evaluations}{budget} ({state.per_hour:.0f} an hour), {state.recorded} recorded",
-            "time": f"{duration(state.seconds)}{left}",
-            "gates": funnel(state),
-            "frontier": f"{state.frontier} programs, hypervolume {state.hypervolume:.3f}",
-            "structures": f"{state.structures} accepted, {state.new_structures} of them new",
-        }
-        if state.calls:
-            rows["language model"] = f"{state.calls} calls, {state.tokens} tokens"
-        for name, value in rows.items():
-            grid.add_row(Text(name, style="dim"), Text(printable(value)))
-        return grid
+    def _begin(self) -> None:
+        how = f"seed {self._config.seed}, speed {self._config.evaluation.speed}, {self._config.evaluation.device}"
+        self._say(f"Campaign {self._config.name} ({', '.join(self._config.proposers)}; {how})")
+        if self._live is not None:
+            self._live.start()
+
+    def _say(self, text: str) -> None:
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+    def _view(self) -> RenderableType:
+        from vortexlab.cli.panel import View
+
+        if self._state is None:
+            return ""
+        return View(self._state, time.monotonic() - self._came, self._stopping, self._ended)
+
+
+class Unheard:
+    """A stream that may be gone: a terminal that was closed, a pipe that nobody reads."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class Log:
+    """One line of JSON for every change of progress, added to a file and there as soon as it is written.
+
+    A file that cannot be written is one line on `stream`, keeps the lines that it has, and gets no more.
+    """
+
+    def __init__(self, path: str, stream: Unheard):
+        self._path, self._stream = path, stream
+        self._file: int | None = None
+        self._opened = False
+
+    def write(self, state: ProgressState) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        text = json.dumps({"time": now, **state.to_json()}, allow_nan=False) + "\n"
+        if self._path == STANDARD_ERROR:
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        try:
+            if not self._opened:
+                self._opened = True
+                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if self._file is not None:
+                _add(self._file, text.encode())
+        except OSError as error:
+            self.close()
+            self._stream.write(f"the log {self._path} is not written any longer: {error.strerror}\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                os.close(file)
+
+
+def _add(file: int, data: bytes) -> None:
+    """The whole line or nothing of it, where the file can be cut."""
+    found = os.fstat(file)
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+    except OSError:
+        if stat.S_ISREG(found.st_mode):
+            with suppress(OSError):
+                os.ftruncate(file, found.st_size)
+        raise
 
 
 def funnel(state: ProgressState) -> str:
@@ -83,12 +170,13 @@ def funnel(state: ProgressState) -> str:
 
 
 def line(state: ProgressState) -> str:
-    """The same in one line."""
+    """How it stands, in one line."""
     budget = "" if state.budget is None else f"/{state.budget}"
     left = "" if state.seconds_left is None else f", {duration(state.seconds_left)} left"
+    running = f", {state.running} running" if state.running else ""
     spent = f", {state.calls} calls {state.tokens} tokens" if state.calls else ""
     return printable(
         f"[{duration(state.seconds)}] {state.evaluations}{budget} evaluated ({state.per_hour:.0f}/h{left}), "
-        f"{state.accepted} accepted, {state.rejected} rejected, {state.errors} lost, frontier {state.frontier}{spent}"
-        f": {state.phase} {state.current}".rstrip()
+        f"{state.accepted} accepted, {state.rejected} rejected, {state.errors} lost{running}, "
+        f"frontier {state.frontier}{spent}: {state.phase} {state.current}".rstrip()
     )

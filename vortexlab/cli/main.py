@@ -7,10 +7,12 @@ interrupted. A fault of ours is the only thing that prints a traceback, with sta
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import typer
 
@@ -110,9 +112,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except (BrokenPipeError, SystemExit):  # rich and typer end the process when nobody reads its output any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-        return BROKEN_PIPE
+        return _unread()
     except OSError as error:
+        if error.errno == errno.EIO and not error.filename:  # the terminal was closed
+            return _unread()
         where = f" {error.filename}" if error.filename else ""
         reason = error.strerror or str(error)
         status = _complain(f"cannot read or write{where}: {reason}; check the path, its permissions and free space")
@@ -125,8 +128,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(line: str) -> int:
-    print(f"vortex: {' '.join(line.split())}", file=sys.stderr)
+    with suppress(OSError):  # nobody may be there to read it
+        print(f"vortex: {' '.join(line.split())}", file=sys.stderr)
     return BAD_INPUT
+
+
+def _unread() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+    return BROKEN_PIPE
 
 
 def _forget_output() -> None:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from vortexlab.agent.campaign import Campaign
 
 #: What may be given beside --resume and --replay; everything else is recorded with the run.
-_WITH_RESUME = {"resume", "as_json", *settings.RESUMED}
-_WITH_REPLAY = {"replay", "name", "runs", "evaluations", "hours", "cluster", "as_json"}
+_WITH_RESUME = {"resume", "log", "as_json", *settings.RESUMED}
+_WITH_REPLAY = {"replay", "name", "runs", "evaluations", "hours", "cluster", "log", "as_json"}
 #: Parameters that are no settings of a campaign. The others have the names of `settings.Settings`.
-_CONTROL = {"config", "preset", "resume", "replay", "as_json"}
+_CONTROL = {"config", "preset", "resume", "replay", "log", "as_json"}
 
 
 def search(
@@ -85,13 +85,16 @@ def search(
     replay: Annotated[
         str | None, typer.Option(metavar="RUN", help="Repeat this run from its recorded replies, calling nothing.")
     ] = None,
+    log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Add every change of progress as a line of JSON; - for here.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Run a campaign: propose programs, measure them, keep the Pareto frontier.
 
     Without options this works on any machine: published programs and their mutations, evaluated on the shipped
-    reference model. `vortex init` writes a configuration to start from. Ctrl-C ends a campaign after the running
-    evaluation; `--resume` goes on.
+    reference model. `vortex init` writes a configuration to start from. Ctrl-C ends a campaign after what is running,
+    a second one at once; `--resume` goes on.
     """
     from vortexlab.agent.campaign import Campaign
     from vortexlab.agent.run import Run
@@ -115,8 +118,8 @@ def search(
         if "lengths" in said:
             said["lengths"] = options.numbers("--lengths", lengths)
         campaign = Campaign(settings.campaign_config(config, preset=preset, **said))
-    with Display(campaign.config) as display:
-        summary = campaign.run(display)
+    with Display(campaign.config, log) as display:
+        summary = campaign.run(display, display.stopping)
     return _finish(campaign, summary.reason, as_json)
 
 

@@ -60,16 +60,39 @@ class Leaderboard(Form):
     entries: list[Entry]
 
 
+class Standing(Form):
+    """A member of the frontier in short."""
+
+    id: TrialId
+    name: str
+    speedup: float
+    accuracy: float
+
+
+class Limits(Form):
+    """What language models may cost; None is without limit. All fields are absent in a campaign without any."""
+
+    calls: int | None = None
+    tokens: int | None = None
+    money: float | None = None
+    model_seconds: float | None = None
+
+
 class Progress(Form):
-    """How a campaign stands. `evaluations` were measured in full, `recorded` are all; times in seconds."""
+    """How a campaign stands. `evaluations` were measured in full, `recorded` are all, `running` under way, the first of
+    them `under_way` by name; times in seconds. `growth`: the hypervolume over the programs recorded, sampled; `best`:
+    members of the frontier that dominate the largest areas; `limits` of calls, tokens, money and model_seconds."""
 
     run: str
     phase: str
     current: str
     evaluations: int
     budget: int | None
+    hours: float | None
     recorded: int
     running: int
+    under_way: list[str]
+    stopping: bool
     accepted: int
     rejected: int
     errors: int
@@ -81,10 +104,20 @@ class Progress(Form):
     funnel: dict[str, int]
     frontier: int
     hypervolume: float
+    growth: list[float]
+    best: list[Standing]
     calls: int
     tokens: int
     money: float
     model_seconds: float
+    limits: Limits
+    latest: str
+
+
+class Logged(Progress):
+    """A line of `vortex search --log`."""
+
+    time: Annotated[str, Field(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z$")]
 
 
 class Arm(Form):
