@@ -22,7 +22,7 @@ from vortexlab.agent.pool import Evaluation, Here, Pool, make_pool
 from vortexlab.agent.prepared import prepare
 from vortexlab.agent.progress import OnProgress
 from vortexlab.agent.proposers.base import Member, Proposal, Proposer
-from vortexlab.agent.run import resolve
+from vortexlab.agent.run import recorded_status, resolve
 from vortexlab.agent.session import Interrupt, Session, Summary
 from vortexlab.agent.store import Store, exists
 from vortexlab.agent.trials import HANDOFF, Arm, History, known_structures
@@ -108,9 +108,7 @@ class Campaign:
                 reason = "stopped at once; what was running is done again on resume"
             summary = session.finish(reason)
             with suppress(VortexError):  # a damaged record is told to whoever asks for the leaderboard
-                standings.kept(
-                    self.config.folder, session.mark, lambda: leaderboard(self.config.name, session.history)
-                )
+                _keep(self.config, session)
             return summary
 
     def submit(self, proposal: Proposal, on_progress: OnProgress | None = None) -> Member:
@@ -155,6 +153,13 @@ class Campaign:
 
     def _own_proposers(self, store: Store, history: History) -> list[Proposer]:
         return build_proposers(self.config, store, history)
+
+
+def _keep(config: CampaignConfig, session: Session) -> None:
+    """What people ask first of a campaign that has ended."""
+    history, folder = session.history, config.folder
+    standings.BOARD.kept(folder, session.mark, lambda: leaderboard(config.name, history, seed=standings.SEED))
+    standings.STATUS.kept(folder, session.mark, lambda: recorded_status(history, config))
 
 
 def _environment(folder: Path) -> str:

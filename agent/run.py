@@ -14,11 +14,11 @@ from vortexlab.agent import inbox, standings
 from vortexlab.agent.audit import Audit, audits
 from vortexlab.agent.bandit import ArmRecord, records
 from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.derived import uncollected
 from vortexlab.agent.leaderboard import Leaderboard, leaderboard
 from vortexlab.agent.progress import ProgressState, progress
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import limits
-from vortexlab.agent.standings import uncollected
 from vortexlab.agent.store import Event, Mark, Store, exists, is_written
 from vortexlab.agent.trials import History, Trial, known_structures, trial_id
 from vortexlab.dsl.errors import VortexError
@@ -96,7 +96,7 @@ class Run:
         """That of the run as it is recorded now; its events are read only where none is kept. Raises as `open`."""
         folder = resolve(name, runs)
         with Store.read(folder) as store:
-            found = standings.load(folder, store.mark())
+            found = standings.BOARD.load(folder, store.mark())
         return found or Run._opened(folder).leaderboard()
 
     def events(self, kind: str | None = None) -> Iterator[Event]:
@@ -114,7 +114,7 @@ class Run:
 
     @cached_property
     def _leaderboard(self) -> Leaderboard:
-        return standings.kept(
+        return standings.BOARD.kept(
             self.folder, self._mark, lambda: leaderboard(self.name, self.history, seed=standings.SEED)
         )
 
@@ -129,10 +129,7 @@ class Run:
 
     def arms(self) -> list[ArmRecord]:
         """What every proposer and operator was given and what came of it, seeds included."""
-        operators: dict[str, set[str]] = {}
-        for trial in self.trials:
-            operators.setdefault(trial.arm.proposer, set()).add(trial.proposal.operator)
-        return records(self.history, {proposer: sorted(found) for proposer, found in operators.items()})
+        return _arms(self.history)
 
     def audits(self) -> list[Audit]:
         """What every gate rejected, and an estimate of what it lost by that."""
@@ -141,37 +138,27 @@ class Run:
     @property
     def state(self) -> str:
         """``running``, ``paused`` (by `vortex pause`), ``finished``, or ``interrupted`` (killed: it can be resumed)."""
-        if is_written(self.folder):
-            return "paused" if self.history.paused else "running"
-        return "finished" if self.history.finished is not None else "interrupted"
+        return _state(self.folder, self.history.paused, self.history.finished is not None)
 
     def progress(self) -> ProgressState:
         return progress(self.history, self.config, self.state, seed_structures=known_structures(self.history))
 
     def status(self) -> dict[str, Any]:
         """`progress` as JSON, with the state, why it ended, who proposed what, what people asked, what went wrong."""
-        history = self.history
-        return {
-            **self.progress().to_json(),
-            "folder": str(self.folder),
-            "state": self.state,
-            "reason": history.finished or "",
-            "pending": [f"{trial.id} {trial.proposal.name}" for trial in history.running],
-            "sessions": len(history.sessions),
-            "arms": [
-                {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,
-                 "gain": r.gain, "cost": r.cost}
-                for r in self.arms()
-            ],
-            "pinned": [trial_id(slot) for slot in history.pinned],
-            "waiting": [
-                *(f"propose {item['proposal']['name']}" for item in history.asked),
-                *(inbox.described(path) for path in inbox.waiting(self.folder) if path.stem not in history.requests),
-            ],
-            "failures": [f"slot {f['slot']}: {f['proposer']}: {f['reason']}" for f in history.failures],
-            "stopped": history.stopped(),
-            "notes": [*history.notes, *history.remarks()],
-        }  # fmt: skip
+        return _at_this_moment(self.folder, self._kept_status())
+
+    def _kept_status(self) -> dict[str, Any]:
+        return standings.STATUS.kept(
+            self.folder, self._mark, lambda: recorded_status(self.history, self.config)
+        )
+
+    @staticmethod
+    def status_of(name: str | Path = LATEST, runs: str | Path = "runs") -> dict[str, Any]:
+        """That of the run as it is now; its events are read only where none is kept. Raises as `open`."""
+        folder = resolve(name, runs)
+        with Store.read(folder) as store:
+            found = standings.STATUS.load(folder, store.mark())
+        return _at_this_moment(folder, found or Run._opened(folder)._kept_status())
 
     def member(self, identifier: str) -> dict[str, Any]:
         """Everything about one trial as JSON: program, knobs, lineage, every measurement.
@@ -256,3 +243,50 @@ class Run:
             )  # fmt: skip
             rows.append(row)
         return pandas.DataFrame(rows)
+
+
+def _arms(history: History) -> list[ArmRecord]:
+    operators: dict[str, set[str]] = {}
+    for trial in history.trials:
+        operators.setdefault(trial.arm.proposer, set()).add(trial.proposal.operator)
+    return records(history, {proposer: sorted(found) for proposer, found in operators.items()})
+
+
+def recorded_status(history: History, config: CampaignConfig) -> dict[str, Any]:
+    """What of `Run.status` follows from the record alone; `asked` and `requests` are for what does not."""
+    return {
+        **progress(history, config, "", seed_structures=known_structures(history)).to_json(),
+        "paused": history.paused,
+        "reason": history.finished,
+        "pending": [f"{trial.id} {trial.proposal.name}" for trial in history.running],
+        "sessions": len(history.sessions),
+        "arms": [
+            {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,
+             "gain": r.gain, "cost": r.cost}
+            for r in _arms(history)
+        ],
+        "pinned": [trial_id(slot) for slot in history.pinned],
+        "asked": [item["proposal"]["name"] for item in history.asked],
+        "requests": sorted(history.requests),
+        "failures": [f"slot {f['slot']}: {f['proposer']}: {f['reason']}" for f in history.failures],
+        "stopped": history.stopped(),
+        "notes": [*history.notes, *history.remarks()],
+    }  # fmt: skip
+
+
+def _at_this_moment(folder: Path, recorded: dict[str, Any]) -> dict[str, Any]:
+    found = dict(recorded)
+    reason, known = found.pop("reason"), set(found.pop("requests"))
+    state = _state(folder, found.pop("paused"), reason is not None)
+    asked = [f"propose {name}" for name in found.pop("asked")]
+    asked += [inbox.described(path) for path in inbox.waiting(folder) if path.stem not in known]
+    return {
+        **found, "run": folder.name, "phase": state, "folder": str(folder), "state": state, "reason": reason or "",
+        "waiting": asked,
+    }  # fmt: skip
+
+
+def _state(folder: Path, paused: bool, finished: bool) -> str:
+    if is_written(folder):
+        return "paused" if paused else "running"
+    return "finished" if finished else "interrupted"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from face_fixtures import NAME, record, vortex
 
-from vortexlab.agent import encoding, standings
+from vortexlab.agent import derived, encoding, standings
 from vortexlab.agent.leaderboard import leaderboard
 from vortexlab.agent.recorded import parts_of
 from vortexlab.agent.run import Run
@@ -45,23 +45,39 @@ def test_a_campaign_leaves_its_leaderboard_and_nobody_computes_it_again(
     assert Run.leaderboard_of("other", runs).run == "other"
 
 
+def test_a_status_is_kept_and_says_what_is_so_at_this_moment(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Run.open(NAME, runs).status()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "events", _never)
+        assert Run.status_of(NAME, runs) == wanted and wanted["state"] == "finished"
+        request = runs / NAME / "inbox" / "1.json"
+        request.parent.mkdir(exist_ok=True)
+        request.write_text(json.dumps({"kind": "pin", "trial": "t0001"}))
+        assert Run.status_of(NAME, runs)["waiting"] == ["pin t0001"]
+        with Store.write(runs / NAME):
+            assert Run.status_of(NAME, runs)["state"] == "running"
+    with Store.write(runs / NAME) as store:
+        store.append("note", {"text": "something new"})
+    assert Run.status_of(NAME, runs)["notes"][-1] == "something new"
+
+
 SPOILED: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut": lambda data: data[: len(data) // 2],
     "changed": lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:],
     "no object": lambda data: zlib.compress(b"[]"),
     "no rows": lambda data: zlib.compress(
-        json.dumps({**json.loads(zlib.decompress(data)), "entries": [[]]}).encode()
+        json.dumps({**json.loads(zlib.decompress(data)), "is": {"conditions": [], "entries": [[]]}}).encode()
     ),
     "other fields": lambda data: zlib.compress(
-        json.dumps({**json.loads(zlib.decompress(data)), "fields": ["id"]}).encode()
+        json.dumps({**json.loads(zlib.decompress(data)), "of": 1}).encode()
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("how", SPOILED)
 def test_one_that_is_damaged_is_computed_anew(runs: Path, how: str) -> None:
-    file = runs / NAME / standings.FILE
+    file = runs / NAME / standings.BOARD.file
     before = file.read_bytes()
     file.write_bytes(SPOILED[how](before))
     assert Run.leaderboard_of(NAME, runs) == _computed(runs)
@@ -72,19 +88,19 @@ def test_one_of_another_record_or_release_is_computed_anew(runs: Path, monkeypat
     with Store.write(runs / NAME) as store:
         store.append("request", {"id": "a", "kind": "pin", "trial": "t0000"})
     assert [entry.id for entry in Run.leaderboard_of(NAME, runs).entries if entry.pinned] == ["t0000"]
-    monkeypatch.setattr(standings, "__version__", "another")
+    monkeypatch.setattr(derived, "__version__", "another")
     with Store.read(runs / NAME) as store:
-        assert standings.load(runs / NAME, store.mark()) is None
+        assert standings.BOARD.load(runs / NAME, store.mark()) is None
     assert Run.leaderboard_of(NAME, runs) == _computed(runs)
 
 
 def test_where_nothing_can_be_written_nothing_is_kept(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = runs / NAME / standings.FILE
+    file = runs / NAME / standings.BOARD.file
     file.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
         assert Run.leaderboard_of(NAME, runs) == _computed(runs)
-    assert not list((runs / NAME).glob(f"*{standings.FILE}*"))
+    assert not list((runs / NAME).glob(f"*{standings.BOARD.file}*"))
     file.mkdir()
     assert Run.leaderboard_of(NAME, runs) == _computed(runs)
 

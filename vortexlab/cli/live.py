@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -164,9 +165,9 @@ def _add(file: int, data: bytes) -> None:
         raise
 
 
-def funnel(state: ProgressState) -> str:
+def funnel(passed: Mapping[str, int]) -> str:
     """`proposed 12 > numerics 12 > fidelity 11`: how many programs passed each gate."""
-    return " > ".join(f"{gate} {count}" for gate, count in state.funnel.items()) or "-"
+    return " > ".join(f"{gate} {count}" for gate, count in passed.items()) or "-"
 
 
 def line(state: ProgressState) -> str:

@@ -131,7 +131,7 @@ class View:
             for gate, count in state.funnel.items():
                 yield Row(gate, Beside(bar(count, most), f"{count:>5}"), 4, True)
         else:
-            yield Row("gates", line(funnel(state)), 1, True)
+            yield Row("gates", line(funnel(state.funnel)), 1, True)
         told = f"{state.frontier} programs, area {state.hypervolume:.3f}"
         yield Row("frontier", Beside(Sparkline(state.growth), told), 1, True)
         for number, item in enumerate(state.best):

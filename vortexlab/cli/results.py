@@ -39,25 +39,25 @@ def status(run: RunName = "latest", runs: Runs = "runs", as_json: AsJson = False
     """How a campaign stands: rate, gate funnel, frontier, cost, time left."""
     from vortexlab.agent.run import Run
 
-    opened = Run.open(run, runs)
-    found = opened.status()
+    found = Run.status_of(run, runs)
     if as_json:
         print_json(found)
         return
-    state = opened.progress()
-    budget = "" if state.budget is None else f" of {state.budget}"
+    budget = "" if found["budget"] is None else f" of {found['budget']}"
     ended = f": {found['reason']}" if found["reason"] else ""
     lines({
-        "run": f"{opened.name} ({opened.folder})",
+        "run": f"{found['run']} ({found['folder']})",
         "state": f"{found['state']}{ended}",
-        "evaluated": f"{state.evaluations}{budget}, {state.per_hour:.1f} an hour",
-        "recorded": f"{state.recorded}: {state.accepted} accepted, {state.rejected} rejected, {state.errors} lost",
-        "time": f"{duration(state.seconds)} in {found['sessions']} session(s), left: {duration(state.seconds_left)}",
-        "gates": funnel(state),
-        "frontier": f"{state.frontier} programs, hypervolume {state.hypervolume:.3f}",
-        "structures": f"{state.structures} accepted, {state.new_structures} of them new",
-        "language models": f"{state.calls} calls, {state.tokens} tokens, {state.money:.4f} of money, "
-        f"{duration(state.model_seconds)} of waiting",
+        "evaluated": f"{found['evaluations']}{budget}, {found['per_hour']:.1f} an hour",
+        "recorded": f"{found['recorded']}: {found['accepted']} accepted, {found['rejected']} rejected, "
+        f"{found['errors']} lost",
+        "time": f"{duration(found['seconds'])} in {found['sessions']} session(s), "
+        f"left: {duration(found['seconds_left'])}",
+        "gates": funnel(found["funnel"]),
+        "frontier": f"{found['frontier']} programs, hypervolume {found['hypervolume']:.3f}",
+        "structures": f"{found['structures']} accepted, {found['new_structures']} of them new",
+        "language models": f"{found['calls']} calls, {found['tokens']} tokens, {found['money']:.4f} of money, "
+        f"{duration(found['model_seconds'])} of waiting",
     })  # fmt: skip
     for proposer, reason in found["stopped"].items():
         print(printable(f"not asked any more: {proposer}: {reason}"))

@@ -41,7 +41,7 @@ def summary_lines(run: Run) -> list[str]:
         f"accepted with {state.structures:,} structures, {state.new_structures:,} of which no published program has. "
         f"Cost: {duration(state.seconds)} of work, {state.per_hour:,.0f} evaluations an hour{spent}.",
         conditions_line(board) or "Nothing was measured in full.",
-        f"Gates: {funnel(state)}.{_reasons(run)}",
+        f"Gates: {funnel(state.funnel)}.{_reasons(run)}",
         _frontier_line(board, state.hypervolume),
     ]
     best = recommended(board)
