@@ -11,13 +11,14 @@ pin     = $(shell sed -n 's/^$(1)==//p' constraints.txt)
 pytest := $(python) -m pytest -n $(WORKERS) --dist loadfile -q
 rooms  := dsl|kernels|evaluator|search_spaces|agent|deploy
 
-.PHONY: help setup link search test test-all test-gpu test-vllm test-sglang lint train clean
+.PHONY: help setup link search test test-all test-long test-extras test-gpu test-vllm test-sglang lint train clean
 
 help:
 	@echo "make setup     install everything into .venv"
 	@echo "make search    run a campaign on this machine (more options: make search ARGS='--hours 1')"
 	@echo "make test      the tests that need neither a GPU nor much time"
-	@echo "make test-all  these and the long ones;  make test-gpu: those for a CUDA device"
+	@echo "make test-all  these and all others that need no GPU: long fuzzing and soak, clusters, the report in a browser,"
+	@echo "               vLLM, SGLang's sources;  make test-long, test-extras: parts of it;  make test-gpu: a CUDA device"
 	@echo "make test-vllm those with vLLM on the CPU, in an environment of their own, $(vllm)"
 	@echo "make test-sglang  what is relied upon in the sources of SGLang, which are fetched into build/"
 	@echo "make lint      ruff and mypy"
@@ -48,8 +49,22 @@ search: link
 test: link
 	$(pytest) $(ARGS)
 
-test-all: link
-	$(pytest) -m 'not gpu and not vllm' $(ARGS)
+extra := browser or dashboard or cluster
+
+test-all: test-long test-extras test-vllm test-sglang
+
+test-long: link
+	$(pytest) -m 'not (gpu or vllm or $(extra))' $(ARGS)
+
+# A browser is a package of the system; where there is none playwright brings its own.
+$(venv)/.extras: $(venv)/.installed constraints-extras.txt
+	$(python) -m pip install --quiet --constraint $(venv)/constraints.txt --constraint constraints-extras.txt \
+		'ray[default]' optuna-dashboard playwright
+	command -v chromium chromium-browser google-chrome >/dev/null || $(python) -m playwright install chromium
+	touch $@
+
+test-extras: link $(venv)/.extras
+	$(python) -m pytest -q -m '$(extra)' $(ARGS)
 
 test-gpu: link
 	$(python) -m pytest -q -m gpu $(ARGS)

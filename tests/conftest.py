@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,3 +34,34 @@ def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
 def repo_root() -> Path:
     """The checkout, which holds the folders of the packages."""
     return Path(__file__).resolve().parents[1]
+
+
+#: Kinds of tests that a run may leave out, and what runs them.
+LEFT_OUT = {
+    "slow": "make test-long", "cluster": "make test-extras", "browser": "make test-extras",
+    "dashboard": "make test-extras", "vllm": "make test-vllm", "gpu": "make test-gpu",
+}  # fmt: skip
+_left_out: Counter[str] = Counter()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        names = {mark.name for mark in item.iter_markers()}
+        _left_out.update(name for name in LEFT_OUT if name in names)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist tells its controller, which collects nothing itself."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = dict(_left_out)
+
+
+def pytest_testnodedown(node: Any) -> None:
+    _left_out.update({} if _left_out else node.workeroutput.get("left_out", {}))  # every process collects all
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    counts = [f"{count} {name} ({LEFT_OUT[name]})" for name, count in sorted(_left_out.items())]
+    if counts:
+        terminalreporter.write_line(f"left out: {', '.join(counts)}")

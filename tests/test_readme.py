@@ -9,6 +9,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +74,10 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
                 words += ["--evaluations", "1"]
             elif words[1] == "tune":
                 words += ["--seconds", "1", "--out", "tuned.json"]
+            elif words[1] == "dashboard":
+                shown_until_interrupted(words)
+                ran += 1
+                continue
             status = vortex([winner(word) for word in words[1:]])
             printed = capsys.readouterr()
             # A rejection is an answer: a tiny campaign measures too little to accept every program.
@@ -77,11 +85,28 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
             if words[1] in ("pause", "resume"):
                 allowed = (2,)  # nothing is at work here, and they say so
                 assert "is not running; go on with `vortex search --resume first`" in printed.err
+            if "--cluster" in words and find_spec("ray") is None:
+                allowed = (2,)
+                assert "pip install 'vortexlab[cluster]'" in printed.err
             if words[1] == "tune" and not torch.cuda.is_available():
                 allowed = (2,)  # it says so
             assert status in allowed, f"{line}: status {status}\n{printed.out[-2000:]}{printed.err[-2000:]}"
             ran += 1
     assert ran == len(commands()) >= 19
+
+
+def shown_until_interrupted(words: list[str]) -> None:
+    """`vortex dashboard` answers until Ctrl-C, or says which package it needs."""
+    command = [sys.executable, "-m", "vortexlab.cli.main", *words[1:], "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if line:
+            assert "http://127.0.0.1:" in line
+            process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    missing = find_spec("optuna_dashboard") is None
+    assert process.returncode == (2 if missing else 0) and ("vortexlab[dashboard]" in said) == missing, said
 
 
 def winner(word: str) -> str:
