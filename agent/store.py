@@ -18,7 +18,6 @@ Kinds of event, in the order in which they appear:
 * ``finals_opened`` {ids, evaluation, opening}, before a sealed context is made; ``final`` {id, opening, verdict}
 * ``ablation`` {id, change, source, knobs, hash, verdict}: the program of trial `id` less a part; verdict None where the
   record holds one of that hash already
-
 * ``measured`` {key, verdict, from_run}: what a damaged record had of a program whose trial it lost (`agent.rescue`); a
   trial with this key takes it and is not measured again
 
@@ -225,9 +224,9 @@ class Store:
         `slot` enters the data too; `detail` is what only `Event.whole` reads. Raises `VortexError` when the disk is
         full or gone (nothing is lost), when `slot` has such an event already, or when `key` was evaluated before.
         """
-        if not self.writable:
-            raise VortexError(f"run {self.folder.name!r} was opened for reading")
         with self._turn, _explained(self.folder):
+            if not self.writable:
+                raise VortexError(f"run {self.folder.name!r} is not open for writing")
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 event = self._insert(kind, data, slot, key, detail)
@@ -258,7 +257,7 @@ class Store:
             for seq, when, name, data, detail in rows(self._connection, self._version, after=after, kind=kind):
                 after += 1
                 if kind is None and seq != after:
-                    raise VortexError(f"run {self.folder.name!r}: event {after} is lost; {mend(self.folder.name)}")
+                    raise self._lost(after)
                 yield Event(seq, when, name, data, detail, self.folder.name)
 
     def latest(self, after: int) -> list[Event]:
@@ -267,12 +266,21 @@ class Store:
             return list(self.events(after=after))
 
     def first(self) -> Event:
-        return next(self.events())
+        """How the campaign began. Raises `VortexError` where that is lost."""
+        for event in self.events():
+            return event
+        raise self._lost(1)
 
     def mark(self) -> Mark:
-        """How far the record goes at this moment."""
+        """How far the record goes at this moment. Raises `VortexError` where nothing is left of it."""
         with self._turn, _explained(self.folder):
-            return Mark(*self._connection.execute("SELECT seq, time FROM events ORDER BY seq DESC LIMIT 1").fetchone())
+            last = self._connection.execute("SELECT seq, time FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        if last is None:
+            raise self._lost(1)
+        return Mark(*last)
+
+    def _lost(self, seq: int) -> VortexError:
+        return VortexError(f"run {self.folder.name!r}: event {seq} is lost; {mend(self.folder.name)}")
 
     def check(self) -> None:
         """Reads the whole file. Raises `VortexError` where its pages are damaged."""
@@ -296,15 +304,17 @@ class Store:
                 copied.close()
 
     def close(self) -> None:
-        """A writer leaves one plain file behind, without a log beside it, unless somebody is reading."""
-        if self.writable:
-            # While a reader is there, or the disk is full, the log stays and is read the next time.
-            with suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA journal_mode = DELETE")
-        self._connection.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """A writer leaves one plain file behind, without a log beside it, unless somebody is reading. An event that
+        another thread is about to append is recorded before that, or refused."""
+        with self._turn:
+            if self.writable:
+                # While a reader is there, or the disk is full, the log stays and is read the next time.
+                with suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._connection.close()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
         if self._copy is not None:
             shutil.rmtree(self._copy, ignore_errors=True)
             self._copy = None
