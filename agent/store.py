@@ -272,12 +272,13 @@ class Store:
         raise self._lost(1)
 
     def mark(self) -> Mark:
-        """How far the record goes at this moment. Raises `VortexError` where nothing is left of it."""
+        """How far the record goes at this moment. Raises `VortexError` where an event is lost."""
         with self._turn, _explained(self.folder):
-            last = self._connection.execute("SELECT seq, time FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-        if last is None:
-            raise self._lost(1)
-        return Mark(*last)
+            count, last, when = self._connection.execute("SELECT count(*), max(seq), time FROM events").fetchone()
+            if count == last:
+                return Mark(last, when)
+            found = enumerate(self._connection.execute("SELECT seq FROM events ORDER BY seq"), 1)
+            raise self._lost(next((number for number, (seq,) in found if number != seq), 1))
 
     def _lost(self, seq: int) -> VortexError:
         return VortexError(f"run {self.folder.name!r}: event {seq} is lost; {mend(self.folder.name)}")
