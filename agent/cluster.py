@@ -134,7 +134,7 @@ class Cluster:
         self._turn = threading.Lock()
         self._left_out: dict[str, str] = {}
         self._open: dict[Future[Verdict], Any] = {}  # -> the reference of its task
-        self._closed, self._gone = threading.Event(), False
+        self._closed, self._gone = threading.Event(), threading.Event()
         self._head = address if address.startswith("ray://") else self._ray.get_runtime_context().gcs_address
         try:
             self.environment = self._agree(environment)
@@ -158,8 +158,9 @@ class Cluster:
                 _reach(head)
                 seen = time.monotonic()
             except VortexError:
-                self._gone = time.monotonic() - seen > _GONE
-            if self._gone:
+                if time.monotonic() - seen <= _GONE:
+                    continue
+                self._gone.set()
                 with self._turn:
                     futures = list(self._open)
                 for future in futures:
@@ -237,13 +238,13 @@ class Cluster:
         return future
 
     def _send(self, future: Future[Verdict], asked: Asked, avoid: frozenset[str]) -> None:
-        if self._gone:
+        if self._gone.is_set():
             self._give_up(future)
             return
         reference = self._task(asked, avoid=sorted({*avoid, *self._left_out}))
         with self._turn:
             self._open[future] = reference
-            gone = self._gone  # from here on `_watch` finds it
+            gone = self._gone.is_set()  # from here on `_watch` finds it
         if gone:
             self._give_up(future)
         reference.future().add_done_callback(lambda done: self._arrived(future, asked, avoid, done))
@@ -315,10 +316,10 @@ class Cluster:
             self._closed.set()
         for future, reference in running.items():
             future.cancel()
-            if not self._gone:
+            if not self._gone.is_set():
                 with suppress(Exception):
                     self._ray.cancel(reference, force=True)
-        if self._gone:
+        if self._gone.is_set():
             _given_up.append(self._head)
         elif not closed:
             self._ray.shutdown()

@@ -266,7 +266,7 @@ class Unplugged(Cluster):
     """One whose head is gone, and nothing of Ray behind it."""
 
     def __init__(self, tasks: Callable[[], Any]) -> None:
-        self.environment, self._head, self._gone = "fake", "host:6379", False
+        self.environment, self._head, self._gone = "fake", "host:6379", threading.Event()
         self._turn, self._left_out, self._open = threading.Lock(), {}, {}
         self._closed, self._tasks = threading.Event(), tasks
 
@@ -286,7 +286,7 @@ def test_nobody_waits_for_what_is_sent_after_the_head_was_given_up() -> None:
     pool = Unplugged(Reference)
 
     def meanwhile() -> Reference:
-        pool._gone = True
+        pool._gone.set()
         return Reference()
 
     pool._tasks = meanwhile
