@@ -122,10 +122,9 @@ class Store:
         connection: sqlite3.Connection,
         lock: int | None,
         copy: Path | None = None,
-        version: int = FORM,
     ):
         self.folder = folder
-        self._connection, self._lock, self._copy, self._version = connection, lock, copy, version
+        self._connection, self._lock, self._copy, self._version = connection, lock, copy, FORM
         self._turn = threading.RLock()
 
     @staticmethod
@@ -204,7 +203,13 @@ class Store:
                     if (source := folder / f"{FILE}{suffix}").exists():
                         shutil.copyfile(source, copy / f"{FILE}{suffix}")
                 connection = _connect(copy / FILE)
-            return Store(folder, connection, None, copy, form_of(connection, folder))
+            store = Store(folder, connection, None, copy)
+            try:
+                store._version = form_of(connection, folder)
+            except BaseException:
+                store.close()  # and the copy with it
+                raise
+            return store
 
     @property
     def writable(self) -> bool:
