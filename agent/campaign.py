@@ -51,9 +51,7 @@ class Campaign:
             config = replace(config, name=_free_name(Path(config.runs)))
         if exists(config.folder):
             with Store.read(config.folder) as store:
-                found = History.of(store.events()).resumed["config"]
-            # A folder may be renamed; a record of an earlier release says nothing of parallel slots.
-            recorded = CampaignConfig.from_json({"parallel": 1, **found, "name": config.name})
+                recorded = CampaignConfig.recorded(History.of(store.events()).resumed["config"], config.folder)
             if config.parallel == 0:
                 config = replace(config, parallel=recorded.parallel)
             differences = recorded.differences(config)
@@ -84,10 +82,8 @@ class Campaign:
         Raises `VortexError` for an unknown run."""
         folder = resolve(name, runs)
         with Store.read(folder) as store:
-            config = CampaignConfig.from_json({"parallel": 1, **History.of(store.events()).resumed["config"]})
-        config = replace(config, name=folder.name, runs=str(folder.parent)).with_budget(
-            evaluations, hours, llm
-        )
+            config = CampaignConfig.recorded(History.of(store.events()).resumed["config"], folder)
+        config = replace(config, runs=str(folder.parent)).with_budget(evaluations, hours, llm)
         if cluster is not None:
             config = replace(config, cluster=cluster)
         return Campaign(config, evaluator=evaluator, pool=pool)

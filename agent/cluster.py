@@ -134,7 +134,7 @@ class Cluster:
         self._turn = threading.Lock()
         self._left_out: dict[str, str] = {}
         self._open: dict[Future[Verdict], Any] = {}  # -> the reference of its task
-        self._closed, self._gone = threading.Event(), False
+        self._closed, self._gone = threading.Event(), threading.Event()
         self._head = address if address.startswith("ray://") else self._ray.get_runtime_context().gcs_address
         try:
             self.environment = self._agree(environment)
@@ -158,17 +158,18 @@ class Cluster:
                 _reach(head)
                 seen = time.monotonic()
             except VortexError:
-                self._gone = time.monotonic() - seen > _GONE
-            if self._gone:
+                if time.monotonic() - seen <= _GONE:
+                    continue
+                self._gone.set()
                 with self._turn:
                     futures = list(self._open)
                 for future in futures:
-                    with suppress(InvalidStateError):
-                        future.set_exception(VortexError(
-                            f"the head of the Ray cluster at {head} does not answer any more; what is recorded is "
-                            "safe: go on with --resume when it does, or with --cluster elsewhere"
-                        ))  # fmt: skip
+                    self._give_up(future)
                 return
+
+    def _give_up(self, future: Future[Verdict]) -> None:
+        line = f"the head of the Ray cluster at {self._head} does not answer any more; what is recorded is safe: "
+        self._fail(future, VortexError(f"{line}go on with --resume when it does, or with --cluster elsewhere"))
 
     def _hosts(self, resource: str) -> list[int]:
         """How many of a resource every living host has that has any."""
@@ -230,13 +231,22 @@ class Cluster:
     def submit(self, source: str, knobs: Mapping[str, Attr], points: Iterable[Point]) -> Future[Verdict]:
         """Raises nothing: what goes wrong is in the future, a `VortexError` when no host is left."""
         future: Future[Verdict] = Future()
-        self._send(future, (self.environment, source, dict(knobs), list(points)), frozenset())
+        try:
+            self._send(future, (self.environment, source, dict(knobs), list(points)), frozenset())
+        except Exception as error:
+            self._fail(future, error)
         return future
 
     def _send(self, future: Future[Verdict], asked: Asked, avoid: frozenset[str]) -> None:
+        if self._gone.is_set():
+            self._give_up(future)
+            return
         reference = self._task(asked, avoid=sorted({*avoid, *self._left_out}))
         with self._turn:
             self._open[future] = reference
+            gone = self._gone.is_set()  # from here on `_watch` finds it
+        if gone:
+            self._give_up(future)
         reference.future().add_done_callback(lambda done: self._arrived(future, asked, avoid, done))
 
     def _arrived(self, future: Future[Verdict], asked: Asked, avoid: frozenset[str], done: Future[Any]) -> None:
@@ -245,16 +255,20 @@ class Cluster:
         try:
             found = self._judge(asked, avoid, done)
             if isinstance(found, Verdict):
-                future.set_result(found)
+                with suppress(InvalidStateError):  # it was given up meanwhile
+                    future.set_result(found)
             else:
                 self._send(future, asked, found)
-        except InvalidStateError:  # it was given up meanwhile
-            return
         except BaseException as error:
-            future.set_exception(error)
+            self._fail(future, error)
         if future.done():
             with self._turn:
                 self._open.pop(future, None)
+
+    @staticmethod
+    def _fail(future: Future[Verdict], error: BaseException) -> None:
+        with suppress(InvalidStateError):  # it was given up meanwhile
+            future.set_exception(error)
 
     def _judge(self, asked: Asked, avoid: frozenset[str], done: Future[Any]) -> Verdict | frozenset[str]:
         """The verdict of a task, or the hosts to avoid when it is to be tried once more."""
@@ -302,10 +316,10 @@ class Cluster:
             self._closed.set()
         for future, reference in running.items():
             future.cancel()
-            if not self._gone:
+            if not self._gone.is_set():
                 with suppress(Exception):
                     self._ray.cancel(reference, force=True)
-        if self._gone:
+        if self._gone.is_set():
             _given_up.append(self._head)
         elif not closed:
             self._ray.shutdown()

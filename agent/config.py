@@ -170,6 +170,12 @@ class CampaignConfig:
         evaluation = EvaluationConfig.from_json(data.get("evaluation", {}))
         return CampaignConfig(**{**data, "evaluation": evaluation, "llm": llm})
 
+    @staticmethod
+    def recorded(data: Mapping[str, Any], folder: Path) -> CampaignConfig:
+        """The settings that a campaign's record holds, with the name of its folder, which may have been renamed. A
+        record of a release without parallel slots says nothing of them: it had one. Raises as `from_json`."""
+        return replace(CampaignConfig.from_json({"parallel": 1, **data}), name=folder.name)
+
 
 def _taught(config: CampaignConfig) -> str:
     """The runs that a campaign learned from, each with a digest of what they taught."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,10 +17,11 @@ from typing import Any, Generic, TypeVar
 
 from vortexlab import __version__
 from vortexlab.agent.store import Mark
+from vortexlab.kernels import disk
 
 T = TypeVar("T")
 #: Whatever a damaged file makes of us.
-_DAMAGED = (OSError, zlib.error, ValueError, TypeError, KeyError, IndexError)
+_DAMAGED = (OSError, zlib.error, ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,8 @@ class Derived(Generic[T]):
         return {**self.facts, "release": __version__, "event": mark.seq, "time": mark.time}
 
     def _save(self, folder: Path, mark: Mark, value: T) -> None:
-        """A reader sees the old file or the new one."""
         found = {"of": self._of(mark), "is": self.pack(value)}
-        packed = zlib.compress(json.dumps(found, separators=(",", ":")).encode(), 1)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{self.file}.", delete=False) as file:
-            try:
-                file.write(packed)
-                file.flush()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, folder / self.file)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        disk.replace(folder / self.file, zlib.compress(json.dumps(found, separators=(",", ":")).encode(), 1))
 
 
 @contextmanager

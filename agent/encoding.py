@@ -51,28 +51,28 @@ class Parts:
 
     def __init__(self, outer: str, names: Iterable[str]):
         self._outer, self._marks = outer, {name: f'"{name}":' for name in names}
-        self._last: dict[str, tuple[str, Any]] = {}
+        self._latest: dict[str, tuple[str, Any]] = {}
         self._decoder = json.JSONDecoder()
 
     def read(self, packed: bytes) -> dict[str, Any]:
         """By name; what is not there is not in it. Raises `ValueError` when it is damaged."""
         try:
-            text = zlib.decompress(packed).decode()
+            plain = zlib.decompress(packed).decode()
         except zlib.error as error:
             raise ValueError(str(error)) from error
         found = {}
         for name, mark in self._marks.items():
-            at = text.find(mark) + len(mark)
+            at = plain.find(mark) + len(mark)
             if at >= len(mark):
-                seen, value = self._last.get(name, ("", None))
-                if seen and text.startswith(seen, at):
+                seen, value = self._latest.get(name, ("", None))
+                if seen and plain.startswith(seen, at):
                     end = at + len(seen)
                 else:
-                    value, end = self._decoder.raw_decode(text, at)
+                    value, end = self._decoder.raw_decode(plain, at)
                     if isinstance(value, dict):  # whose text ends where it ends
-                        self._last[name] = text[at:end], value
+                        self._latest[name] = plain[at:end], value
                 found[name] = value
-            if at < len(mark) or text.find(mark, end) >= 0:
+            if at < len(mark) or plain.find(mark, end) >= 0:
                 whole = unpack(packed).get(self._outer, {})
                 return {name: whole[name] for name in self._marks if name in whole}
         return found

@@ -89,16 +89,13 @@ def migrate(connection: sqlite3.Connection, form: int) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        changed = [
-            (encoding.text(data), detail, seq)
-            for seq, _, kind, data, detail in rows(connection, form) if detail is not None
-        ]  # fmt: skip
+        events = [(encoding.text(data), detail, seq) for seq, _, _, data, detail in rows(connection, form)]
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             connection.execute(f"DROP TRIGGER {name}")
         for migration in MIGRATIONS[form - 1 :]:
             for statement in migration.schema:
                 connection.execute(statement)
-        connection.executemany("UPDATE events SET data = ?, detail = ? WHERE seq = ?", changed)
+        connection.executemany("UPDATE events SET data = ?, detail = ? WHERE seq = ?", events)
         for statement in _TRIGGERS:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {FORM}")

@@ -34,7 +34,6 @@ class Recorded:
             self._seen = weakref.ref(found)
         return found
 
-
     def parts(self, parts: Parts) -> dict[str, Any]:
         """Some of what the head does not say, as JSON. Raises `VortexError` when the record is damaged."""
         return self._event.parts(parts)

@@ -99,8 +99,8 @@ def rescue(folder: Path, found: Examination) -> Path:
         text += "; the sealed contexts were opened after these"
     rows.append((when, "note", None, None, encoding.text({"text": text}), None))
     for item in found.measured:
-        key = item.row[3]
-        data = {"key": key, "verdict": item.event.data["verdict"], "from_run": folder.name}
+        key, said = item.row[3], item.event.data
+        data = {"key": key, "verdict": said["verdict"], "from_run": said.get("from_run", folder.name)}
         rows.append((when, "measured", None, key, encoding.text(data), item.row[5]))
     Store.restore(target, rows).close()
     return target

@@ -79,7 +79,7 @@ class Run:
         for event in store.events():
             self.history.add(event)
             self._mark = Mark(event.seq, event.time)
-        self.config = CampaignConfig.from_json({**self.history.resumed["config"], "name": self.name})
+        self.config = CampaignConfig.recorded(self.history.resumed["config"], self.folder)
 
     @staticmethod
     def open(name: str | Path = LATEST, runs: str | Path = "runs") -> Run:

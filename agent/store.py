@@ -18,7 +18,6 @@ Kinds of event, in the order in which they appear:
 * ``finals_opened`` {ids, evaluation, opening}, before a sealed context is made; ``final`` {id, opening, verdict}
 * ``ablation`` {id, change, source, knobs, hash, verdict}: the program of trial `id` less a part; verdict None where the
   record holds one of that hash already
-
 * ``measured`` {key, verdict, from_run}: what a damaged record had of a program whose trial it lost (`agent.rescue`); a
   trial with this key takes it and is not measured again
 
@@ -123,10 +122,9 @@ class Store:
         connection: sqlite3.Connection,
         lock: int | None,
         copy: Path | None = None,
-        version: int = FORM,
     ):
         self.folder = folder
-        self._connection, self._lock, self._copy, self._version = connection, lock, copy, version
+        self._connection, self._lock, self._copy, self._version = connection, lock, copy, FORM
         self._turn = threading.RLock()
 
     @staticmethod
@@ -205,7 +203,13 @@ class Store:
                     if (source := folder / f"{FILE}{suffix}").exists():
                         shutil.copyfile(source, copy / f"{FILE}{suffix}")
                 connection = _connect(copy / FILE)
-            return Store(folder, connection, None, copy, form_of(connection, folder))
+            store = Store(folder, connection, None, copy)
+            try:
+                store._version = form_of(connection, folder)
+            except BaseException:
+                store.close()  # and the copy with it
+                raise
+            return store
 
     @property
     def writable(self) -> bool:
@@ -225,9 +229,9 @@ class Store:
         `slot` enters the data too; `detail` is what only `Event.whole` reads. Raises `VortexError` when the disk is
         full or gone (nothing is lost), when `slot` has such an event already, or when `key` was evaluated before.
         """
-        if not self.writable:
-            raise VortexError(f"run {self.folder.name!r} was opened for reading")
         with self._turn, _explained(self.folder):
+            if not self.writable:
+                raise VortexError(f"run {self.folder.name!r} is not open for writing")
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 event = self._insert(kind, data, slot, key, detail)
@@ -258,7 +262,7 @@ class Store:
             for seq, when, name, data, detail in rows(self._connection, self._version, after=after, kind=kind):
                 after += 1
                 if kind is None and seq != after:
-                    raise VortexError(f"run {self.folder.name!r}: event {after} is lost; {mend(self.folder.name)}")
+                    raise self._lost(after)
                 yield Event(seq, when, name, data, detail, self.folder.name)
 
     def latest(self, after: int) -> list[Event]:
@@ -267,12 +271,22 @@ class Store:
             return list(self.events(after=after))
 
     def first(self) -> Event:
-        return next(self.events())
+        """How the campaign began. Raises `VortexError` where that is lost."""
+        for event in self.events():
+            return event
+        raise self._lost(1)
 
     def mark(self) -> Mark:
-        """How far the record goes at this moment."""
+        """How far the record goes at this moment. Raises `VortexError` where an event is lost."""
         with self._turn, _explained(self.folder):
-            return Mark(*self._connection.execute("SELECT seq, time FROM events ORDER BY seq DESC LIMIT 1").fetchone())
+            count, last, when = self._connection.execute("SELECT count(*), max(seq), time FROM events").fetchone()
+            if count == last:
+                return Mark(last, when)
+            found = enumerate(self._connection.execute("SELECT seq FROM events ORDER BY seq"), 1)
+            raise self._lost(next((number for number, (seq,) in found if number != seq), 1))
+
+    def _lost(self, seq: int) -> VortexError:
+        return VortexError(f"run {self.folder.name!r}: event {seq} is lost; {mend(self.folder.name)}")
 
     def check(self) -> None:
         """Reads the whole file. Raises `VortexError` where its pages are damaged."""
@@ -296,15 +310,17 @@ class Store:
                 copied.close()
 
     def close(self) -> None:
-        """A writer leaves one plain file behind, without a log beside it, unless somebody is reading."""
-        if self.writable:
-            # While a reader is there, or the disk is full, the log stays and is read the next time.
-            with suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA journal_mode = DELETE")
-        self._connection.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """A writer leaves one plain file behind, without a log beside it, unless somebody is reading. An event that
+        another thread is about to append is recorded before that, or refused."""
+        with self._turn:
+            if self.writable:
+                # While a reader is there, or the disk is full, the log stays and is read the next time.
+                with suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._connection.close()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
         if self._copy is not None:
             shutil.rmtree(self._copy, ignore_errors=True)
             self._copy = None

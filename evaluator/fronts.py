@@ -38,8 +38,8 @@ def frontiers(speed: np.ndarray, kept: np.ndarray) -> Iterator[np.ndarray]:
         return
     strong = np.flatnonzero(non_dominated(speed.mean(1), kept.mean(1)))
     strong = strong[np.argsort(speed[strong].min(1))]
-    # Of the strong programs that are faster in any draw the slowest keeps the most: where it always keeps as much, the
-    # program is never on the frontier.
+    # Of the strong programs whose slowest draw is faster than all of a program's, the slowest keeps the most: where it
+    # always keeps as much, the program is never on the frontier.
     rival = np.searchsorted(speed[strong].min(1), speed.max(1), side="right")
     close = [strong, np.flatnonzero(rival == len(strong))]
     for number, other in enumerate(strong):

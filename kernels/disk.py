@@ -1,10 +1,12 @@
-"""Folders of what can be made again: where generated kernels lie, and how a folder stays under its cap."""
+"""Files that appear whole, and folders of what can be made again: where generated kernels lie, and how a folder stays
+under its cap."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -93,6 +95,21 @@ def try_discard(path: Path) -> bool:
     with suppress(OSError):
         return discard(path)
     return False
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all; a reader sees the old one or the new one. Several processes may do so at once.
+    A kill leaves a draft behind, ``.NAME.*.tmp``. Raises `OSError`, and leaves none, where it cannot be written."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as draft:
+        try:
+            draft.write(content)
+            draft.flush()
+            os.chmod(draft.name, 0o644)
+            os.replace(draft.name, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(draft.name)
+            raise
 
 
 def touch(path: Path) -> None:

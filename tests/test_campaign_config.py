@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,13 @@ from vortexlab.dsl.errors import VortexError
 def test_where_evaluations_may_run(cluster: str) -> None:
     config = CampaignConfig(parallel=4, cluster=cluster)
     assert CampaignConfig.from_json(config.to_json()) == config
+
+
+def test_recorded_settings_have_the_name_of_their_folder_and_as_many_slots_as_they_had(tmp_path: Path) -> None:
+    config = CampaignConfig(name="before", parallel=3)
+    assert CampaignConfig.recorded(config.to_json(), tmp_path / "renamed") == replace(config, name="renamed")
+    earlier = {name: value for name, value in config.to_json().items() if name != "parallel"}
+    assert CampaignConfig.recorded(earlier, tmp_path / "before").parallel == 1
 
 
 @pytest.mark.parametrize(

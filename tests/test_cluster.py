@@ -7,10 +7,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,3 +260,52 @@ def test_the_real_evaluator_keeps_its_contexts_between_tasks(tmp_path: Path) -> 
         assert trial.verdict.accuracy == other.accuracy and trial.verdict.outcomes == other.outcomes
     opened = [sum(g.seconds for g in t.verdict.gates) for t in two.trials if t.verdict]
     assert opened and ray.is_initialized() is False
+
+
+class Unplugged(Cluster):
+    """One whose head is gone, and nothing of Ray behind it."""
+
+    def __init__(self, tasks: Callable[[], Any]) -> None:
+        self.environment, self._head, self._gone = "fake", "host:6379", threading.Event()
+        self._turn, self._left_out, self._open = threading.Lock(), {}, {}
+        self._closed, self._tasks = threading.Event(), tasks
+
+    def _task(self, asked: Any, *, on: str = "", avoid: Any = ()) -> Any:
+        return self._tasks()
+
+
+class Reference:
+    """Of a task that never ends."""
+
+    def future(self) -> Future[Any]:
+        return Future()
+
+
+def test_nobody_waits_for_what_is_sent_after_the_head_was_given_up() -> None:
+    """The watch has told the open ones and has ended, before this one or while it was on its way."""
+    pool = Unplugged(Reference)
+
+    def meanwhile() -> Reference:
+        pool._gone.set()
+        return Reference()
+
+    pool._tasks = meanwhile
+    for _ in range(2):
+        with pytest.raises(VortexError, match="the head of the Ray cluster at host:6379 does not answer any more"):
+            pool.submit("", {}, ()).result(timeout=0)
+
+
+def test_a_task_that_cannot_be_sent_or_comes_late_is_in_its_future() -> None:
+    def refused() -> Any:
+        raise RuntimeError("Ray was shut down")
+
+    pool = Unplugged(refused)
+    with pytest.raises(RuntimeError, match="was shut down"):
+        pool.submit("", {}, ()).result(timeout=0)
+    late, done = Future[Verdict](), Future[Any]()
+    pool._open[late] = Reference()
+    done.set_exception(RuntimeError("the task was lost"))
+    pool._ray = SimpleNamespace(exceptions=SimpleNamespace(RayError=ConnectionError))
+    pool._give_up(late)
+    pool._arrived(late, ("fake", "", {}, []), frozenset(), done)  # raises nothing: it runs in a thread of Ray
+    assert not pool._open and "does not answer" in str(late.exception(timeout=0))

@@ -210,6 +210,10 @@ def test_search_reads_the_file_and_flags_override_it(
     assert other.config.seed == 9
     with pytest.raises(VortexError, match="config does not go with resume"):
         vortexlab.search(file, resume="python")
+    with pytest.raises(VortexError, match="seed does not go with resume"):
+        vortexlab.search(resume="python", runs=run.folder.parent, seed=0)
+    on = vortexlab.search(resume="python", runs=run.folder.parent, seed=None, tasks=[], evaluations=2)
+    assert on.folder == run.folder and len(on.history.sessions) == 2
 
 
 def test_paths_are_those_of_the_file(tmp_path: Path) -> None:

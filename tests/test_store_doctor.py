@@ -95,6 +95,9 @@ def test_a_verdict_that_is_lost_is_measured_again_and_no_other(folder: Path, dam
         len(whole.trials) - 6
     )
     assert vortex("doctor", rescued["run"], "--runs", folder.parent).status == 0
+    change(folder.parent / rescued["run"], "DELETE FROM events WHERE kind = 'verdict' AND slot = 6")
+    twice = vortex("doctor", rescued["run"], "--runs", folder.parent, "--json").json("doctor")["rescued"]
+    assert {event.data["from_run"] for event in Run.open(twice["run"], folder.parent).events("measured")} == {NAME}
     second = vortex("doctor", NAME, "--runs", folder.parent)
     assert second.status == 1 and f"vortex search --resume {NAME}-rescued-2`" in " ".join(second.out.split())
 

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,8 +79,46 @@ def test_creating_twice_is_refused(tmp_path: Path) -> None:
 
 def test_opened_for_reading_cannot_write(tmp_path: Path) -> None:
     Store.create(tmp_path / "run", STARTED).close()
-    with Store.read(tmp_path / "run") as store, pytest.raises(VortexError, match="opened for reading"):
+    with Store.read(tmp_path / "run") as store, pytest.raises(VortexError, match="not open for writing"):
         store.append("note", {})
+
+
+def test_what_comes_after_the_end_is_refused_and_what_is_under_way_is_recorded(tmp_path: Path) -> None:
+    """Evaluations end in threads of their own, also while a campaign is closed."""
+    store, said = Store.create(tmp_path / "run", STARTED), list[str]()
+
+    def write() -> None:
+        try:
+            while True:
+                store.append("note", {"text": "x" * 5000})
+        except VortexError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while store.mark().seq < 20:
+        pass
+    store.close()
+    for thread in threads:
+        thread.join(20)
+    assert said == ["run 'run' is not open for writing"] * 4
+    assert not (tmp_path / "run" / f"{FILE}-wal").exists(), "the log was not taken in"
+    with Store.read(tmp_path / "run") as again:
+        assert len(list(again.events())) == again.mark().seq >= 20
+
+
+def test_a_record_without_events_is_one_line(tmp_path: Path) -> None:
+    Store.create(tmp_path / "run", STARTED).close()
+    raw = sqlite3.connect(tmp_path / "run" / FILE)
+    raw.execute("DROP TRIGGER no_delete")
+    raw.execute("DELETE FROM events")
+    raw.commit()
+    raw.close()
+    with Store.read(tmp_path / "run") as store:
+        for look in (store.first, store.mark):
+            with pytest.raises(VortexError, match=r"event 1 is lost; see what is left with `vortex doctor run`"):
+                look()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a database at all" * 50])

@@ -42,7 +42,9 @@ def search(
     from vortexlab.settings import RESUMED, campaign_config, llm_limits
 
     if resume is not None:
-        others = sorted({*settings} - RESUMED | ({"config"} if config else set()) | ({"preset"} if preset else set()))
+        said = {"config": config, "preset": preset, **settings}
+        given = {name for name, value in said.items() if value not in (None, "", [], (), {})}
+        others = sorted(given - RESUMED)
         if others:
             raise VortexError(f"{others[0]} does not go with resume: the run's recorded settings count; leave it out")
         limits = llm_limits(

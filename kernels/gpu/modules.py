@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -30,9 +28,7 @@ def replace_text(path: Path, text: str, what: str = "generated kernels") -> None
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+        disk.replace(path, text.encode())
     except OSError as error:
         raise VortexError(
             f"{what} cannot be written to {path.parent} ({error.strerror}); set VORTEX_CACHE_DIR to a "

@@ -4,11 +4,8 @@ comments. A line that begins with ``#`` and no blank is a key to uncomment."""
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from vortexlab.configuration.reading import Sections
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.phases import PREFILL
+from vortexlab.kernels import disk
 
 _HEADS = {
     "campaign": "What is searched, and how.",
@@ -81,17 +79,7 @@ def write_file(path: Path, text: str, force: bool = False) -> None:
     if path.exists() and not force:
         raise VortexError(f"{path} exists; give another FILE, or --force to write it anew")
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-",
-                                         delete=False) as file:  # fmt: skip
-            try:
-                file.write(text)
-                file.flush()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(file.name)
-                raise
+        disk.replace(path, text.encode())
     except OSError as error:
         raise VortexError(
             f"cannot write {path} ({error.strerror}); check the folder, its permissions and free space"

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -21,6 +19,7 @@ from vortexlab.agent.explain import recorded as explained
 from vortexlab.agent.finals import recorded
 from vortexlab.cli.output import number
 from vortexlab.dsl.errors import VortexError
+from vortexlab.kernels import disk
 from vortexlab.report import explain, finals
 from vortexlab.report.bars import ARMS, arm_rows, funnel_figure, proposers_figure, tasks_figure
 from vortexlab.report.growth import growth_figures
@@ -50,15 +49,7 @@ def write_report(run: Run, path: Path) -> Path:
         if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
             path.write_text(page, encoding="utf-8")
             return path
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            try:
-                file.write(page)
-                file.flush()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        disk.replace(path, page.encode())
     except OSError as error:
         raise VortexError(
             f"cannot write the report to {path} ({error.strerror}); free some space or name another file with --out"
