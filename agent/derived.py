@@ -22,7 +22,7 @@ from vortexlab.agent.store import Mark
 
 T = TypeVar("T")
 #: Whatever a damaged file makes of us.
-_DAMAGED = (OSError, zlib.error, ValueError, TypeError, KeyError, IndexError)
+_DAMAGED = (OSError, zlib.error, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
