@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,8 +236,17 @@ def test_interruption_and_faults_of_ours(monkeypatch: pytest.MonkeyPatch, runs: 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(Run, "open", interrupted)
+    monkeypatch.setattr(Run, "status_of", interrupted)
     assert vortex("status", "--runs", runs).status == main.INTERRUPTED
-    monkeypatch.setattr(Run, "open", broken)
+    monkeypatch.setattr(Run, "status_of", broken)
     done = vortex("status", "--runs", runs)
     assert done.status == main.FAULT and "RuntimeError: a fault" in done.err and "please report it" in done.err
+
+
+def test_names_that_a_terminal_cannot_show(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / NAME, tmp_path / "\u00fcb\x1b[31m")
+    assert "\x1b" not in vortex("status", "none", "--runs", tmp_path).complaint()
+    words = [sys.executable, "-m", "vortexlab.cli.main", "runs", "--runs", str(tmp_path)]
+    done = subprocess.run(words, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\\xfcb\\ufffd[31m" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from dataclasses import replace
@@ -325,6 +326,7 @@ def test_models_of_a_file_take_flags_too(tmp_path: Path) -> None:
         ("[budget]\nhours = 3\nhours = 4\n", "{}: line 3, column 10: no TOML: cannot overwrite a value"),
         ("[budget]\nhours = ", "{}: at its end: no TOML: invalid value"),
         ("x = " + "[" * 5000, "{}: is nested too deeply"),
+        ("[budget]\nevaluations = 1" + "0" * 5000, "{}: a number in it has thousands of digits; give a smaller one"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_in_one_line(text: str, expected: str, tmp_path: Path) -> None:
@@ -347,6 +349,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert "--config does not go with --resume" in vortex("search", "--resume", "x", "--config", "a.toml").complaint()
     assert "is a folder" in vortex("init", tmp_path).complaint()
     assert "cannot write" in vortex("init", tmp_path / "no" / "where.toml").complaint()
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a device or a pipe" in vortex("init", tmp_path / "pipe", "--force").complaint()
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf[budget]\r\nevaluations = 7\r\n")
+    assert settings.campaign_config(tmp_path / "marked.toml", device="cpu").evaluations == 7
 
 
 def test_an_empty_file_is_a_campaign_of_defaults(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ SPOILED: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut": lambda data: data[: len(data) // 2],
     "changed": lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:],
+    "deep": lambda data: zlib.compress(b"[" * 200_000),
     "no object": lambda data: zlib.compress(b"[]"),
     "no rows": lambda data: zlib.compress(
         json.dumps({**json.loads(zlib.decompress(data)), "is": {"conditions": [], "entries": [[]]}}).encode()
@@ -82,6 +83,14 @@ def test_one_that_is_damaged_is_computed_anew(runs: Path, how: str) -> None:
     file.write_bytes(SPOILED[how](before))
     assert Run.leaderboard_of(NAME, runs) == _computed(runs)
     assert file.read_bytes() == before
+
+
+def test_a_status_of_another_form_is_computed_anew(runs: Path) -> None:
+    wanted, file = Run.status_of(NAME, runs), runs / NAME / standings.STATUS.file
+    for other in ({"x": 1}, [[1]], 5):
+        kept = json.loads(zlib.decompress(file.read_bytes()))
+        file.write_bytes(zlib.compress(json.dumps({**kept, "is": other}).encode()))
+        assert Run.status_of(NAME, runs) == wanted
 
 
 def test_one_of_another_record_or_release_is_computed_anew(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ interrupted. A fault of ours is the only thing that prints a traceback, with sta
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -35,6 +36,7 @@ from vortexlab.cli import (
     tasks,
     tune,
 )
+from vortexlab.cli.output import printable
 from vortexlab.dsl.errors import VortexError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
@@ -95,6 +97,9 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status; nothing but faults of ours is raised or traced."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of runs and programs need not fit the encoding of a terminal
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(args=None if arguments is None else list(arguments), prog_name="vortex", standalone_mode=False)
         sys.stdout.flush()
@@ -129,7 +134,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(line: str) -> int:
     with suppress(OSError):  # nobody may be there to read it
-        print(f"vortex: {' '.join(line.split())}", file=sys.stderr)
+        print(f"vortex: {printable(' '.join(line.split()))}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -45,7 +45,7 @@ def read_file(path: str | Path) -> Sections:
             content = opened.read(_LIMIT + 1)
         if len(content) > _LIMIT:
             raise VortexError(f"{file} is larger than {_LIMIT} bytes, so it is no configuration")
-        data = tomllib.loads(content.decode())
+        data = tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows begin a file with a mark
     except OSError as error:
         raise VortexError(
             f"cannot read the configuration {file} ({error.strerror}); `vortex init FILE` writes one"
@@ -54,6 +54,8 @@ def read_file(path: str | Path) -> Sections:
         raise VortexError(f"{file}: byte {error.start} is no UTF-8, which TOML is written in") from None
     except tomllib.TOMLDecodeError as error:
         raise VortexError(f"{file}: {_placed(str(error))}") from None
+    except ValueError:  # Python's own limit, of 4300 digits
+        raise VortexError(f"{file}: a number in it has thousands of digits; give a smaller one") from None
     except RecursionError:
         raise VortexError(f"{file}: is nested too deeply") from None
     return _anchored(check(data, str(file)), file.parent)

@@ -76,6 +76,8 @@ def write_file(path: Path, text: str, force: bool = False) -> None:
     """Writes the file whole or not at all. Raises `VortexError` where it exists and is not to be replaced."""
     if path.is_dir():
         raise VortexError(f"{path} is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise VortexError(f"{path} is a device or a pipe; give the name of a file")
     if path.exists() and not force:
         raise VortexError(f"{path} exists; give another FILE, or --force to write it anew")
     try:
