@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the client library of the language model is loaded by the c
 
 #: ``handoff`` proposes nothing by itself: after the seeds, programs come through `vortex tell`.
 PROPOSERS = ("grammar", "llm", "handoff")
+MOST_PARALLEL = 4096  # more than that know nothing of each other
 #: Words for where evaluations run, beside an address.
 CLUSTERS = ("local", "auto")
 #: Settings that a resumed campaign may change; all others make it another campaign.
@@ -76,6 +77,8 @@ class CampaignConfig:
             raise VortexError(
                 f"run name {self.name!r} is not usable: letters, digits, '.', '_' and '-', 64 at most, not 'latest'"
             )
+        if not self.proposers:
+            raise VortexError(f"proposers must name one at least of {', '.join(PROPOSERS)}")
         for name in self.proposers:
             if name not in PROPOSERS:
                 raise VortexError(f"proposer {name!r} is not one of {', '.join(PROPOSERS)}")
@@ -92,8 +95,8 @@ class CampaignConfig:
             raise VortexError(f"hours must be above 0, found {self.hours}")
         if self.seed < 0:
             raise VortexError(f"seed must not be negative, found {self.seed}")
-        if self.parallel < 0:
-            raise VortexError(f"parallel must not be negative, found {self.parallel}")
+        if not 0 <= self.parallel <= MOST_PARALLEL:
+            raise VortexError(f"parallel must lie in 0..{MOST_PARALLEL}, found {self.parallel}")
         if self.cluster not in ("", *CLUSTERS) and not _ADDRESS.fullmatch(self.cluster):
             raise VortexError(
                 f"cluster {self.cluster!r} is none of {', '.join(CLUSTERS)} and no address, HOST:PORT or ray://HOST:PORT"

@@ -77,6 +77,8 @@ def unpack(file: str | Path, runs: str | Path = "runs", name: str = "") -> dict[
     exists, and where the folder cannot be written.
     """
     path, root = Path(file), Path(runs)
+    if path.exists() and not path.is_file():  # a pipe would have us wait
+        raise VortexError(f"{path} is no file; `vortex pack RUN` writes one")
     with _opened(path) as archive:
         manifest = _manifest(archive, path)
         name = name or manifest["run"]

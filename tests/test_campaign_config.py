@@ -28,7 +28,9 @@ def test_recorded_settings_have_the_name_of_their_folder_and_as_many_slots_as_th
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"parallel": -1}, "parallel must not be negative, found -1"),
+        ({"parallel": -1}, r"parallel must lie in 0\.\.4096, found -1"),
+        ({"parallel": 5000}, r"parallel must lie in 0\.\.4096, found 5000"),
+        ({"proposers": ()}, "proposers must name one at least of grammar, llm, handoff"),
         ({"cluster": "everywhere"}, "cluster 'everywhere' is none of local, auto and no address"),
         ({"cluster": "http://host:1"}, "no address, HOST:PORT or ray://HOST:PORT"),
         ({"cluster": "host"}, "no address"),

@@ -200,5 +200,5 @@ def test_the_number_belongs_to_the_campaign(tmp_path: Path) -> None:
         Campaign(config(tmp_path, parallel=5), pool=Threads(5))
     Campaign(config(tmp_path, evaluations=6), pool=Threads(2)).run()  # 0: what it was
     assert json.loads((tmp_path / "run" / "config.json").read_text())["parallel"] == 3
-    with pytest.raises(VortexError, match="parallel must not be negative"):
+    with pytest.raises(VortexError, match="parallel must lie in"):
         config(tmp_path, parallel=-1)

@@ -301,7 +301,7 @@ def test_models_of_a_file_take_flags_too(tmp_path: Path) -> None:
         ("[campaign]\nname = '../up'", "{}: campaign.name: run name '../up' is not usable"),
         ("[campaign]\nname = 3", "{}: campaign.name: expected a text, found 3"),
         ("[campaign]\nmirror = 1", "{}: campaign.mirror: expected true or false, found 1"),
-        ("[campaign]\nparallel = -1", "{}: campaign.parallel must not be negative, found -1"),
+        ("[campaign]\nparallel = -1", "{}: campaign.parallel must lie in 0..4096, found -1"),
         ("[campaign]\ncluster = 'here'", "{}: campaign.cluster 'here' is none of local, auto"),
         ("[campaign]\nstructure_share = 1.5", "{}: campaign.structure_share must lie in 0..1, found 1.5"),
         ("[evaluation]\ndevice = 'abacus'", "{}: evaluation.device: 'abacus' is not one of auto, cpu, cuda"),
