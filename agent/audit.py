@@ -80,13 +80,11 @@ def _would_lead(trial: Trial, front: Sequence[Point]) -> bool:
 def _agreement(reached: Sequence[Trial], gate: str) -> float | None:
     if gate != "screen":
         return None
-    pairs = []
-    for trial in reached:
-        if not trial.in_full or trial.head is None or trial.head.accuracy is None:
-            continue
-        screen = trial.verdict.gate_result("screen") if trial.verdict else None
-        if screen is not None and "kept" in screen.details:
-            pairs.append((float(screen.details["kept"]), trial.head.accuracy.value))
+    pairs = [
+        (head.screened[1], head.accuracy.value)
+        for head in (trial.head for trial in reached if trial.in_full)
+        if head is not None and head.screened is not None and head.accuracy is not None
+    ]
     if len(pairs) < 3:
         return None
     first, second = np.array(pairs).T

@@ -40,7 +40,7 @@ _STARTUP = 10  # trials drawn at random before the sampler trusts its model; the
 #: A suggestion costs more the more trials the sampler sees: the latest, `_LATEST` + `_STEP` at most, and the frontier.
 _LATEST, _STEP = 400, 100
 _FEWEST = 20  # accepted trials that must have a knob before anything is said of it
-MOST = 600  # accepted trials that importances are computed from, spread evenly over the campaign
+MOST = 300  # accepted trials that importances are computed from, spread evenly over the campaign
 PAGE_COUNTS = ("budget", "recent", "random_pages")
 _CONSTRAINT = "rejected"  # above 0: the gates said no
 

@@ -83,9 +83,9 @@ def measure(workers: int, seconds: float, rounds: int, hosts: int) -> dict[str, 
                 )
                 Campaign(config, pool=pool).run()
             run = Run.open("timed", runs)
-        began = next(run.events("trial_started")).time
-        ended = [event.time for event in run.events("verdict")][-1]
-        slept = sum(trial.verdict.seconds for trial in run.trials if trial.verdict)
+            began = next(run.events("trial_started")).time
+            ended = [event.time for event in run.events("verdict")][-1]
+        slept = sum(trial.head.seconds for trial in run.trials if trial.head)
         width = pool.width
     finally:
         ray.shutdown()

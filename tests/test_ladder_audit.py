@@ -62,7 +62,7 @@ def trial(slot: int, speed: float, kept: float, *, gate: str | None = None, full
     reached = ["parse", "numerics", "fidelity", "screen"]
     reached = reached[: reached.index(gate) + 1] if gate and gate != "screen" else reached
     names = [*reached, *(["speed", "accuracy"] if full else [])]
-    gates = tuple(GateResult(name, name != gate, 0.1, details={"kept": kept} if name == "screen" else {})
+    gates = tuple(GateResult(name, name != gate, 0.1, details={"point": [speed, kept]} if name == "screen" else {})
                   for name in names)  # fmt: skip
     both = {"speedup": Estimate(speed, speed, speed), "accuracy": Estimate(kept, kept, kept)} if full else {}
     verdict = Verdict(str(slot), str(slot), "s", {}, "rejected" if gate else "accepted", gate=gate, gates=gates, **both)  # type: ignore[arg-type]
