@@ -57,7 +57,7 @@ def test_the_frontier_is_measured_after_the_seeds_and_counts_as_given(taught: Ru
     assert all(trial.arm == Arm(MEMORY, "earlier") and trial.hash in known for trial in recalled)
     assert len({trial.hash for trial in later.trials}) == len(later.trials), "what is a seed here is not measured twice"
     assert MEMORY in GIVEN
-    counted = [trial.arm.proposer for trial, _ in bandit._later(later.history)]
+    counted = [trial.arm.proposer for trial, *_ in bandit._later(later.history)]
     assert counted and not set(counted) & set(GIVEN)
 
 
