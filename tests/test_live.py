@@ -251,7 +251,7 @@ def test_on_a_terminal_the_view_runs_and_its_last_frame_stays(tmp_path: Path) ->
     def resize(terminal: int, started: subprocess.Popen[bytes]) -> None:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 130, 0, 0))
 
-    status, text = on_a_terminal(search(tmp_path, 6), 80, 24, resize)
+    status, text = on_a_terminal(search(tmp_path, 6, seconds=0.8), 80, 24, resize)
     frame = last_frame(text)
     assert status == 0 and text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is back"
     assert " a: finished " in frame and "6 of 6" in frame and "Run a in" in frame, frame

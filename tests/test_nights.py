@@ -411,9 +411,17 @@ def search(runs: Path, seconds: float, parallel: int = 1, **how: Any) -> subproc
     """A campaign whose evaluations take some time, its progress on standard error as lines of JSON."""
     places = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     words = ("--name", "run", "--runs", str(runs), "--evaluations", "40", "--parallel", str(parallel), "--log", "-")
+    more = how.pop("preexec_fn", None)
+
+    def begin() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have it ignored
+        if more is not None:
+            more()
+
     return subprocess.Popen(
         [sys.executable, "-c", SEARCH, str(seconds), str(parallel), *words], text=True,
         env={**os.environ, "PYTHONPATH": places}, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how},
+        preexec_fn=begin,
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     ran = 0
     with serving([reply(PROGRAM)]) as server:
         for line in commands():
-            words = shlex.split(line.replace("NAME", "scripted").replace("URL", server.url))
+            words = shlex.split(line.replace("NAME", "scripted").replace("URL", server.url).replace(" RUN", " first"))
             if words[1] == "search" and "--resume" not in words:
                 if "--name" not in words:
                     words += ["--name", "overnight"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 
 from vortexlab import settings
 from vortexlab.cli import options
-from vortexlab.cli.output import AsJson, Runs, print_json, printable
+from vortexlab.cli.output import AsJson, Runs, print_json
 from vortexlab.dsl.errors import VortexError
 
 if TYPE_CHECKING:
@@ -99,7 +98,6 @@ def search(
     """
     from vortexlab.agent.campaign import Campaign
     from vortexlab.agent.run import Run
-    from vortexlab.agent.store import exists
     from vortexlab.cli.live import Display
 
     given = options.given(context)
@@ -120,8 +118,6 @@ def search(
         if "lengths" in said:
             said["lengths"] = options.numbers("--lengths", lengths)
         campaign = Campaign(settings.campaign_config(config, preset=preset, **said))
-        if exists(campaign.config.folder):
-            print(printable(f"Run {campaign.config.name} exists, with these settings: it goes on."), file=sys.stderr)
     with Display(campaign.config, log) as display:
         summary = campaign.run(display, display.stopping)
     return _finish(campaign, summary.reason, as_json)
