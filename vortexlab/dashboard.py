@@ -88,12 +88,13 @@ def server(file: Path, host: str, port: int) -> Iterator[WSGIServer]:
         yield made
 
 
-def serve(made: WSGIServer) -> None:
-    """Answers until SIGINT or SIGTERM."""
+def serve(made: WSGIServer, tell: Callable[[], None]) -> None:
+    """Answers until SIGINT or SIGTERM. `tell` says so, once either ends it."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell ignores the first for what it starts with `&`
             signal.signal(number, signal.default_int_handler)
     try:
+        tell()
         made.serve_forever()
     except KeyboardInterrupt:
         return

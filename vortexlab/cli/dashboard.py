@@ -27,10 +27,13 @@ def dashboard(
     opened = Run.open(run, runs)
     with mirror(opened) as (file, live), server(file, host, port) as made:
         address = f"http://{f'[{host}]' if ':' in host else host}:{made.server_port}/"
-        if as_json:
-            print_json({"run": opened.name, "address": address, "file": str(file), "live": live})
-        else:
-            what = "as it goes on" if live else f"as it stands, {len(opened.trials)} programs"
-            print(printable(f"{opened.name}, {what}: {address} (Ctrl-C ends this)"))
-        sys.stdout.flush()
-        serve(made)
+
+        def tell() -> None:
+            if as_json:
+                print_json({"run": opened.name, "address": address, "file": str(file), "live": live})
+            else:
+                what = "as it goes on" if live else f"as it stands, {len(opened.trials)} programs"
+                print(printable(f"{opened.name}, {what}: {address} (Ctrl-C ends this)"))
+            sys.stdout.flush()
+
+        serve(made, tell)
