@@ -14,6 +14,7 @@ from campaign_fakes import FakeEvaluator
 from face_fixtures import NAME, record, vortex
 
 from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.rescue import examine
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import FILE, Store
 
@@ -191,3 +192,10 @@ def test_search_and_status_of_a_damaged_run_point_to_the_doctor(folder: Path) ->
     for arguments in (("status", NAME), ("leaderboard", NAME), ("search", "--resume", NAME), ("show", NAME, "t0001")):
         assert f"`vortex doctor {NAME}`" in vortex(*arguments, "--runs", folder.parent).complaint()
     assert json.loads((folder / "config.json").read_text())["name"] == NAME
+
+
+def test_the_reference_campaign_is_sound(repo_root: Path) -> None:
+    folder = repo_root / "runs" / "reference"
+    found = examine(folder)
+    assert not found.faults and found.trials >= 40 and not found.later
+    assert Run.open(folder).progress().evaluations == 40
