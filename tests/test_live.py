@@ -184,7 +184,9 @@ with Display(settings, sys.argv[2]) as display:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), **more}
+    """This process's but for what would say another size than the terminal does: readline leaves such behind."""
+    own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    return {**own, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), **more}
 
 
 def test_a_log_whose_disk_fills_keeps_whole_lines(tmp_path: Path) -> None:

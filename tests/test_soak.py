@@ -14,7 +14,7 @@ from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.run import Run
 
 EVALUATIONS, LOOKS = 1200, 8
-MOST_KB = 60  # of memory for each evaluation; it was 12 on two cores when this was written
+MOST_KB = 60  # of memory for each evaluation; it was 22 on two cores when this was written
 
 
 def held() -> tuple[float, int, int]:
