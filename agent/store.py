@@ -1,7 +1,7 @@
 """The record of one campaign: an append-only list of events in one SQLite file.
 
 Everything else (trials, frontier, study, spend) is computed from the events, so a controller that is killed at any
-moment loses at most the evaluation that was running. One process writes, held to that by a lock of the operating
+moment loses at most the evaluations that were running. One process writes, held to that by a lock of the operating
 system that dies with it; any number read.
 
 Kinds of event, in the order in which they appear:

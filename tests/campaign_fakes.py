@@ -23,6 +23,18 @@ from vortexlab.evaluator.verdict import GATES, Estimate, GateResult, Outcome, Ve
 from vortexlab.search_spaces.library import seeds
 
 CONTEXTS = 12
+#: A program for a scripted model, another one for each `n`.
+ANSWER = """
+@program(page=16)
+class Answer{n}:
+    budget = knob.int(4, 512, log=True, default={n})
+    def summarize(k):
+        return dict(c=k.mean(token))
+    def score(q, s):
+        return (dot(q, s.c, channel).max(head) + {n}) * {n}
+    def select(score):
+        return topk(score, budget) | first({n}) | last(2)
+"""
 SEED_NAMES = {parse(text).name for text in seeds().values()}
 
 

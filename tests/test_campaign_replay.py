@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign_fakes import FakeEvaluator, config
+from campaign_fakes import ANSWER, FakeEvaluator, config
 
 from vortexlab.agent import assemble
 from vortexlab.agent.campaign import Campaign
@@ -18,18 +18,6 @@ from vortexlab.agent.proposers.models import LLMConfig, ModelConfig
 from vortexlab.agent.run import Run
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.verdict import Verdict
-
-PROGRAM = """
-@program(page=16)
-class Answer{n}:
-    budget = knob.int(4, 512, log=True, default={n})
-    def summarize(k):
-        return dict(c=k.mean(token))
-    def score(q, s):
-        return (dot(q, s.c, channel).max(head) + {n}) * {n}
-    def select(score):
-        return topk(score, budget) | first({n}) | last(2)
-"""
 
 
 class Killed(BaseException):
@@ -57,7 +45,7 @@ class Model:
             raise Killed
         if len(request["messages"]) == 2:
             return Completion("let me think", (8_000, 4))
-        return Completion(f"```python{PROGRAM.format(n=request['seed'] % 97 + 4)}```", (8_000, 200))
+        return Completion(f"```python{ANSWER.format(n=request['seed'] % 97 + 4)}```", (8_000, 200))
 
 
 def settings(runs: Path, calls: int = 50, **changes: Any) -> CampaignConfig:

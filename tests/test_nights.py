@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign_fakes import FakeEvaluator, Threads, config
+from campaign_fakes import ANSWER, FakeEvaluator, Threads, config
 from face_fixtures import Done, vortex
 from llm_server import serving
 
@@ -40,19 +40,6 @@ from vortexlab.agent.trials import History
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.verdict import Verdict
-
-GIVEN = """
-@program(page=16)
-class Answer{n}:
-    budget = knob.int(4, 512, log=True, default={n})
-    def summarize(k):
-        return dict(c=k.mean(token))
-    def score(q, s):
-        return (dot(q, s.c, channel).max(head) + {n}) * {n}
-    def select(score):
-        return topk(score, budget) | first({n}) | last(2)
-"""
-
 
 # --- disks -----------------------------------------------------------------------------------------------------------
 
@@ -298,7 +285,7 @@ class Model:
             raise EndpointError("the endpoint is down", kind, charged=charged, seconds=seconds)
         self.night.now += 5
         number = call.request["seed"] % 497 + 4
-        return Completion(f"```python{GIVEN.format(n=number)}```", (8_000, 200), seconds=5.0)
+        return Completion(f"```python{ANSWER.format(n=number)}```", (8_000, 200), seconds=5.0)
 
 
 def guided(runs: Path, evaluations: int, model: ModelConfig | None = None) -> CampaignConfig:
@@ -362,7 +349,7 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     night = Night(dies=BEGIN + HALF_AN_HOUR / 2 if killed else float("inf"))
     monkeypatch.setattr(endpoints.OpenAIEndpoint, "wait", lambda _, seconds: setattr(night, "now", night.now + seconds))
-    replies = [f"```python{GIVEN.format(n=number)}```" for number in range(4, 150)]
+    replies = [f"```python{ANSWER.format(n=number)}```" for number in range(4, 150)]
     with ExitStack() as up:
         first = up.enter_context(serving(replies))
         port, again = int(first.url.split(":")[2].split("/")[0]), []
