@@ -368,7 +368,7 @@ class Sandbox:
                 if not inside and thorough:
                     inside = bool(self._network) and procfs.network_of(entry.name) == self._network
                     inside = inside or mark in procfs.environment_of(entry.name).split(b"\0")
-                if inside and procfs.stat(entry.name)[0] not in "ZX":
+                if inside and procfs.runs(entry.name):
                     found.append(int(entry.name))
         return found
 

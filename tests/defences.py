@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vortexlab.evaluator import confine, frames
+from vortexlab.evaluator import confine, frames, procfs
 from vortexlab.evaluator.attacks.processes import HostileSandbox
 from vortexlab.evaluator.sandbox import Sandbox
 
@@ -93,6 +93,7 @@ DEFENCES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "seccomp": _without(confine.CALLS),
     "no capabilities": _without(confine.RIGHTS),
     "watch of memory": _nothing("_watch_memory"),
+    "look behind zombies": lambda patch: patch.setattr(procfs, "_voice", str),
     "watch of processes": _nothing("_watch_processes"),
     "watch of the disk": _nothing("_watch_disk"),
     "resource limits": _no_limits,

@@ -22,6 +22,7 @@ from test_evaluator_evaluate import CONFIG as REAL_CONFIG
 from test_evaluator_rules import CONFIG as RULES_CONFIG
 from test_evaluator_rules import FIDELITY, MODEL, NUMERICS, QUEST, TIMING
 
+from vortexlab.evaluator import procfs
 from vortexlab.evaluator.evaluator import Evaluator
 from vortexlab.evaluator.samples import make_suite
 from vortexlab.evaluator.sandbox import Limits, Sandbox
@@ -86,7 +87,7 @@ def _bearing(box: Sandbox) -> list[int]:
     mark, found = f"VORTEX_WORKER={box.scratch}".encode(), []
     for entry in os.scandir("/proc"):
         try:
-            if entry.name.isdigit() and mark in Path(f"/proc/{entry.name}/environ").read_bytes().split(b"\0"):
+            if entry.name.isdigit() and mark in procfs.environment_of(entry.name).split(b"\0"):
                 found.append(int(entry.name))
         except OSError:
             continue

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pids import gone
 
 from vortexlab.kernels.gpu.forks import ForkLost, Server, in_forks
 
@@ -65,18 +66,11 @@ def ask(server: Server, tmp_path: Path, do: str, seconds: float = SECONDS, **mor
     return server.ask({"do": do, **more}, environment, seconds, MEMORY_MB)
 
 
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def test_every_request_has_a_fork_and_leaves_nothing_to_the_next(server: Server, tmp_path: Path) -> None:
     first, second = (ask(server, tmp_path, "count") for _ in range(2))
     assert first["count"] == second["count"] == 1
     assert first["server"] == second["server"] and first["pid"] != second["pid"]
-    assert not _lives(first["pid"]) and not _lives(second["pid"])
+    assert gone([first["pid"], second["pid"]])
 
 
 def test_an_answer_may_be_larger_than_a_pipe(server: Server, tmp_path: Path) -> None:
@@ -111,10 +105,7 @@ def test_out_of_time_all_that_was_started_ends_and_the_next_request_is_answered(
     assert lost.value.status is None
     pids = [int(line) for line in file.read_text().splitlines()]
     assert len(pids) == 2
-    ends = time.monotonic() + 20
-    while any(map(_lives, pids)) and time.monotonic() < ends:
-        time.sleep(0.05)
-    assert not any(map(_lives, pids))
+    assert gone(pids)
     assert ask(server, tmp_path, "count")["count"] == 1
 
 
@@ -135,7 +126,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 def test_another_environment_gets_another_server(server: Server, tmp_path: Path) -> None:
     first, second = (ask(server, tmp_path, "count", variable=value) for value in ("one", "two"))
     assert (first["variable"], second["variable"]) == ("one", "two")
-    assert first["server"] != second["server"] and not _lives(first["server"])
+    assert first["server"] != second["server"] and gone([first["server"]])
 
 
 def test_items_are_worked_on_in_forks_and_come_back_in_order() -> None:

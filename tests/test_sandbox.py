@@ -14,9 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pids import gone
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator import sandbox
+from vortexlab.evaluator import procfs, sandbox
 from vortexlab.evaluator.attacks.processes import SLEEPER, HostileSandbox
 from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
 
@@ -231,9 +232,24 @@ def test_those_who_left_a_workers_session_are_looked_for_when_it_is_ended(box: S
     assert set(box._members(thorough=True)) == {box._process.pid, *pids.values()}
     box.stop()
     assert box._members(thorough=True) == []
-    for pid in pids.values():
-        state = Path(f"/proc/{pid}/stat")
-        assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    assert gone(pids.values())
+
+
+def test_a_process_whose_first_thread_has_ended_is_seen_by_its_others(box: Scripted) -> None:
+    """Its own entry is that of a zombie then: no memory, no environment, no network."""
+    code = "import ctypes,threading,time; held = bytearray(64 << 20); "
+    code += "threading.Thread(target=time.sleep, args=(600,)).start(); ctypes.CDLL(None).pthread_exit(None)"
+    box.work = (
+        f"left = subprocess.Popen([sys.executable, '-c', {code!r}], start_new_session=True)\n"
+        "while open(f'/proc/{left.pid}/stat').read().rsplit(')', 1)[1].split()[0] != 'Z': time.sleep(0.01)\n"
+        "answer = {'left': left.pid}"
+    )
+    pid = box.request({"op": "any"})["ok"]["left"]
+    assert procfs.runs(pid) and procfs.threads(pid) == 2 and procfs.private_bytes(pid) > 64 << 20
+    assert procfs.network_of(pid) == procfs.network_of(os.getpid())
+    assert pid in box._members(thorough=True)
+    box.stop()
+    assert gone([pid])
 
 
 def test_stopping_goes_on_until_a_look_finds_none(box: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:

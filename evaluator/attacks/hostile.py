@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import os
 import pickle
+import platform
 import resource
 import signal
 import socket
@@ -27,6 +28,8 @@ from vortexlab.evaluator.confine import NETWORK, WALLS
 
 PASSWORD = b"vortex-attack"
 _SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+#: The call that ends a thread and nothing else.
+_EXIT = 60 if platform.machine() == "x86_64" else 93
 Message = dict[str, Any]
 
 
@@ -116,6 +119,12 @@ def _shared_memory(line: Line, message: Message) -> None:
     time.sleep(600)
 
 
+def _headless_memory(line: Line, message: Message) -> None:
+    """The process itself is a zombie then, as whoever asks for it is told, and its threads go on."""
+    threading.Thread(target=_shared_memory, args=(line, message)).start()
+    ctypes.CDLL(None).syscall(_EXIT)
+
+
 def _hidden_memory(line: Line, message: Message) -> Message:
     """Files without a name and segments without a process, which no process's account shows."""
     allowed = []
@@ -188,10 +197,24 @@ def _orphan(line: Line, message: Message) -> Message:
 
     Waits until it has got there: before, it would be found as a member of the worker's session.
     """
-    code = (
-        "import os,time\nos.fork() and os._exit(0)\nos.setsid()\nos.fork() and os._exit(0)\n"
-        "os.write(1, b'x')\ntime.sleep(600)"
+    return _left(message, "os.write(1, b'x')\ntime.sleep(600)")
+
+
+def _headless_orphan(line: Line, message: Message) -> Message:
+    """And of which only a second thread is left."""
+    return _left(
+        message,
+        "import ctypes,threading\n"
+        "def stay():\n"
+        "  while open('/proc/self/stat').read().rsplit(')', 1)[1].split()[0] != 'Z': time.sleep(0.01)\n"
+        "  os.write(1, b'x')\n  time.sleep(600)\n"
+        f"threading.Thread(target=stay).start()\nctypes.CDLL(None).syscall({_EXIT})",
     )
+
+
+def _left(message: Message, then: str) -> Message:
+    """Leaves a grandchild to do something, which says on its stdout when it has begun."""
+    code = f"import os,time\nos.fork() and os._exit(0)\nos.setsid()\nos.fork() and os._exit(0)\n{then}"
     words = [sys.executable, "-S", "-c", code, str(message["token"])]
     with subprocess.Popen(words, env={}, stdout=subprocess.PIPE, bufsize=0) as child:
         assert child.stdout is not None
@@ -362,7 +385,8 @@ def _well(line: Line, message: Message) -> Message:
 ACTIONS: dict[str, Callable[[Line, Message], Message | None]] = {
     "well": _well, "loop": _loop, "hold the lock": _hold_the_lock, "deaf": _deaf, "exit": _exit,
     "interrupt": _interrupt, "hard exit": _hard_exit, "abort": _abort, "segfault": _segfault, "kill": _kill,
-    "memory": _memory, "shared memory": _shared_memory, "hidden memory": _hidden_memory, "processes": _processes,
+    "memory": _memory, "shared memory": _shared_memory, "hidden memory": _hidden_memory,
+    "headless memory": _headless_memory, "headless orphan": _headless_orphan, "processes": _processes,
     "fork bomb": _fork_bomb, "threads": _threads, "descriptors": _descriptors, "big file": _big_file,
     "many files": _many_files, "files elsewhere": _files_elsewhere, "orphan": _orphan, "network": _network,
     "secrets": _secrets, "writes outside": _writes_outside, "modifies": _modifies, "flood": _flood,

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from vortexlab.evaluator import procfs
 from vortexlab.evaluator.attacks.attack import LIMITED, Attack, lost
 from vortexlab.evaluator.attacks.hostile import PASSWORD
 from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
@@ -108,7 +109,7 @@ class Range:
         found = []
         for entry in os.scandir("/proc"):
             with suppress(OSError):
-                if entry.name.isdigit() and word.encode() in Path(f"/proc/{entry.name}/cmdline").read_bytes():
+                if entry.name.isdigit() and word.encode() in procfs.command_of(entry.name):
                     found.append(int(entry.name))
         return [pid for pid in found if pid != os.getpid()]
 
@@ -117,7 +118,7 @@ class Range:
         mark, found = f"VORTEX_WORKER={self.box.scratch}".encode(), set(self.bearing(self.token))
         for entry in os.scandir("/proc"):
             with suppress(OSError):
-                if entry.name.isdigit() and mark in Path(f"/proc/{entry.name}/environ").read_bytes().split(b"\0"):
+                if entry.name.isdigit() and mark in procfs.environment_of(entry.name).split(b"\0"):
                     found.add(int(entry.name))
         return sorted(found)
 
@@ -225,6 +226,7 @@ ATTACKS = (
             "process namespace", "kill"),
     _attack(17, "deaf to every signal that can be ignored", lost("time"), "deadline and SIGKILL", "deaf"),
     _attack(18, "memory without end, private and shared", lost("memory"), "watch", "memory", "shared memory"),
+    _attack(18, "memory of a process whose first thread has ended", lost("memory"), "watch", "headless memory"),
     _attack(18, "memory that no account shows: memfd, System V segments", LIMITED, "seccomp", "hidden memory"),
     _attack(19, "processes without end", lost("processes"), "watch", "processes", "fork bomb"),
     _attack(20, "threads without end", lost("processes"), "watch", "threads"),
@@ -234,7 +236,7 @@ ATTACKS = (
             "big file", "files elsewhere"),
     _attack(22, "a disk full of small files", lost("disk"), "watch", "many files"),
     _attack(23, "a grandchild in a session of its own, its environment empty", LIMITED,
-            "process namespace, network namespace", "orphan"),
+            "process namespace, network namespace", "orphan", "headless orphan"),
     _attack(24, "sockets to the internet, the metadata address, socket files and abstract names, natively too",
             LIMITED, "seccomp, network namespace, audit hook", "network"),
     _attack(25, "keys in its own environment, in those of other processes, in the controller's memory", LIMITED,
