@@ -99,6 +99,7 @@ class Campaign:
         with self._session(on_progress) as session, Interrupt(on_stopping) as interrupt:
             try:
                 reason = session.work(interrupt)
+                session.measure_oracles(interrupt)
             except KeyboardInterrupt:
                 session.read_anew()
                 reason = "stopped at once; what was running is done again on resume"

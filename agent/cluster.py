@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from vortexlab.agent.pool import FULL, Evaluation
+from vortexlab.agent.pool import FULL, Evaluation, oracle_of
 from vortexlab.dsl import check
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, digest
@@ -38,7 +38,8 @@ _LOOK, _GONE = 2.0, 20.0  # seconds between looks at the head, and without it; a
 _given_up: list[str] = []  # heads of clusters
 
 MakeEvaluator = Callable[[EvaluationConfig], Evaluation]
-Asked = tuple[str, str, dict[str, Attr], list[Point]]  # environment, source, knobs, points on the screen
+#: Environment, source, knobs, points on the screen; without these the oracle of the program is asked for.
+Asked = tuple[str, str, dict[str, Attr], list[Point] | None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Host:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a task brings back: a verdict, unless the host has other conditions than asked, or could not begin."""
+    """What a task brings back: a verdict, unless the host has other conditions than asked, or could not begin, or knows
+    of no oracle."""
 
     host: Host
     verdict: Verdict | None = None
@@ -94,6 +96,8 @@ def _work(
         environment, source, knobs, points = asked
         if host.environment != environment:
             return Answer(host, complaint="it has other conditions")
+        if points is None:
+            return Answer(host, oracle_of(evaluator, source, knobs))
         evaluator.rank_among(points)
         return Answer(host, evaluator.evaluate(source, knobs, fidelity=FULL))
     except VortexError as error:
@@ -133,7 +137,7 @@ class Cluster:
         self._cpus = 1 if self._gpus else config.threads or min(self._hosts("CPU"), default=1)
         self._turn = threading.Lock()
         self._left_out: dict[str, str] = {}
-        self._open: dict[Future[Verdict], Any] = {}  # -> the reference of its task
+        self._open: dict[Future[Any], Any] = {}  # -> the reference of its task
         self._closed, self._gone = threading.Event(), threading.Event()
         self._head = address if address.startswith("ray://") else self._ray.get_runtime_context().gcs_address
         try:
@@ -230,14 +234,21 @@ class Cluster:
 
     def submit(self, source: str, knobs: Mapping[str, Attr], points: Iterable[Point]) -> Future[Verdict]:
         """Raises nothing: what goes wrong is in the future, a `VortexError` when no host is left."""
-        future: Future[Verdict] = Future()
+        return self._sent((self.environment, source, dict(knobs), list(points)))
+
+    def oracle(self, source: str, knobs: Mapping[str, Attr]) -> Future[Verdict | None]:
+        """Raises nothing either."""
+        return self._sent((self.environment, source, dict(knobs), None))
+
+    def _sent(self, asked: Asked) -> Future[Any]:
+        future: Future[Any] = Future()
         try:
-            self._send(future, (self.environment, source, dict(knobs), list(points)), frozenset())
+            self._send(future, asked, frozenset())
         except Exception as error:
             self._fail(future, error)
         return future
 
-    def _send(self, future: Future[Verdict], asked: Asked, avoid: frozenset[str]) -> None:
+    def _send(self, future: Future[Any], asked: Asked, avoid: frozenset[str]) -> None:
         if self._gone.is_set():
             self._give_up(future)
             return
@@ -249,16 +260,16 @@ class Cluster:
             self._give_up(future)
         reference.future().add_done_callback(lambda done: self._arrived(future, asked, avoid, done))
 
-    def _arrived(self, future: Future[Verdict], asked: Asked, avoid: frozenset[str], done: Future[Any]) -> None:
+    def _arrived(self, future: Future[Any], asked: Asked, avoid: frozenset[str], done: Future[Any]) -> None:
         if self._closed.is_set():
             return
         try:
             found = self._judge(asked, avoid, done)
-            if isinstance(found, Verdict):
+            if isinstance(found, frozenset):
+                self._send(future, asked, found)
+            else:
                 with suppress(InvalidStateError):  # it was given up meanwhile
                     future.set_result(found)
-            else:
-                self._send(future, asked, found)
         except BaseException as error:
             self._fail(future, error)
         if future.done():
@@ -266,12 +277,12 @@ class Cluster:
                 self._open.pop(future, None)
 
     @staticmethod
-    def _fail(future: Future[Verdict], error: BaseException) -> None:
+    def _fail(future: Future[Any], error: BaseException) -> None:
         with suppress(InvalidStateError):  # it was given up meanwhile
             future.set_exception(error)
 
-    def _judge(self, asked: Asked, avoid: frozenset[str], done: Future[Any]) -> Verdict | frozenset[str]:
-        """The verdict of a task, or the hosts to avoid when it is to be tried once more."""
+    def _judge(self, asked: Asked, avoid: frozenset[str], done: Future[Any]) -> Verdict | frozenset[str] | None:
+        """What a task found, or the hosts to avoid when it is to be tried once more."""
         try:
             answer: Answer = done.result()
         except self._ray.exceptions.RayError as error:
@@ -281,11 +292,11 @@ class Cluster:
             if not self._others(set(self._left_out)):
                 raise VortexError(f"no host is left that can evaluate; the last was {self._left_out[answer.host.node]}")
             return avoid
-        assert answer.verdict is not None
-        if answer.verdict.status == ERROR and not avoid and self._others({*self._left_out, answer.host.node}):
-            self._say(f"{answer.host.name} lost an evaluation ({answer.verdict.reason}); it is tried on another host")
-            return frozenset({answer.host.node})
-        return answer.verdict
+        verdict, node = answer.verdict, answer.host.node
+        if verdict and verdict.status == ERROR and not avoid and self._others({*self._left_out, node}):
+            self._say(f"{answer.host.name} lost an evaluation ({verdict.reason}); it is tried on another host")
+            return frozenset({node})
+        return verdict
 
     def _others(self, but: set[str]) -> bool:
         """Whether a living host beside those could evaluate."""

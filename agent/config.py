@@ -22,7 +22,7 @@ MOST_PARALLEL = 4096  # more than that know nothing of each other
 #: Words for where evaluations run, beside an address.
 CLUSTERS = ("local", "auto")
 #: Settings that a resumed campaign may change; all others make it another campaign.
-_FLEXIBLE = ("runs", "evaluations", "hours", "mirror", "cluster")
+_FLEXIBLE = ("runs", "evaluations", "hours", "oracles", "mirror", "cluster")
 _ADDRESS = re.compile(r"(ray://)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -43,6 +43,8 @@ class CampaignConfig:
     * `memory`: what earlier runs taught (`agent.lessons`): their frontiers are evaluated after the seeds.
     * Of what is measured after the seeds, at least `structure_share` are new structures and at least `knob_share`
       (of what that leaves) new knobs for known ones; the bandit has the rest.
+    * `oracles`: of so many leading programs it is measured at the end what the best choice of as many pages would keep
+      (`evaluator.oracle`); this counts against no budget.
     * `mirror`: keep a copy of the study for `optuna-dashboard`.
     * `parallel`: slots that may be open at a time, running or queued: a program is chosen without the verdicts of the
       `parallel` - 1 slots before it, so the number belongs to the campaign and a resumed one keeps it. 0: one, or
@@ -65,6 +67,7 @@ class CampaignConfig:
     budget_points: tuple[float, ...] = (0.05,)
     structure_share: float = 0.6
     knob_share: float = 0.2
+    oracles: int = 3
     mirror: bool = True
     parallel: int = 0
     cluster: str = ""
@@ -93,8 +96,9 @@ class CampaignConfig:
             raise VortexError(f"evaluations must be at least 1, found {self.evaluations}")
         if self.hours is not None and not self.hours > 0:
             raise VortexError(f"hours must be above 0, found {self.hours}")
-        if self.seed < 0:
-            raise VortexError(f"seed must not be negative, found {self.seed}")
+        for name in ("seed", "oracles"):
+            if getattr(self, name) < 0:
+                raise VortexError(f"{name} must not be negative, found {getattr(self, name)}")
         if not 0 <= self.parallel <= MOST_PARALLEL:
             raise VortexError(f"parallel must lie in 0..{MOST_PARALLEL}, found {self.parallel}")
         if self.cluster not in ("", *CLUSTERS) and not _ADDRESS.fullmatch(self.cluster):

@@ -58,13 +58,17 @@ def _split_verdicts(kind: str, data: Data, detail: Data | None) -> tuple[Data, D
 MIGRATIONS = (Migration(("ALTER TABLE events ADD COLUMN detail BLOB",), _split_verdicts, detailed=False),)
 FORM = 1 + len(MIGRATIONS)
 
-Row = tuple[int, float, str, Data, bytes | None]
+Row = tuple[int, float, str, Data, Any]
 
 
-def rows(connection: sqlite3.Connection, form: int, *, after: int = 0, kind: str | None = None) -> Iterator[Row]:
-    """(seq, time, kind, data, packed detail) of the events above `after`, as this release has them."""
+def rows(
+    connection: sqlite3.Connection, form: int, *, after: int = 0, kind: str | None = None, details: bool = True
+) -> Iterator[Row]:
+    """(seq, time, kind, data, packed detail) of the events above `after`, as this release has them; without `details`,
+    which only a file of this release's form can do, whether there is one."""
     older = MIGRATIONS[form - 1 :]
-    detail = "detail" if not older or older[0].detailed else "NULL"
+    assert details or not older
+    detail = ("detail" if details else "detail IS NOT NULL") if not older or older[0].detailed else "NULL"
     query = f"SELECT seq, time, kind, data, {detail} FROM events WHERE seq > ?" + (" AND kind = ?" if kind else "")
     found = connection.execute(query + " ORDER BY seq", (after, kind) if kind else (after,))
     for seq, when, name, text, packed in found:

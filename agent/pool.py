@@ -33,7 +33,9 @@ class Pool(Protocol):
     """Takes programs and gives their verdicts back in any order.
 
     `width` evaluations run at a time. `submit` ranks a program on the screen among `points`, those of the programs
-    that it is to be compared with; its future may be done from another thread. `close` gives up what still runs.
+    that it is to be compared with; its future may be done from another thread. `oracle` asks what would be kept by the
+    best choice of as many pages (`evaluator.oracle`), None where the evaluator cannot tell. `close` gives up what still
+    runs.
     """
 
     @property
@@ -43,6 +45,8 @@ class Pool(Protocol):
     def width(self) -> int: ...
 
     def submit(self, source: str, knobs: Mapping[str, Attr], points: Iterable[Point]) -> Future[Verdict]: ...
+
+    def oracle(self, source: str, knobs: Mapping[str, Attr]) -> Future[Verdict | None]: ...
 
     def close(self) -> None: ...
 
@@ -65,8 +69,19 @@ class Here:
         done.set_result(self._evaluator.evaluate(source, dict(knobs), fidelity=FULL))
         return done
 
+    def oracle(self, source: str, knobs: Mapping[str, Attr]) -> Future[Verdict | None]:
+        done: Future[Verdict | None] = Future()
+        done.set_result(oracle_of(self._evaluator, source, knobs))
+        return done
+
     def close(self) -> None:
         self._evaluator.close()
+
+
+def oracle_of(evaluator: Evaluation, source: str, knobs: Mapping[str, Attr]) -> Verdict | None:
+    """What the evaluator says of the best choice of pages; one that is no `evaluator.Evaluator` need not know."""
+    found: Verdict | None = evaluator.oracle(source, dict(knobs)) if hasattr(evaluator, "oracle") else None
+    return found
 
 
 def make_pool(config: CampaignConfig, environment: str = "") -> Pool:

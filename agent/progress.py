@@ -27,8 +27,9 @@ class Standing:
 class ProgressState:
     """One moment of a campaign.
 
-    * `phase`: ``starting``, ``proposing``, ``evaluating``, ``recorded`` (a verdict came in), ``paused``, ``finished``;
-      `current` is the program at hand. `stopping`: it ends as soon as what is under way is recorded.
+    * `phase`: ``starting``, ``proposing``, ``evaluating``, ``recorded`` (a verdict came in), ``paused``, ``bounding``
+      (measuring what the best choice of as many pages would keep, `agent.oracles`), ``finished``; `current`
+      is the program at hand. `stopping`: it ends as soon as what is under way is recorded.
     * `evaluations` counts programs measured in full, of `budget` (None: limited by time alone), in at most `hours` of
       work (None: without limit); `recorded` counts all, rejected ones included, of which `new_structures` are no seed's
       and were accepted. `running` are under way, the oldest of them `under_way` by name.
@@ -136,8 +137,8 @@ def progress(
     )  # fmt: skip
 
 
-def best(front: Sequence[Trial]) -> list[Standing]:
+def best(front: Sequence[Trial], most: int = _BEST) -> list[Standing]:
     """Of a frontier, fastest first, the members that dominate the largest areas by themselves, in its order."""
     found = [Standing(trial.id, trial.proposal.name, *trial.point) for trial in front if trial.point]
-    largest = sorted(found, key=lambda item: -item.speedup * item.accuracy)[:_BEST]
+    largest = sorted(found, key=lambda item: -item.speedup * item.accuracy)[:most]
     return [item for item in found if item in largest]

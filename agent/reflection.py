@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from vortexlab.evaluator.verdict import Verdict
 
@@ -45,16 +44,28 @@ def limits(verdict: Verdict) -> dict[str, Any]:
     return found
 
 
+class Judged(Protocol):
+    """A trial."""
+
+    @property
+    def verdict(self) -> Verdict | None: ...
+
+
 class Limits(Mapping[str, Any]):
-    """`limits` of a verdict that is not read before somebody looks: of thousands of members a prompt tells of a few."""
+    """`limits` of a trial's verdict, which is not read before somebody looks: a prompt tells of a few of thousands."""
 
-    def __init__(self, verdict: Callable[[], Verdict | None]):
-        self._verdict = verdict
+    __slots__ = ("_known", "_trial")
 
-    @cached_property
+    def __init__(self, trial: Judged):
+        self._trial = trial
+        self._known: dict[str, Any] | None = None
+
+    @property
     def _found(self) -> dict[str, Any]:
-        verdict = self._verdict()
-        return limits(verdict) if verdict else {}
+        if self._known is None:
+            verdict = self._trial.verdict
+            self._known = limits(verdict) if verdict else {}
+        return self._known
 
     def __getitem__(self, name: str) -> Any:
         return self._found[name]

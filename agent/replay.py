@@ -16,8 +16,8 @@ from vortexlab.agent.trials import PAUSE, RESUME
 
 @dataclass(frozen=True)
 class Replay:
-    """`verdicts` by key, each with the run that it is from: under the same conditions nothing is measured a second
-    time. `requests` in order, each with the slot before which it came; pauses are left out."""
+    """`verdicts` by key, those of oracles too, each with the run that it is from: under the same conditions nothing is
+    measured a second time. `requests` in order, each with the slot before which it came; pauses are left out."""
 
     verdicts: Mapping[str, tuple[Recorded, str]] = field(default_factory=dict)
     requests: tuple[Mapping[str, Any], ...] = ()
@@ -36,6 +36,8 @@ class Replay:
                     keys[event.data["slot"]] = event.data["key"]
                 elif event.kind == "verdict":
                     verdicts[keys[event.data["slot"]]] = Recorded(event), config.replay
+                elif event.kind == "oracle":
+                    verdicts[event.data["key"]] = Recorded(event), config.replay
                 elif event.kind == "request" and event.data["kind"] not in (PAUSE, RESUME):
                     requests.append(event.data)
         return Replay(verdicts, tuple(item for item in requests if "refused" not in item))

@@ -71,12 +71,13 @@ def resolve(name: str | Path = LATEST, runs: str | Path = "runs") -> Path:
 
 
 class Run:
-    """What was recorded when it was opened; open it again to see more."""
+    """What was recorded when it was opened; open it again to see more. A `lean` one reads verdicts beyond their heads
+    from the store, while that is open."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, lean: bool = False):
         self.folder, self.name = store.folder, store.folder.name
         self.history, self._mark = History(), Mark(0, 0.0)
-        for event in store.events():
+        for event in store.events(lean=lean):
             self.history.add(event)
             self._mark = Mark(event.seq, event.time)
         self.config = CampaignConfig.recorded(self.history.resumed["config"], self.folder)
@@ -156,9 +157,9 @@ class Run:
     def status_of(name: str | Path = LATEST, runs: str | Path = "runs") -> dict[str, Any]:
         """That of the run as it is now; its events are read only where none is kept. Raises as `open`."""
         folder = resolve(name, runs)
-        with Store.read(folder) as store:
-            found = standings.STATUS.load(folder, store.mark())
-        return _at_this_moment(folder, found or Run._opened(folder)._kept_status())
+        with Store.read(folder) as store, uncollected():
+            found = standings.STATUS.load(folder, store.mark()) or Run(store, lean=True)._kept_status()
+        return _at_this_moment(folder, found)
 
     def member(self, identifier: str) -> dict[str, Any]:
         """Everything about one trial as JSON: program, knobs, lineage, every measurement.
@@ -168,6 +169,7 @@ class Run:
         trial = self.history.find(identifier)
         entry = next((entry for entry in self.leaderboard().entries if entry.id == trial.id), None)
         proposal, verdict = trial.proposal, trial.verdict
+        oracle = self.history.oracles.get(trial.hash)
         assert verdict is not None
         return {
             "run": self.name,
@@ -192,6 +194,7 @@ class Run:
             "on_frontier": bool(entry and entry.on_frontier),
             "frontier_probability": entry.frontier_probability if entry else 0.0,
             "beats_seed": entry.beats_seed.to_json() if entry and entry.beats_seed else None,
+            "oracle": oracle.head.accuracy.to_json() if oracle and oracle.head.accuracy else None,
             "nearest": nearest(proposal.source, trial.knobs).to_json(),
             "started": trial.started,
             "finished": trial.finished,

@@ -11,14 +11,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from vortexlab.agent import inbox
+from vortexlab.agent import inbox, oracles
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.pool import FULL, Pool
 from vortexlab.agent.prepared import Prepared
@@ -192,6 +192,31 @@ class Session:
     def _record(self, slot: int, key: str, data: dict[str, Any], verdict: Verdict) -> None:
         head, rest = split(verdict.to_json())
         self.store.append("verdict", {**data, "verdict": head}, slot=slot, key=key, detail={"verdict": rest})
+
+    def measure_oracles(self, interrupt: Interrupt) -> None:
+        """For the leading programs what the best choice of as many pages would keep (`agent.oracles`). This is no time
+        of work; a signal leaves the rest to the next session."""
+        began, running = time.monotonic(), list[tuple[Trial, dict[str, Any], Future[Verdict | None]]]()
+        for trial in oracles.wanted(self._refresh(), self.config.oracles):
+            if interrupt.asked:
+                break
+            self.report("bounding", trial.proposal.name)
+            data = {"id": trial.id, "hash": trial.hash, "key": oracles.key_of(trial, self.pool.environment)}
+            if data["key"] in self._replay.verdicts:
+                recorded, data["from_run"] = self._replay.verdicts[data["key"]]
+                future: Future[Verdict | None] = Future()
+                future.set_result(recorded.verdict)
+            else:
+                future = self.pool.oracle(trial.proposal.source, trial.knobs)
+            running.append((trial, data, future))
+        for _, data, future in running:
+            while not future.done() and not interrupt.asked:
+                wait([future], timeout=_POLL)
+            if future.done() and (verdict := future.result()) is not None:
+                head, rest = split(verdict.to_json())
+                self.store.append("oracle", {**data, "verdict": head}, detail={"verdict": rest})
+        self._refresh()
+        self._began += time.monotonic() - began
 
     def wait_for(self, slots: int) -> None:
         """Until the first `slots` slots have their verdicts."""

@@ -18,6 +18,7 @@ Kinds of event, in the order in which they appear:
 * ``finals_opened`` {ids, evaluation, opening}, before a sealed context is made; ``final`` {id, opening, verdict}
 * ``ablation`` {id, change, source, knobs, hash, verdict}: the program of trial `id` less a part; verdict None where the
   record holds one of that hash already
+* ``oracle`` {id, hash, key, verdict, ...}: what the best choice of as many pages as that trial's would keep
 * ``measured`` {key, verdict, from_run}: what a damaged record had of a program whose trial it lost (`agent.rescue`); a
   trial with this key takes it and is not measured again
 
@@ -40,7 +41,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from vortexlab import __version__
 from vortexlab.agent import encoding
@@ -52,26 +53,35 @@ FILE, LOCK = "campaign.sqlite", "lock"
 _PATIENCE = 3  # tries for the lock
 KINDS = (
     "campaign_started", "campaign_resumed", "reserved", "exchange", "proposer_failed", "proposal", "trial_started",
-    "verdict", "request", "note", "campaign_finished", "finals_opened", "final", "ablation", "measured",
+    "verdict", "request", "note", "campaign_finished", "finals_opened", "final", "ablation", "oracle",
+    "measured",
 )  # fmt: skip
 
 _INSERT = "INSERT INTO events (time, kind, slot, key, data, detail) VALUES (?, ?, ?, ?, ?, ?)"
+_NOTHING: Mapping[str, Any] = {}
 #: What `_INSERT` takes: data and detail as the file has them.
 Row = tuple[float, str, int | None, str | None, str, bytes | None]
 
 
-@dataclass(frozen=True)
+class Details(Protocol):
+    """What the details of events are read from again."""
+
+    def detail(self, seq: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """`time` is seconds since the epoch, for display and time budgets only: no decision that must repeat reads it.
 
-    `detail` is compressed JSON, None where the event has none; `run` the name of its campaign.
+    `detail` is compressed JSON, or where that is read from when it is asked for, None where the event has none; `run`
+    the name of its campaign.
     """
 
     seq: int
     time: float
     kind: str
     data: Mapping[str, Any]
-    detail: bytes | None = None
+    detail: bytes | Details | None = None
     run: str = ""
 
     def details(self) -> dict[str, Any]:
@@ -84,15 +94,16 @@ class Event:
 
     def _read(self, unpack: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
         assert self.detail is not None
+        packed = self.detail if isinstance(self.detail, bytes) else self.detail.detail(self.seq)
         try:
-            return unpack(self.detail)
+            return unpack(packed)
         except ValueError as error:
             line = f"the detail of event {self.seq}, of kind {self.kind}, is damaged ({error})"
             raise VortexError(f"run {self.run!r}: {line}; {mend(self.run)}") from error
 
     def without_data(self) -> Event:
         """Where the detail is, and no more, to keep it."""
-        return replace(self, data={})
+        return replace(self, data=_NOTHING)
 
     def whole(self) -> dict[str, Any]:
         """Data and detail as one: what the detail holds under a name of the data joins it there."""
@@ -253,22 +264,33 @@ class Store:
         cursor = self._connection.execute(_INSERT, (now, kind, slot, key, encoding.text(plain), packed))
         return Event(int(cursor.lastrowid or 0), now, kind, plain, packed, self.folder.name)
 
-    def events(self, *, after: int = 0, kind: str | None = None) -> Iterator[Event]:
-        """Events with a sequence number above `after`, oldest first, in the form of this release.
+    def events(self, *, after: int = 0, kind: str | None = None, lean: bool = False) -> Iterator[Event]:
+        """Events with a sequence number above `after`, oldest first, in the form of this release. `lean` ones read
+        their detail from this store when they are asked for it: as long as it is open.
 
         Raises `VortexError` where the file is damaged or, with every `kind`, an event is lost.
         """
+        lean = lean and self._version == FORM
         with _explained(self.folder):
-            for seq, when, name, data, detail in rows(self._connection, self._version, after=after, kind=kind):
+            found = rows(self._connection, self._version, after=after, kind=kind, details=not lean)
+            for seq, when, name, data, detail in found:
                 after += 1
                 if kind is None and seq != after:
                     raise self._lost(after)
-                yield Event(seq, when, name, data, detail, self.folder.name)
+                yield Event(seq, when, name, data, self if lean and detail else detail, self.folder.name)
 
     def latest(self, after: int) -> list[Event]:
-        """The same at once, while other threads append."""
+        """The same at once and lean, while other threads append."""
         with self._turn:
-            return list(self.events(after=after))
+            return list(self.events(after=after, lean=True))
+
+    def detail(self, seq: int) -> bytes:
+        """The packed detail of an event that has one. Raises `VortexError` where it cannot be read any more."""
+        with self._turn, _explained(self.folder):
+            found = self._connection.execute("SELECT detail FROM events WHERE seq = ?", (seq,)).fetchone()
+        if found is None or found[0] is None:
+            raise self._lost(seq)
+        return bytes(found[0])
 
     def first(self) -> Event:
         """How the campaign began. Raises `VortexError` where that is lost."""

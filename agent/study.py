@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -39,6 +39,7 @@ _METRICS = ["speedup", "accuracy"]
 _STARTUP = 10  # trials drawn at random before the sampler trusts its model; the seeds fill them
 #: A suggestion costs more the more trials the sampler sees: the latest, `_LATEST` + `_STEP` at most, and the frontier.
 _LATEST, _STEP = 400, 100
+_BATCH = 64  # trials that are mirrored at once
 _FEWEST = 20  # accepted trials that must have a knob before anything is said of it
 MOST = 300  # accepted trials that importances are computed from, spread evenly over the campaign
 PAGE_COUNTS = ("budget", "recent", "random_pages")
@@ -262,7 +263,7 @@ class Mirror:
 
     def __init__(self, folder: Path, name: str):
         self.file, self.name = folder / MIRROR, name
-        self._study: optuna.Study | None = None
+        self._end: _End | None = None
         self._added = 0
 
     def bring_up(self, trials: Sequence[Trial]) -> None:
@@ -270,20 +271,50 @@ class Mirror:
 
         Raises whatever Optuna or the disk raise; the caller decides that a mirror is not worth a campaign.
         """
-        study = self._study = self._study or self._begin()
-        study.add_trials([frozen(trial) for trial in trials[self._added :]])
-        self._added = len(trials)
+        self._end = self._end or self._begin()
+        for at in range(self._added, len(trials), _BATCH):
+            batch = trials[at : at + _BATCH]
+            self._end.forget()
+            study = optuna.load_study(study_name=self.name, storage=JournalStorage(self._end))
+            study.add_trials([frozen(trial) for trial in batch])
+            self._added = at + len(batch)
 
-    def _begin(self) -> optuna.Study:
+    def _begin(self) -> _End:
         # The lock is left behind by a kill. Nobody else writes here: the campaign's own lock sees to that.
         for file in (self.file, self.file.with_name(f"{MIRROR}.lock")):
             file.unlink(missing_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(self.file)))
-        study = optuna.create_study(storage=storage, study_name=self.name, directions=_DIRECTIONS)
+        end = _End(self.file)
+        study = optuna.create_study(storage=JournalStorage(end), study_name=self.name, directions=_DIRECTIONS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names of metrics are marked experimental
             study.set_metric_names(_METRICS)
-        return study
+        end.begun()
+        return end
+
+
+class _End(BaseJournalBackend):
+    """A journal as whoever only adds to it needs to know it: how it begins, and what was added of late. Optuna keeps
+    every trial of a storage in memory; those of this one can be forgotten, as their numbers are not in the file."""
+
+    def __init__(self, file: Path):
+        self._file = JournalFileBackend(str(file))
+        self._logs: list[dict[str, Any]] = []
+        self._begins = 0
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self._file.append_logs(logs)
+        self._logs += logs
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        return iter(self._logs[log_number_from:])
+
+    def begun(self) -> None:
+        """What there is now is how the journal begins."""
+        self._begins = len(self._logs)
+
+    def forget(self) -> None:
+        """What was added after that; storages of before are of no use any more."""
+        del self._logs[self._begins :]
 
 
 class _ReadOnly(JournalFileBackend):

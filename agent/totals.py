@@ -107,5 +107,5 @@ def _member(trial: Trial) -> Member:
         proposer=proposal.proposer,
         hypothesis=proposal.hypothesis,
         predicted_effect=proposal.predicted_effect,
-        limits=Limits(lambda: trial.verdict),
+        limits=Limits(trial),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from vortexlab.agent.totals import Totals
 from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr
-from vortexlab.evaluator.verdict import ACCEPTED, ERROR, GATES, Head, Verdict
+from vortexlab.evaluator.verdict import ACCEPTED, ERROR, GATES, Head, Verdict, interned
 from vortexlab.search_spaces.ablations import Ablation
 from vortexlab.search_spaces.library import NAMES, source
 
@@ -29,7 +29,7 @@ GIVEN = (SEED, MEMORY, HANDOFF)  # no search of this campaign's own
 REQUESTS = PROPOSE, PIN, UNPIN, PAUSE, RESUME = "propose", "pin", "unpin", "pause", "resume"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Arm:
     """Who was given a slot: a proposer (or `SEED`, `KNOBS`, `HANDOFF`) and the move that was asked of it."""
 
@@ -52,6 +52,12 @@ class Trial:
     verdict: OfTrial = VERDICT
     started: float = 0.0
     finished: float = 0.0
+
+    def begun(self, when: float) -> Trial:
+        return Trial(self.slot, self.arm, self.proposal, self.hash, self.structure, started=when)
+
+    def judged(self, verdict: Recorded, when: float) -> Trial:
+        return Trial(self.slot, self.arm, self.proposal, self.hash, self.structure, verdict, self.started, when)
 
     @property
     def id(self) -> str:
@@ -109,7 +115,8 @@ class History:
     answers whose token counts could not be believed. `counted`: by model, tokens that its endpoint counted and tokens
     that were charged for the same answers. A request that was reserved and has no exchange counts as spent: it runs,
     or a kill cut it off. `ablations`: by trial, the program less a part, where that was explained; `ablated`: verdicts
-    of these by hash, other than those of trials. `latest`: the last note or failure, in words.
+    of these by hash, other than those of trials; `oracles`: those of the best choice of as many pages, by the
+    program's hash. `latest`: the last note or failure, in words.
 
     What people asked for: `requests` are the ids of all that was recorded; `asked` holds the programs that they
     proposed and that have no slot yet, `pinned` the slots of members they want built upon; while `paused`, no slot is
@@ -137,6 +144,7 @@ class History:
     idle: float = 0.0
     ablations: dict[str, list[Ablation]] = field(default_factory=dict)
     ablated: dict[str, Verdict] = field(default_factory=dict)
+    oracles: dict[str, Recorded] = field(default_factory=dict)
     totals: Totals = field(default_factory=Totals)
     _pins: dict[int, bool] = field(default_factory=dict)
     _spent: Spent = field(default_factory=Spent)
@@ -178,7 +186,10 @@ class History:
                     self.ablated[data["hash"]] = Verdict.from_json(event.whole()["verdict"])
             return
         waited = self.paused
-        if event.kind in ("campaign_started", "campaign_resumed"):
+        if event.kind == "oracle":  # time of this session, and none of work
+            self.oracles[data["hash"]] = Recorded(event)
+            waited = True
+        elif event.kind in ("campaign_started", "campaign_resumed"):
             if event.kind == "campaign_started":
                 self.started = data
             self.resumed = data
@@ -194,13 +205,17 @@ class History:
             slot = data["slot"]
             assert slot == self.next_slot
             self.open[slot] = Trial(
-                slot, Arm(*data["arm"]), Proposal.from_json(data["proposal"]), data["hash"], data["structure"]
+                slot,
+                Arm(*map(interned, data["arm"])),
+                Proposal.from_json(data["proposal"]),
+                interned(data["hash"]),
+                interned(data["structure"]),
             )
         elif event.kind == "trial_started":
-            self.open[data["slot"]] = replace(self.open[data["slot"]], started=event.time)
+            self.open[data["slot"]] = self.open[data["slot"]].begun(event.time)
         elif event.kind == "verdict":
             slot = data["slot"]
-            self.open[slot] = trial = replace(self.open[slot], verdict=Recorded(event), finished=event.time)
+            self.open[slot] = trial = self.open[slot].judged(Recorded(event), event.time)
             if trial.head is not None and trial.head.status == ERROR:
                 self.latest = f"{trial.id} {trial.proposal.name}: {trial.head.reason}"
             if self.eager:

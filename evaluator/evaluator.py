@@ -33,6 +33,7 @@ from vortexlab.evaluator.context_cache import ContextCache
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.ladder import Ladder, Point
+from vortexlab.evaluator.oracle import refusal
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
@@ -260,8 +261,7 @@ class Evaluator:
         with self._stopping(trial):
             self._gate(trial, "parse", lambda: (self._too_much_state(bound), {}))
             self._run(trial, fidelity)
-        chosen = {name: bound_value for name, bound_value in _knob_values(unbound, knobs).items()}
-        return self._verdict(trial, chosen, time.monotonic() - began)
+        return self._verdict(trial, _knob_values(unbound, knobs), time.monotonic() - began)
 
     def dense_row(self) -> Verdict:
         """Dense attention itself as a row of the table: speed-up and accuracy kept are 1 by definition."""
@@ -269,6 +269,28 @@ class Evaluator:
         trial = _Trial(EVERYTHING, sparse=dict(self._dense), density=1.0, reads=1)
         verdict = self._verdict(trial, {}, 0.0)
         return Verdict.from_json({**verdict.to_json(), "program": "dense", "speedup": Estimate(1, 1, 1).to_json()})
+
+    def oracle(self, source: str, knobs: Mapping[str, Attr] | None = None) -> Verdict:
+        """What would be kept by reading as many pages as a program that passes the gates, always those that hold the
+        most attention (`evaluator.oracle`): an upper bound, without a speed of its own.
+
+        Rejected, with the reason, for a program that has none. Raises as `evaluate` does, and for no program.
+        """
+        began = time.monotonic()
+        bound, unbound = self._parse(source, knobs, None)
+        trial = _Trial(bound)
+        self.open()
+
+        def asked() -> tuple[str, dict[str, Any]]:
+            if why := refusal(bound) or ("it reads contexts by itself" if self.config.phase == PREFILL else ""):
+                return f"no oracle reads as {bound.name} does: {why}", {}
+            self._ask_checked(replies.Empty, "program", program=bound.to_json())
+            self._answers(trial, range(len(self.suite.forks)), ("oracle",))
+            return "", {}
+
+        with self._stopping(trial):
+            self._gate(trial, "accuracy", asked)
+        return self._verdict(trial, _knob_values(unbound, knobs), time.monotonic() - began)
 
     def _state(self, program: Program) -> dict[str, Any]:
         """For the device that speed is about; a GPU that it is measured on counts as the one predicted for."""
@@ -397,11 +419,11 @@ class Evaluator:
             return f"every page is read, yet the output is off by {found.selection_error:.2g} of its norm", details
         return "", details
 
-    def _answers(self, trial: _Trial, rows: Sequence[int]) -> None:
+    def _answers(self, trial: _Trial, rows: Sequence[int], orders: Sequence[str] = ()) -> None:
         """Asks the questions of `rows`; where ties decide much, in both orders, and the worse one counts."""
         forks = [self.suite.forks[row] for row in rows]
         found: dict[str, tuple[replies.Answered, dict[int, float]]] = {}
-        for order in ("forward", "reversed") if trial.order == "both" else ("forward",):
+        for order in orders or (("forward", "reversed") if trial.order == "both" else ("forward",)):
             answered = self._ask_checked(
                 replies.Answered, "answers", forks=forks, order=order, protocol=self.config.protocol
             )

@@ -8,8 +8,10 @@ different devices, are never mixed: `conditions["speed"]` names which one `speed
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 VERDICT_VERSION = 1
@@ -18,7 +20,7 @@ STATUSES = (ACCEPTED, REJECTED, ERROR)
 GATES = ("parse", "numerics", "compile", "fidelity", "screen", "speed", "accuracy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A point estimate and its 95 % interval, all finite."""
 
@@ -228,14 +230,26 @@ class Head:
     def from_json(data: Mapping[str, Any]) -> Head:
         """The inverse of `to_json`. Raises `ValueError` for a form of another version."""
         _require_version(data)
-        plain = {name: data[name] for name in Head.__dataclass_fields__ if name in data}
+        plain = {name: interned(data[name]) for name in Head.__dataclass_fields__ if name in data}
         plain.update(
             speedup=Estimate.from_json(data["speedup"]) if data["speedup"] else None,
             accuracy=Estimate.from_json(data["accuracy"]) if data["accuracy"] else None,
             alarms=tuple(data["alarms"]),
+            reached=_reached(tuple(data.get("reached", {}).items())),
             screened=tuple(data["screened"]) if data["screened"] else None,
         )
         return Head(**plain)
+
+
+def interned(value: Any) -> Any:
+    """The same text as one object, wherever records repeat it: thousands of them are held at once."""
+    return sys.intern(value) if type(value) is str else value
+
+
+@lru_cache(maxsize=1024)
+def _reached(gates: tuple[tuple[str, bool], ...]) -> Mapping[str, bool]:
+    """Few ways lead through the gates: one object for each, not to be changed."""
+    return {interned(name): passed for name, passed in gates}
 
 
 _DERIVED = ("reached", "speed", "screened")  # of a head: said in the rest of the verdict too

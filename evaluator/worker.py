@@ -32,6 +32,7 @@ from vortexlab.evaluator.executors import (
 )
 from vortexlab.evaluator.geometries import Geometry
 from vortexlab.evaluator.models import LoadedModel, load_model
+from vortexlab.evaluator.oracle import OracleExecutor
 from vortexlab.evaluator.phases import DECODE, PREFILL
 from vortexlab.evaluator.replay import Session, Tally, Watcher, replay
 from vortexlab.evaluator.timing import RecordedWorkload, Workload
@@ -142,9 +143,10 @@ class Worker:
         return self._program
 
     def _session(self, order: str) -> Session:
-        """The program on the model; `order` ``reversed`` breaks ties between scores the other way."""
+        """The program on the model; `order` ``reversed`` breaks ties between scores the other way, ``oracle`` reads as
+        many pages, the best ones."""
         if order not in self._sessions:
-            kind = ReversedTies if order == "reversed" else executor_for(self.device)
+            kind = {"reversed": ReversedTies, "oracle": OracleExecutor}.get(order) or executor_for(self.device)
             session = Session(self._current(), self.model, self._own or self.store, kind)
             if order == "reversed" and self.device == "cpu":  # an executor of the same kind writes the same summaries
                 session.states = self._session("forward").states

@@ -187,7 +187,7 @@ def test_dense_stands_at_one_where_it_was_not_measured(tmp_path: Path) -> None:
     chosen = Selection(Run.open("run", tmp_path))
     (mark,) = (trace for trace in pareto(chosen)["data"] if trace["name"] == "dense")
     assert (mark["x"], mark["y"]) == ([1.0], [1.0]) and "error_x" not in mark
-    assert "not measured as a program" in marks_line(chosen) and "no mark for an oracle" in marks_line(chosen)
+    assert "not measured as a program" in marks_line(chosen) and "no mark of an oracle" in marks_line(chosen)
 
 
 def test_growth_ends_at_the_hypervolume_and_marks_the_seeds(run: Run) -> None:

@@ -42,8 +42,7 @@ def written(runs: Path, verdicts: int) -> tuple[bytes, bytes]:
     command = [sys.executable, str(SCRIPT), str(runs), "0", str(EVALUATIONS), "none"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
-    while process.stdout.readline() != f"recorded {verdicts}\n":
-        pass
+    assert f"recorded {verdicts}\n" in process.stdout, "the controller ended before"
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)
     files = (runs / "run" / FILE).read_bytes(), (runs / "run" / LOG).read_bytes()

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr
+from vortexlab.evaluator.verdict import interned
 
 
 class ProposerError(VortexError):
@@ -56,10 +57,13 @@ class Proposal:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Proposal:
-        return Proposal(**{**data, "parents": tuple(data["parents"])})
+        plain = {name: interned(value) for name, value in data.items()}
+        plain["parents"] = tuple(map(interned, data["parents"]))
+        plain["knobs"] = {interned(name): interned(value) for name, value in data.get("knobs", {}).items()}
+        return Proposal(**plain)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """One evaluated trial as proposers see it, rejected ones included.
 

@@ -69,7 +69,7 @@ class Display:
         self._state, self._came = state, time.monotonic()
         if first and self._plain:
             self._begin()
-        if self._plain and self._live is None and state.phase in ("recorded", "paused", "finished"):
+        if self._plain and self._live is None and state.phase in ("recorded", "paused", "bounding", "finished"):
             self._say(line(state))
 
     def stopping(self) -> None:

@@ -108,6 +108,8 @@ class View:
             return f"{state.running} cut off, done again on resume" if state.running else "nothing is under way"
         if state.phase == "paused":
             return f"paused; `vortex resume {state.run}` lets it go on"
+        if state.phase == "bounding":
+            return f"measuring what the best choice of pages would keep: {state.current}"
         if not state.running:
             return state.phase
         more = state.running - len(state.under_way)

@@ -188,6 +188,7 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
         "frontier": f"{'yes' if found['on_frontier'] else 'no'}, probability {found['frontier_probability']:.2f}",
         "pinned": "yes" if found["pinned"] else "no",
         "beats a seed": f"{beats['id']} {beats['name']} by {interval(beats['difference'])}" if beats else "-",
+        "by the best choice": _oracle(found["oracle"]),
         "nearest published": found["nearest"]["text"],
         "knobs": settings(found["knobs"]),
         "made by": f"{found['proposer']} {found['operator']}",
@@ -202,6 +203,10 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
     print_gates(verdict)
     print()
     print(printable(found["source"].strip()))
+
+
+def _oracle(found: Any) -> str:
+    return f"accuracy kept {interval(found)}, reading as many pages" if found else "-"
 
 
 def _decision(found: Any) -> str:

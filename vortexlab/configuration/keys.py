@@ -44,6 +44,8 @@ MEANINGS = {
     "campaign.budget_points": "Seeds with a page budget run once more for each of these shares of the longest context.",
     "campaign.structure_share": "Least share of new structures among what is measured after the seeds, 0 to 1.",
     "campaign.knob_share": "Least share, of what that leaves, of new knobs for known structures, 0 to 1.",
+    "campaign.oracles": "Of so many leading programs it is measured at the end what the best choice of as many pages "
+    "would keep; counts against no budget.",
     "campaign.mirror": "Keep a copy of the study for optuna-dashboard.",
     "campaign.parallel": "Slots open at a time, running or queued; 0 for one, on a cluster for twice what it can run.",
     "campaign.cluster": 'Where they run: "" here, "local" Ray on this machine, "auto" the Ray cluster that is running, '

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from vortexlab.agent.pareto import frontier
 from vortexlab.cli.output import interval, number
+from vortexlab.evaluator.verdict import ACCEPTED
 from vortexlab.report.markup import hover, knobs, text
 
 if TYPE_CHECKING:
     from vortexlab.agent.leaderboard import Entry
+    from vortexlab.evaluator.verdict import Head
     from vortexlab.report.selection import Selection
 
 #: Entries that are points of their own, with their text; of more, those off the frontier are gathered in cells.
@@ -55,6 +57,7 @@ def pareto(chosen: Selection) -> dict[str, Any]:
     for kind in ("published", "new"):
         found = [entry for entry in (*aside, *leading) if entry.new == (kind == "new")]
         traces.append(_points(found, kind, labels, chosen))
+    traces.append(_oracles(chosen))
     traces.append(_dense(chosen, labels))
     how = sorted({entry.speed for entry in board.entries})
     title = f"speed-up over dense attention, {' and '.join(how)}" if how else "speed-up over dense attention"
@@ -78,10 +81,43 @@ def marks_line(chosen: Selection) -> str:
         said = f"The star is dense attention as a program, {dense.id}, as it was measured; 1 and 1 by definition"
     else:
         said = "The star is dense attention, 1 and 1 by definition: it was not measured as a program"
+    if not _bounded(chosen):
+        return f"{said}. There is no mark of an oracle: none was measured."
     return (
-        f"{said}. There is no mark for an oracle, which reads the pages that truly hold the most attention: a campaign "
-        "does not measure one, and since it reads every key to choose it would have no speed."
+        f"{said}. A diamond is an oracle: it reads as many pages as the program below it, always those that truly hold "
+        "the most attention. It stands at that program's speed-up, since it has none of its own: to choose it reads "
+        "every key. What lies between the two is lost by the choice of pages."
     )
+
+
+def _bounded(chosen: Selection) -> list[tuple[Entry, Head]]:
+    """Entries of which it is known what the best choice of pages would keep."""
+    found = []
+    for mark, measured in chosen.run.history.oracles.items():
+        entry = chosen.by_hash.get(mark)
+        if entry is not None and measured.head.status == ACCEPTED and measured.head.accuracy is not None:
+            found.append((entry, measured.head))
+    return found
+
+
+def _oracles(chosen: Selection) -> dict[str, Any]:
+    found = [(entry, head.accuracy) for entry, head in _bounded(chosen) if head.accuracy is not None]
+    return {
+        "type": "scatter", "mode": "markers", "name": "oracle", "meta": {"role": "oracle"},
+        "x": [entry.speedup.value for entry, _ in found],
+        "y": [kept.value for _, kept in found],
+        "marker": {"symbol": "diamond-open", "size": 11},
+        "error_y": _whiskers([(kept.value, kept.low, kept.high) for _, kept in found], False),
+        "hovertext": [
+            hover((
+                f"an oracle that reads as many pages as {entry.id} {entry.name}", f"accuracy kept {interval(kept)}",
+                f"the program keeps {interval(entry.accuracy)}",
+            ))
+            for entry, kept in found
+        ],
+        "hoverinfo": "text",
+        "customdata": [entry.id if entry.id in chosen.shown else "" for entry, _ in found],
+    }  # fmt: skip
 
 
 def _front(entries: Sequence[Entry]) -> list[Entry]:

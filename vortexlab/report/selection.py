@@ -50,6 +50,10 @@ class Selection:
         return {entry.id: entry for entry in self.board.entries}
 
     @cached_property
+    def by_hash(self) -> dict[str, Entry]:
+        return {self.by_id[entry.id].hash: entry for entry in self.board.entries}
+
+    @cached_property
     def dense(self) -> Entry | None:
         """The published program `dense`, as the campaign measured it."""
         structure = structure_hash(parse(source("dense")))

@@ -82,6 +82,9 @@ def why_line(run: Run, entry: Entry) -> str:
     """What a member is nearest to, and which of its parts buy something, as far as that was measured."""
     (row,) = recorded(run, [run.history.find(entry.id)])
     line = shorten(f"Why {entry.id}: it is {row.nearest}.", _WHY, placeholder=" ...")
+    oracle = run.history.oracles.get(row.trial.hash)
+    if oracle is not None and oracle.head.accuracy is not None:
+        line += f" The best choice of as many pages would keep {interval(oracle.head.accuracy)}."
     measured = [part for part in row.parts if part.verdict is not None]
     if not measured:
         return f"{line} What its parts buy was not measured: vortex explain {run.name} {entry.id}"

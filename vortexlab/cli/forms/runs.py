@@ -240,6 +240,7 @@ class Member(Form):
     on_frontier: bool
     frontier_probability: Share
     beats_seed: Comparison | None
+    oracle: Estimate | None
     nearest: Nearest
     started: float
     finished: float

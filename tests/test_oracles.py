@@ -1,0 +1,231 @@
+"""What the best choice of as many pages would keep: the executor, the evaluator, and what a campaign records of it."""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from campaign_fakes import FakeEvaluator, Threads, config
+from library_runs import LATENT, NAMES, PLAIN, bound_run, geometries
+
+from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.run import Run
+from vortexlab.agent.trials import Trial
+from vortexlab.dsl.errors import VortexError
+from vortexlab.evaluator.config import EvaluationConfig
+from vortexlab.evaluator.evaluator import Evaluator
+from vortexlab.evaluator.fidelity import page_mass
+from vortexlab.evaluator.oracle import OracleExecutor, refusal
+from vortexlab.evaluator.phases import PREFILL
+from vortexlab.evaluator.traits import forced_part
+from vortexlab.evaluator.verdict import ERROR, REJECTED, Estimate, Verdict
+from vortexlab.kernels.cache import PagedKV
+from vortexlab.kernels.torch_executor import TorchExecutor
+from vortexlab.report.plot import marks_line, pareto
+from vortexlab.report.selection import Selection
+from vortexlab.report.summary import why_line
+from vortexlab.search_spaces.library import source
+
+#: Some programs of the library without an oracle, and a word of why.
+WITHOUT = {"twilight": "every query head", "lserve": "earlier steps", "tidal": "earlier steps", "nsa": "its output"}
+
+
+# --- the executor --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_oracle_reads_as_many_pages_and_they_hold_the_most_attention(name: str, tmp_path: Path) -> None:
+    run = bound_run(name, next(shape for shape in geometries(name) if shape in (*PLAIN, *LATENT)), tmp_path)
+    program, static = run.program, run.static
+    if why := refusal(program):
+        assert WITHOUT.get(name, why) in why
+        return
+    assert name not in WITHOUT
+    page, length = program.page_size, run.keys[0].shape[1]
+    k, v = run.keys[0].float(), run.values[0].float()
+    k, v = (torch.nn.functional.pad(x, (0, 0, 0, -length % page)) for x in (k, v))
+    cache = PagedKV.from_contiguous(k, v, [0], [length], page)
+    q = run.q[-1, 0][None].float()
+
+    def chosen(executor: TorchExecutor) -> torch.Tensor:
+        state = executor.new_state(cache)
+        executor.summarize(state, cache)
+        return executor.select(q, state, cache).to_mask(-(-length // page))[0, :, 0]
+
+    own, best = chosen(TorchExecutor(program, static)), chosen(OracleExecutor(program, static))
+    forced = chosen(TorchExecutor(forced_part(program), static))
+    mass = page_mass(q[0], cache, 0, page, static.scale).sum(1)
+    assert best.sum(1).tolist() == own.sum(1).tolist() and bool((best >= forced).all())
+    for mine, theirs, always, held in zip(best, own, forced, mass, strict=True):
+        free = held[~always].sort(descending=True).values
+        assert float(held[mine & ~always].sum()) == pytest.approx(float(free[: int((mine & ~always).sum())].sum()))
+        assert float(held[mine].sum()) >= float(held[theirs].sum()) - 1e-6
+
+
+# --- the evaluator -------------------------------------------------------------------------------------------------
+
+CONFIG = EvaluationConfig(
+    tasks=("needles", "keys"), lengths=(320,), contexts=4, screen_contexts=2, batch_tokens=1280, compile_for=(),
+    geometry="qwen3-1.7b", audit_share=0.0, threads=1, speed="predicted",
+)  # fmt: skip
+FEW = {"budget": 4, "page": 16, "sink": 1, "recent": 1}
+
+
+def test_an_evaluator_asks_the_same_questions_of_an_oracle() -> None:
+    with Evaluator(CONFIG) as evaluator:
+        knobs = {name: value for name, value in FEW.items() if name in _knobs("quest")}
+        oracle = evaluator.oracle(source("quest"), knobs)
+        program = evaluator.evaluate(source("quest"), knobs)
+        assert oracle.status == program.status == "accepted" and oracle.speedup is None
+        assert oracle.accuracy is not None and program.accuracy is not None
+        assert (oracle.answers, oracle.contexts) == (program.answers, program.contexts)
+        assert oracle.density == pytest.approx(program.density, abs=0.01)
+        assert oracle.accuracy.value >= program.accuracy.value
+        assert oracle.source_hash == program.source_hash and {"batch", *oracle.conditions} == {*program.conditions}
+        twilight = evaluator.oracle(source("twilight"))
+        assert twilight.status == REJECTED and "every query head" in twilight.reason and twilight.accuracy is None
+        with pytest.raises(VortexError):
+            evaluator.oracle("no program")
+        evaluator.config = replace(CONFIG, phase=PREFILL, speed="measured")
+        assert "reads contexts by itself" in evaluator.oracle(source("quest")).reason
+
+
+def _knobs(name: str) -> set[str]:
+    from vortexlab.search_spaces.library import load
+
+    return set(load(name).knobs)
+
+
+# --- a campaign ----------------------------------------------------------------------------------------------------
+
+
+class Knowing(FakeEvaluator):
+    """Tells of oracles, which keep everything; `asked` names their programs, `status` is what becomes of them."""
+
+    status = "accepted"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def oracle(self, source: str, knobs: dict[str, Any]) -> Verdict:
+        found = self.evaluate(source, knobs)
+        self.asked.append(found.source_hash)
+        lost = {"reason": "its worker was lost"} if self.status == ERROR else {}
+        kept = Estimate(1.0, 0.98, 1.0) if self.status == "accepted" else None
+        return replace(found, accuracy=kept, speedup=None, status=self.status, **lost)
+
+
+def leading(run: Run, most: int = 3) -> list[Trial]:
+    front = [trial for trial in run.history.frontier() if trial.point]
+    return sorted(front, key=lambda trial: -trial.point[0] * trial.point[1])[:most]  # type: ignore[index]
+
+
+def test_a_campaign_ends_with_the_oracles_of_its_leaders(tmp_path: Path) -> None:
+    evaluator = Knowing()
+    Campaign(config(tmp_path), evaluator=evaluator).run()
+    run = Run.open("run", tmp_path)
+    leaders = {trial.hash for trial in leading(run)}
+    assert len(leaders) == 3 and set(run.history.oracles) == leaders == set(evaluator.asked)
+    kinds = [event.kind for event in run.events()]
+    assert kinds[-4:] == ["oracle"] * 3 + ["campaign_finished"]
+    assert [event.data["id"] for event in run.events("oracle")] == [
+        trial.id for trial in run.history.frontier() if trial.hash in run.history.oracles
+    ]
+    assert run.progress().evaluations == 28, "they count against no budget"
+    times = [event.time for event in run.events()]
+    spent = times[-2] - times[-5]
+    assert run.history.seconds == pytest.approx(times[-1] - times[0] - spent), "and are no time of work"
+    member = run.member(leading(run)[0].id)
+    assert member["oracle"] == {"value": 1.0, "low": 0.98, "high": 1.0}
+    other = next(trial for trial in run.trials if trial.hash not in run.history.oracles)
+    assert run.member(other.id)["oracle"] is None
+
+
+def test_oracles_are_measured_once_and_again_where_the_worker_was_lost(tmp_path: Path) -> None:
+    evaluator = Knowing()
+    Campaign(config(tmp_path), evaluator=evaluator).run()
+    first = Run.open("run", tmp_path)
+    again = Knowing()
+    Campaign.resume("run", runs=str(tmp_path), evaluator=again).run()
+    assert again.asked == []
+    more = Knowing()
+    more.status = ERROR
+    Campaign.resume("run", runs=str(tmp_path), evaluations=60, evaluator=more).run()
+    run = Run.open("run", tmp_path)
+    new = {trial.hash for trial in leading(run)} - set(first.history.oracles)
+    assert set(more.asked) == new
+    last = Knowing()
+    Campaign.resume("run", runs=str(tmp_path), evaluator=last).run()
+    assert set(last.asked) == new
+    assert all(found.head.status == "accepted" for found in Run.open("run", tmp_path).history.oracles.values())
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_how_many_is_a_setting(most: int, tmp_path: Path) -> None:
+    evaluator = Knowing()
+    Campaign(config(tmp_path, oracles=most), evaluator=evaluator).run()
+    assert len(evaluator.asked) == most
+    with pytest.raises(VortexError, match="oracles must not be negative, found -1"):
+        config(tmp_path, oracles=-1)
+
+
+def test_an_evaluator_that_knows_of_none_leaves_none(tmp_path: Path) -> None:
+    Campaign(config(tmp_path), evaluator=FakeEvaluator()).run()
+    assert Run.open("run", tmp_path).history.oracles == {}
+
+
+def test_a_replay_takes_them_from_the_record(tmp_path: Path) -> None:
+    Campaign(config(tmp_path), evaluator=Knowing()).run()
+    evaluator = Knowing()
+    Campaign(config(tmp_path, name="again", replay="run"), evaluator=evaluator).run()
+    there, here = (Run.open(name, tmp_path) for name in ("run", "again"))
+    assert evaluator.asked == [] and here.history.oracles.keys() == there.history.oracles.keys()
+    assert {event.data["from_run"] for event in here.events("oracle")} == {"run"}
+
+
+class Slow(Threads):
+    """Whose oracles never come; the first one interrupts."""
+
+    def oracle(self, source: str, knobs: Any) -> Future[Verdict | None]:
+        signal.raise_signal(signal.SIGINT)
+        return Future()
+
+
+def test_a_signal_leaves_them_to_the_next_session(tmp_path: Path) -> None:
+    Campaign(config(tmp_path, parallel=2), pool=Slow(2)).run()
+    run = Run.open("run", tmp_path)
+    assert run.history.oracles == {} and run.state == "finished"
+    evaluator = Knowing()
+    Campaign.resume("run", runs=str(tmp_path), evaluator=evaluator).run()
+    assert len(evaluator.asked) == 3
+
+
+# --- what people see -----------------------------------------------------------------------------------------------
+
+
+def test_the_report_marks_them_above_their_programs(tmp_path: Path) -> None:
+    Campaign(config(tmp_path), evaluator=Knowing()).run()
+    run = Run.open("run", tmp_path)
+    chosen = Selection(run)
+    (marks,) = (trace for trace in pareto(chosen)["data"] if trace["name"] == "oracle")
+    speeds = {trial.point[0] for trial in leading(run) if trial.point}
+    assert set(marks["x"]) == speeds and set(marks["y"]) == {1.0}
+    assert marks["error_y"]["arrayminus"] == pytest.approx([0.02] * 3)
+    assert "diamond" in marks_line(chosen) and "the program keeps" in marks["hovertext"][0]
+    entry = chosen.entries[leading(run)[0].id]
+    assert "The best choice of as many pages would keep 1.000 [0.980, 1.000]." in why_line(run, entry)
+
+
+def test_a_report_without_any_says_so(tmp_path: Path) -> None:
+    evaluator = Knowing()
+    evaluator.status = REJECTED
+    Campaign(config(tmp_path), evaluator=evaluator).run()
+    chosen = Selection(Run.open("run", tmp_path))
+    assert not [trace for trace in pareto(chosen)["data"] if trace["name"] == "oracle"]
+    assert "no mark of an oracle" in marks_line(chosen)
