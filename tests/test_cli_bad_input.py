@@ -45,6 +45,35 @@ def test_an_unknown_run(command: str, runs: Path, tmp_path: Path) -> None:
     assert "start one with `vortex search`" in vortex(command, "--runs", tmp_path).complaint()
 
 
+READERS = [
+    ("status",), ("leaderboard",), ("show", "t0001"), ("compare", "t0001", "t0002"), ("report",), ("dashboard",),
+    ("explain",), ("finals",), ("export", "t0001"), ("ask",), ("tell", "reply.json"), ("propose", "quest"),
+    ("pin", "t0001"), ("pause",), ("resume",), ("runs",), ("pack",), ("doctor", NAME), ("search", "--resume", NAME),
+    ("init", "--from", NAME),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", READERS, ids=lambda words: words[0])
+def test_a_folder_of_runs_that_is_not_there(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    assert f"there is no folder {tmp_path / 'none'}; " in vortex(*words, "--runs", tmp_path / "none").complaint()
+    assert "file is a file; give the folder of your runs" in vortex(*words, "--runs", "file").complaint()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_folder_of_runs_may_not_be_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert vortex("runs", "--json").json("runs") == {"folder": "runs", "runs": []}
+    done = vortex("runs")
+    assert (done.status, done.out) == (0, "there are no runs in runs/ yet; start one with `vortex search`\n")
+    assert "start one with `vortex search`" in vortex("status").complaint()
+    (tmp_path / "empty").mkdir()
+    assert "start one with `vortex search --runs empty`" in vortex("runs", "--runs", "empty").out
+
+
 @pytest.mark.parametrize(
     "words", [("show", "t0999"), ("export", "t0999"), ("compare", "t0001", "t0999"), ("show", "t"), ("show", "Quest")]
 )

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vortexlab.cli.output import AsJson, Runs, print_json, printable, table
+from vortexlab.cli import options
+from vortexlab.cli.output import AsJson, NewRuns, print_json, printable, require_runs, table
 
 _PACKAGES = (
     "vortexlab", "torch", "triton", "transformers", "safetensors", "numpy", "optuna", "openai", "datasets", "pandas",
@@ -26,8 +27,9 @@ _KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
 
 
 def doctor(
+    context: typer.Context,
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="A run, to examine its record instead.")] = "",
-    runs: Runs = "runs",
+    runs: NewRuns = "runs",
     key_variable: Annotated[list[str] | None, typer.Option(help="Another variable that may hold a key.")] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -35,6 +37,8 @@ def doctor(
 
     With a run: whether its record is sound. What can be read of a damaged one is written into a new run; exit status 1.
     """
+    if run and "runs" in options.given(context):
+        require_runs(runs)
     found = examine_run(run, runs) if run else examine(runs, tuple(key_variable or ()))
     status = 1 if found["rescued"] else 0
     if as_json:
