@@ -79,6 +79,8 @@ def unpack(file: str | Path, runs: str | Path = "runs", name: str = "") -> dict[
     path, root = Path(file), Path(runs)
     if path.exists() and not path.is_file():  # a pipe would have us wait
         raise VortexError(f"{path} is no file; `vortex pack RUN` writes one")
+    if root.exists() and not root.is_dir():
+        raise VortexError(f"{root} is a file; give the folder of your runs with --runs")
     with _opened(path) as archive:
         manifest = _manifest(archive, path)
         name = name or manifest["run"]
