@@ -9,6 +9,7 @@ import tempfile
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -66,12 +67,12 @@ def examine_run(name: str, runs: str) -> dict[str, Any]:
         return {"items": items, "missing": [], "rescued": None}
     target = rescue(folder, found)
     again = f"{len(found.measured)} more verdicts need not be measured again" if found.measured else "nothing more"
-    where = "" if target.parent == Path(runs) else f" --runs {target.parent}"
+    where = "" if target.parent == Path(runs) else f" --runs {quote(str(target.parent))}"
     return {
         "items": items,
         "missing": [
             f"{folder} is damaged and was left as it is; {kept} are in {target}, and {again}: "
-            f"go on with `vortex search --resume {target.name}{where}`"
+            f"go on with `vortex search --resume {quote(target.name)}{where}`"
         ],
         "rescued": {
             "run": target.name, "folder": str(target), "events": len(found.kept), "trials": found.trials,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ def runs(root: Runs = "runs", as_json: AsJson = False) -> None:
         print_json({"folder": root, "runs": rows})
         return
     if not rows:
-        there = "" if root == "runs" else f" --runs {root}"
+        there = "" if root == "runs" else f" --runs {quote(root)}"
         print(printable(f"there are no runs in {Path(root)}/ yet; start one with `vortex search{there}`"))
         return
     table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -150,7 +151,8 @@ def _finish(campaign: Campaign, reason: str, as_json: bool) -> int:
         print_json(data)
         return 0
     print(f"Run {opened.name} in {opened.folder}: {reason}.")
-    print(f"See `vortex leaderboard {opened.name}`, `vortex report {opened.name}`, `vortex export {opened.name} ID`.")
+    name = quote(opened.name)
+    print(f"See `vortex leaderboard {name}`, `vortex report {name}`, `vortex export {name} ID`.")
     for line in closing:
         print(line)
     return 0
