@@ -152,13 +152,10 @@ def _forget_output() -> None:
 
 
 def main() -> None:
+    """One command of this process, which ends here (`vortexlab.cli.__main__`)."""
     status = run()
     if "vortexlab.agent.cluster" in sys.modules:
         from vortexlab.agent.cluster import leave
 
         leave(status)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()
