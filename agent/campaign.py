@@ -6,7 +6,6 @@ that was killed goes on where it stood, with the proposals that were running.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from typing import Any
 
 from vortexlab.agent import standings
 from vortexlab.agent.assemble import build_proposers
-from vortexlab.agent.config import CampaignConfig, check_new_name
+from vortexlab.agent.config import CampaignConfig, check_new_name, write_settings
 from vortexlab.agent.leaderboard import leaderboard
 from vortexlab.agent.pool import Evaluation, Here, Pool, make_pool
 from vortexlab.agent.prepared import prepare
@@ -195,9 +194,7 @@ def _opened(config: CampaignConfig, environment: str) -> Store:
         except BaseException:
             store.close()
             raise
-    # For people and scripts; the store is the truth, so a disk that refuses this file changes nothing.
-    with suppress(OSError):
-        (config.folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
+    write_settings(config.folder, config.to_json())
     return store
 
 

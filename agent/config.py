@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # the client library of the language model is loaded by the c
 
 #: ``handoff`` proposes nothing by itself: after the seeds, programs come through `vortex tell`.
 PROPOSERS = ("grammar", "llm", "handoff")
+SETTINGS = "config.json"
 MOST_PARALLEL = 4096  # more than that know nothing of each other
 #: Words for where evaluations run, beside an address.
 CLUSTERS = ("local", "auto")
@@ -180,6 +183,13 @@ class CampaignConfig:
         """The settings that a campaign's record holds, with the name of its folder, which may have been renamed. A
         record of a release without parallel slots says nothing of them: it had one. Raises as `from_json`."""
         return replace(CampaignConfig.from_json({"parallel": 1, **data}), name=folder.name)
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keeps the settings of a campaign, as JSON, beside its record, for people, scripts and a record that loses its
+    first event. The record is the truth, so a disk that refuses this file changes nothing."""
+    with suppress(OSError):
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def check_new_name(name: str) -> None:

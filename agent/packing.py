@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.config import SETTINGS, CampaignConfig
 from vortexlab.agent.run import LATEST, Run, resolve
 from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
@@ -29,7 +29,7 @@ from vortexlab.evaluator.config import versions
 
 MANIFEST, FORM = "manifest.json", 1
 #: What a pack may hold beside the manifest; the record must be there.
-MEMBERS = (FILE, "config.json", "report.html")
+MEMBERS = (FILE, SETTINGS, "report.html")
 _MANIFEST_LIMIT = 1 << 20
 _CHUNK = 1 << 20
 
