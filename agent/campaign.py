@@ -6,17 +6,17 @@ that was killed goes on where it stood, with the proposals that were running.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vortexlab.agent import standings
 from vortexlab.agent.assemble import build_proposers
-from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.config import CampaignConfig, check_new_name, write_settings
 from vortexlab.agent.leaderboard import leaderboard
 from vortexlab.agent.pool import Evaluation, Here, Pool, make_pool
 from vortexlab.agent.prepared import prepare
@@ -58,8 +58,10 @@ class Campaign:
             if differences:
                 raise VortexError(
                     f"run {config.name!r} exists with other settings ({differences[0]}); go on with "
-                    f"--resume {config.name}, or name another"
+                    f"--resume {quote(config.name)}, or name another"
                 )
+        else:
+            check_new_name(config.name)
         self.config = config
         self._pool = Here(evaluator) if evaluator is not None else pool
         self._proposers = proposers
@@ -125,7 +127,7 @@ class Campaign:
                 if spent:
                     raise VortexError(
                         f"the budget of run {self.config.name!r} is spent ({spent}); raise it: "
-                        f"`vortex search --resume {self.config.name} --evaluations N`"
+                        f"`vortex search --resume {quote(self.config.name)} --evaluations N`"
                     )
                 slot = session.begin(made)
                 session.wait_for(slot + 1)
@@ -193,9 +195,7 @@ def _opened(config: CampaignConfig, environment: str) -> Store:
         except BaseException:
             store.close()
             raise
-    # For people and scripts; the store is the truth, so a disk that refuses this file changes nothing.
-    with suppress(OSError):
-        (config.folder / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
+    write_settings(config.folder, config.to_json())
     return store
 
 

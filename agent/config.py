@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +20,22 @@ if TYPE_CHECKING:  # the client library of the language model is loaded by the c
 
 #: ``handoff`` proposes nothing by itself: after the seeds, programs come through `vortex tell`.
 PROPOSERS = ("grammar", "llm", "handoff")
+SETTINGS = "config.json"
 MOST_PARALLEL = 4096  # more than that know nothing of each other
 #: Words for where evaluations run, beside an address.
 CLUSTERS = ("local", "auto")
 #: Settings that a resumed campaign may change; all others make it another campaign.
 _FLEXIBLE = ("runs", "evaluations", "hours", "oracles", "mirror", "cluster")
 _ADDRESS = re.compile(r"(ray://)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
 class CampaignConfig:
     """The settings of one campaign.
 
-    * `name` of the run, a folder in `runs`; empty: named after the time it starts.
+    * `name` of the run, a folder in `runs`; empty: named after the time it starts. A folder may have been renamed, so
+      any that can be printed and is one folder's will do; `check_new_name` is stricter.
     * `seed` of every random choice of the campaign (the samples of the tasks have their own, in `evaluation`).
     * The budget: `evaluations`, programs that are evaluated in full, and `hours` of work; None is no limit, and one
       of the two is needed. A program that a gate rejects before it is measured is recorded and does not count, but
@@ -76,9 +80,10 @@ class CampaignConfig:
     def __post_init__(self) -> None:
         for name in ("proposers", "seeds", "budget_points", "memory"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.name and (not _NAME.fullmatch(self.name) or self.name == "latest"):
+        if "/" in self.name or self.name.startswith((".", "-")) or not self.name.isprintable() or self.name == "latest":
             raise VortexError(
-                f"run name {self.name!r} is not usable: letters, digits, '.', '_' and '-', 64 at most, not 'latest'"
+                f"run name {self.name!r} is not usable: the name of one folder, which can be printed, does not begin "
+                "with '.' or '-' and is not 'latest'"
             )
         if not self.proposers:
             raise VortexError(f"proposers must name one at least of {', '.join(PROPOSERS)}")
@@ -182,6 +187,19 @@ class CampaignConfig:
         """The settings that a campaign's record holds, with the name of its folder, which may have been renamed. A
         record of a release without parallel slots says nothing of them: it had one. Raises as `from_json`."""
         return replace(CampaignConfig.from_json({"parallel": 1, **data}), name=folder.name)
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keeps the settings of a campaign, as JSON, beside its record, for people, scripts and a record that loses its
+    first event. The record is the truth, so a disk that refuses this file changes nothing."""
+    with suppress(OSError):
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def check_new_name(name: str) -> None:
+    """Raises `VortexError` for a name that would need quotes in a command: no new run gets it."""
+    if not _NEW_NAME.fullmatch(name):
+        raise VortexError(f"run name {name!r} is not usable: letters, digits, '.', '_' and '-', 64 at most")
 
 
 def _taught(config: CampaignConfig) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from vortexlab import __version__
-from vortexlab.agent.store import Mark
+from vortexlab.agent.events import Mark
 from vortexlab.kernels import disk
 
 T = TypeVar("T")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vortexlab.agent import prompt
@@ -42,7 +43,7 @@ def ask(run: str | Path = LATEST, runs: str | Path = "runs") -> dict[str, Any]:
         "messages": prompt.compose(
             history.members(), random.Random(f"{opened.config.seed}/{slot}"), about
         ).messages,
-        "answer_with": f"vortex tell {opened.name} REPLY.json",
+        "answer_with": f"vortex tell {quote(opened.name)} REPLY.json",
     }
 
 

@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from vortexlab.agent.config import SETTINGS
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
@@ -34,7 +35,7 @@ def overview(runs: str | Path = "runs") -> list[dict[str, Any]]:
 
 
 def _is_run(folder: Path) -> bool:
-    return not folder.name.startswith(".") and any((folder / name).exists() for name in (FILE, "config.json"))
+    return not folder.name.startswith(".") and any((folder / name).exists() for name in (FILE, SETTINGS))
 
 
 def _row(folder: Path) -> dict[str, Any]:

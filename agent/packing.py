@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.config import SETTINGS, CampaignConfig
 from vortexlab.agent.run import LATEST, Run, resolve
 from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
@@ -29,7 +29,7 @@ from vortexlab.evaluator.config import versions
 
 MANIFEST, FORM = "manifest.json", 1
 #: What a pack may hold beside the manifest; the record must be there.
-MEMBERS = (FILE, "config.json", "report.html")
+MEMBERS = (FILE, SETTINGS, "report.html")
 _MANIFEST_LIMIT = 1 << 20
 _CHUNK = 1 << 20
 
@@ -79,6 +79,8 @@ def unpack(file: str | Path, runs: str | Path = "runs", name: str = "") -> dict[
     path, root = Path(file), Path(runs)
     if path.exists() and not path.is_file():  # a pipe would have us wait
         raise VortexError(f"{path} is no file; `vortex pack RUN` writes one")
+    if root.exists() and not root.is_dir():
+        raise VortexError(f"{root} is a file; give the folder of your runs with --runs")
     with _opened(path) as archive:
         manifest = _manifest(archive, path)
         name = name or manifest["run"]

@@ -6,19 +6,23 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from vortexlab.evaluator.fronts import non_dominated
+
 Point = tuple[float, float]
 
 
 def frontier(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that no other point dominates, fastest first. Of equal points the first one stands."""
-    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1], i))
-    front: list[int] = []
-    best = float("-inf")
-    for index in order:
-        if points[index][1] > best:
-            front.append(index)
-            best = points[index][1]
-    return front
+    """Indices of the points that no other point dominates, fastest first. Of equal points the first one stands, where
+    `non_dominated` keeps all: a program that another one equals adds nothing to a frontier."""
+    if not points:
+        return []
+    speed, kept = np.array(points, float).T
+    on = np.flatnonzero(non_dominated(speed, kept))
+    _, first = np.unique(-speed[on], return_index=True)  # on a frontier, points of one speed are equal
+    found: list[int] = on[first].tolist()
+    return found
 
 
 def layers(points: Sequence[Point]) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vortexlab.agent.encoding import Parts
-from vortexlab.agent.store import Event
+from vortexlab.agent.events import Event
 from vortexlab.evaluator.verdict import Head, Verdict, joined
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vortexlab.agent import inbox
@@ -67,7 +68,7 @@ def pin(identifier: str, run: str | Path = LATEST, runs: str | Path = "runs", *,
     opened = Run.open(run, runs)
     trial = inbox.pinnable(opened.history, identifier)
     if remove and trial.slot not in opened.history.pinned and not inbox.waiting(opened.folder):
-        raise VortexError(f"{trial.id} is not pinned; `vortex status {opened.name}` lists what is")
+        raise VortexError(f"{trial.id} is not pinned; `vortex status {quote(opened.name)}` lists what is")
     kind = UNPIN if remove else PIN
     done = f"{trial.id} {trial.proposal.name} is {'no longer ' if remove else ''}pinned"
     return _send(opened, {"kind": kind, "trial": trial.id}, trial.id, f"{done} from the next slot of run {opened.name}")
@@ -76,7 +77,8 @@ def pin(identifier: str, run: str | Path = LATEST, runs: str | Path = "runs", *,
 def pause(run: str | Path = LATEST, runs: str | Path = "runs") -> Receipt:
     """Asks a running campaign to wait once the running evaluation is finished. Raises `VortexError` when none runs."""
     opened = _running(run, runs)
-    message = f"run {opened.name} pauses after the evaluation that is running; go on with `vortex resume {opened.name}`"
+    on = f"go on with `vortex resume {quote(opened.name)}`"
+    message = f"run {opened.name} pauses after the evaluation that is running; {on}"
     return _send(opened, {"kind": PAUSE}, None, message)
 
 
@@ -89,7 +91,8 @@ def resume(run: str | Path = LATEST, runs: str | Path = "runs") -> Receipt:
 def _running(run: str | Path, runs: str | Path) -> Run:
     opened = Run.open(run, runs)
     if not is_written(opened.folder):
-        raise VortexError(f"run {opened.name!r} is not running; go on with `vortex search --resume {opened.name}`")
+        on = f"go on with `vortex search --resume {quote(opened.name)}`"
+        raise VortexError(f"run {opened.name!r} is not running; {on}")
     return opened
 
 
@@ -100,7 +103,7 @@ def _send(opened: Run, request: Mapping[str, Any], trial: str | None, message: s
         limit = opened.config.evaluations
         spent = limit is not None and opened.history.evaluated >= limit
         why, more = (" and has spent its budget", " --evaluations N") if spent else ("", "")
-        message += f", which is not running{why}: this waits for `vortex search --resume {opened.name}{more}`"
+        message += f", which is not running{why}: this waits for `vortex search --resume {quote(opened.name)}{more}`"
     elif opened.history.paused and request["kind"] == PROPOSE:
-        message += f", which is paused; go on with `vortex resume {opened.name}`"
+        message += f", which is paused; go on with `vortex resume {quote(opened.name)}`"
     return Receipt(opened.name, str(request["kind"]), identifier, running, trial, message)

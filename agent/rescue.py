@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vortexlab.agent import encoding
+from vortexlab.agent.config import SETTINGS, write_settings
+from vortexlab.agent.events import KINDS, Event
 from vortexlab.agent.migrations import APPLICATION_ID, FORM, lay_out, upgraded
-from vortexlab.agent.store import FILE, KINDS, Event, Row, Store, form_of, is_written
+from vortexlab.agent.store import FILE, Row, Store, form_of, is_written
 from vortexlab.agent.trials import History
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.verdict import Verdict
@@ -86,13 +88,14 @@ def examine(folder: Path) -> Examination:
 def rescue(folder: Path, found: Examination) -> Path:
     """A new run beside the damaged one, of what was found. Raises `VortexError` when that is nothing.
 
-    Where the first event is lost, the campaign begins anew with the verdicts that can be read."""
+    Where the first event is lost, the campaign begins anew with the verdicts that can be read. Each keeps where it was
+    measured, and the settings stand beside the record, so that this can be done again."""
     rows: list[Row] = [item.row for item in found.kept] or [_begun_anew(folder, found)]
     number, target = 1, folder.with_name(f"{folder.name}-rescued")
     while target.exists():
         number += 1
         target = folder.with_name(f"{folder.name}-rescued-{number}")
-    when = rows[-1][0]  # no time of work has passed
+    when, started = rows[-1][0], json.loads(rows[0][4])  # no time of work has passed
     lost = f"{len(found.later)} later ones have no place"
     text = f"rescued from {folder.name}: its first {len(found.kept)} events; {lost}"
     if any(item.event.kind == "finals_opened" for item in found.later):
@@ -100,9 +103,13 @@ def rescue(folder: Path, found: Examination) -> Path:
     rows.append((when, "note", None, None, encoding.text({"text": text}), None))
     for item in found.measured:
         key, said = item.row[3], item.event.data
-        data = {"key": key, "verdict": said["verdict"], "from_run": said.get("from_run", folder.name)}
+        data = {
+            "key": key, "verdict": said["verdict"], "from_run": said.get("from_run", folder.name),
+            "environment": said.get("environment", started["environment"]),
+        }  # fmt: skip
         rows.append((when, "measured", None, key, encoding.text(data), item.row[5]))
     Store.restore(target, rows).close()
+    write_settings(target, {**started["config"], "name": target.name})
     return target
 
 
@@ -110,7 +117,7 @@ def _begun_anew(folder: Path, found: Examination) -> Row:
     """The first event of a campaign whose own is lost, from later ones and the settings beside the record."""
     configs = [item.event.data["config"] for item in found.later if item.event.kind == "campaign_resumed"]
     environments = [item.event.data["environment"] for item in found.measured if "environment" in item.event.data]
-    settings = folder / "config.json"
+    settings = folder / SETTINGS
     with suppress(OSError, ValueError):
         configs.append(json.loads(settings.read_text()))
     if not configs or not environments:

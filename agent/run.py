@@ -15,11 +15,12 @@ from vortexlab.agent.audit import Audit, audits
 from vortexlab.agent.bandit import ArmRecord, records
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.derived import uncollected
+from vortexlab.agent.events import Event, Mark
 from vortexlab.agent.leaderboard import Leaderboard, leaderboard
 from vortexlab.agent.progress import ProgressState, progress
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import limits
-from vortexlab.agent.store import Event, Mark, Store, exists, is_written
+from vortexlab.agent.store import Store, exists, is_written
 from vortexlab.agent.trials import History, Trial, known_structures, trial_id
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.nearest import nearest

@@ -15,11 +15,13 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Any
 
 from vortexlab.agent import inbox, oracles
 from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.events import Mark
 from vortexlab.agent.pool import FULL, Pool
 from vortexlab.agent.prepared import Prepared
 from vortexlab.agent.progress import OnProgress, ProgressState, progress
@@ -27,7 +29,7 @@ from vortexlab.agent.proposers.base import Proposer
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.replay import Replay
 from vortexlab.agent.slots import Slots
-from vortexlab.agent.store import Mark, Store
+from vortexlab.agent.store import Store
 from vortexlab.agent.study import Mirror
 from vortexlab.agent.trials import History, Trial, known_structures
 from vortexlab.dsl.errors import VortexError
@@ -109,7 +111,7 @@ class Session:
                 self.wait_for(len(self.known.trials) + 1)
                 self.known.fold(len(self.known.trials) + 1)
             elif not self.slots.proposers:
-                return f"the seeds are evaluated; go on with `vortex ask {self.config.name}`"
+                return f"the seeds are evaluated; go on with `vortex ask {quote(self.config.name)}`"
             else:
                 return "nothing is left to try that was not evaluated already"
 
@@ -245,7 +247,7 @@ class Session:
             if self._lost >= _LOST_IN_A_ROW:
                 raise VortexError(
                     f"{self._lost} evaluations in a row lost their worker (last: {trial.head.reason}); see "
-                    f"`vortex doctor`, then go on with `vortex search --resume {self.config.name}`"
+                    f"`vortex doctor`, then go on with `vortex search --resume {quote(self.config.name)}`"
                 )
 
     # --- the record --------------------------------------------------------------------------------------------

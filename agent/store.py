@@ -2,29 +2,7 @@
 
 Everything else (trials, frontier, study, spend) is computed from the events, so a controller that is killed at any
 moment loses at most the evaluations that were running. One process writes, held to that by a lock of the operating
-system that dies with it; any number read.
-
-Kinds of event, in the order in which they appear:
-
-* ``campaign_started`` {config, environment, versions}; ``campaign_resumed`` {config, versions} for every later session
-* ``reserved`` {slot, key, model, tokens, money}: what a request to a language model may cost, before it is sent
-* ``exchange`` {slot, key, request, text, error, tokens, ...}: that request, once it has ended
-* ``proposer_failed`` {slot, proposer, reason, permanent}
-* ``proposal`` {slot, arm, proposal, structure, hash}
-* ``trial_started`` {slot, knobs, key}; again after a kill
-* ``verdict`` {slot, fidelity, environment, verdict, ...}, at most one for a slot and one for a key
-* ``request`` {slot, id, kind, program | trial | refused}: what people asked for before that slot, taken from the inbox
-* ``note`` {text}, ``campaign_finished`` {reason}
-* ``finals_opened`` {ids, evaluation, opening}, before a sealed context is made; ``final`` {id, opening, verdict}
-* ``ablation`` {id, change, source, knobs, hash, verdict}: the program of trial `id` less a part; verdict None where the
-  record holds one of that hash already
-* ``oracle`` {id, hash, key, verdict, ...}: what the best choice of as many pages as that trial's would keep
-* ``measured`` {key, verdict, from_run}: what a damaged record had of a program whose trial it lost (`agent.rescue`); a
-  trial with this key takes it and is not measured again
-
-An event has `data`, which every fold reads, and may have a `detail`, compressed, which is read when somebody asks for
-it: of a verdict the data hold the head, the detail the rest (`evaluator.verdict.split`). Files of older forms are read
-as they are and brought to this form when they are written (`agent.migrations`).
+system that dies with it; any number read. The events are described in `agent.events`.
 """
 
 from __future__ import annotations
@@ -39,86 +17,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from shlex import quote
+from typing import Any, Self
 
 from vortexlab import __version__
 from vortexlab.agent import encoding
+from vortexlab.agent.events import KINDS, Event, Mark, mend
 from vortexlab.agent.migrations import APPLICATION_ID, FORM, lay_out, migrate, rows
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.scratch import READING
 
 FILE, LOCK = "campaign.sqlite", "lock"
 _PATIENCE = 3  # tries for the lock
-KINDS = (
-    "campaign_started", "campaign_resumed", "reserved", "exchange", "proposer_failed", "proposal", "trial_started",
-    "verdict", "request", "note", "campaign_finished", "finals_opened", "final", "ablation", "oracle",
-    "measured",
-)  # fmt: skip
 
 _INSERT = "INSERT INTO events (time, kind, slot, key, data, detail) VALUES (?, ?, ?, ?, ?, ?)"
-_NOTHING: Mapping[str, Any] = {}
 #: What `_INSERT` takes: data and detail as the file has them.
 Row = tuple[float, str, int | None, str | None, str, bytes | None]
-
-
-class Details(Protocol):
-    """What the details of events are read from again."""
-
-    def detail(self, seq: int) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """`time` is seconds since the epoch, for display and time budgets only: no decision that must repeat reads it.
-
-    `detail` is compressed JSON, or where that is read from when it is asked for, None where the event has none; `run`
-    the name of its campaign.
-    """
-
-    seq: int
-    time: float
-    kind: str
-    data: Mapping[str, Any]
-    detail: bytes | Details | None = None
-    run: str = ""
-
-    def details(self) -> dict[str, Any]:
-        """The detail, read; empty where there is none. Raises `VortexError` when it is damaged."""
-        return {} if self.detail is None else self._read(encoding.unpack)
-
-    def parts(self, parts: encoding.Parts) -> dict[str, Any]:
-        """Some of the detail, read; empty where there is none. Raises `VortexError` when it is damaged."""
-        return {} if self.detail is None else self._read(parts.read)
-
-    def _read(self, unpack: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
-        assert self.detail is not None
-        packed = self.detail if isinstance(self.detail, bytes) else self.detail.detail(self.seq)
-        try:
-            return unpack(packed)
-        except ValueError as error:
-            line = f"the detail of event {self.seq}, of kind {self.kind}, is damaged ({error})"
-            raise VortexError(f"run {self.run!r}: {line}; {mend(self.run)}") from error
-
-    def without_data(self) -> Event:
-        """Where the detail is, and no more, to keep it."""
-        return replace(self, data=_NOTHING)
-
-    def whole(self) -> dict[str, Any]:
-        """Data and detail as one: what the detail holds under a name of the data joins it there."""
-        found = dict(self.data)
-        for name, value in self.details().items():
-            found[name] = {**(found.get(name) or {}), **value}
-        return found
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How far a record goes: number and time of its last event."""
-
-    seq: int
-    time: float
 
 
 class Store:
@@ -159,7 +74,8 @@ class Store:
             lock = _acquire(folder)
             try:
                 if exists(folder):
-                    raise VortexError(f"run {folder.name!r} exists; go on with --resume {folder.name}, or name another")
+                    again = f"--resume {quote(folder.name)}"
+                    raise VortexError(f"run {folder.name!r} exists; go on with {again}, or name another")
                 newborn = folder / f".{FILE}.new"
                 newborn.unlink(missing_ok=True)
                 connection = _connect(newborn)
@@ -413,11 +329,6 @@ def _release(connection: sqlite3.Connection) -> str:
     return "a newer release"
 
 
-def mend(run: str) -> str:
-    """What to do about a damaged record."""
-    return f"see what is left with `vortex doctor {run}`"
-
-
 def _acquire(folder: Path) -> int:
     """The descriptor of the lock file, locked. The lock goes when the process does, however it ends."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -456,7 +367,7 @@ def _explained(folder: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             line = (
                 f"the disk of {folder} is full or failing ({error}); everything recorded so far is safe: "
-                f"free some space and go on with `vortex search --resume {folder.name}`"
+                f"free some space and go on with `vortex search --resume {quote(folder.name)}`"
             )
         elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             line = f"run folder {folder} cannot be written ({error}); make it writable or give another with --runs"

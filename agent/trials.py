@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from vortexlab.agent.budget import Spent
+from vortexlab.agent.events import Event, mend
 from vortexlab.agent.pareto import Point
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.agent.recorded import VERDICT, OfTrial, Recorded, head_of
-from vortexlab.agent.store import Event, mend
 from vortexlab.agent.totals import Totals
 from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.errors import VortexError

@@ -138,7 +138,7 @@ def measure(evaluations: int, every: int, runs: Path, real: Verdict) -> dict[str
 def _timed(command: tuple[str, ...], runs: Path) -> list[float]:
     """Seconds of the whole process, several times."""
     name, *rest = command
-    words = [sys.executable, "-m", "vortexlab.cli.main", name, *([] if name == "runs" else ["night"]), *rest]
+    words = [sys.executable, "-m", "vortexlab.cli", name, *([] if name == "runs" else ["night"]), *rest]
     taken = []
     for _ in range(REPEATS):
         began = time.monotonic()

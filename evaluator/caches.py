@@ -7,7 +7,6 @@ counts as in use for some minutes after it was touched. Runs are no cache, nor a
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.evaluator import context_cache, scratch
+from vortexlab.evaluator import context_cache, locks, scratch
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.tasks.cache import SAMPLES_CAP, cache_folder
 from vortexlab.kernels import disk
@@ -54,7 +53,7 @@ def caches() -> list[Cache]:
         Cache("kernels", "generated kernels and reports of the compiler", disk.kernel_folder(), disk.KERNELS_CAP,
               lambda: disk.entries(disk.generated()), _recent, disk.discard),
         Cache("scratch", "folders of workers, and those that killed ones left behind", temporary, None,
-              lambda: disk.entries(scratch.folders(temporary)), _scratch_held, scratch.clear),
+              lambda: disk.entries(scratch.folders(temporary)), _scratch_held, locks.remove_unless_held),
         Cache("locks", "what evaluators wait at for their turn; always kept", cache_folder() / "turns", None,
               lambda: _inside(cache_folder() / "turns"), lambda item: True, lambda path: False),
     ]  # fmt: skip
@@ -124,28 +123,11 @@ def _context_held(item: Entry) -> bool:
     """Whether an evaluator has the entry, or may be writing it."""
     if item.path.name.startswith("."):
         return item.recent
-    return _locked(item.path / context_cache.LOCK)
+    return locks.is_held(item.path / context_cache.LOCK)
 
 
 def _scratch_held(item: Entry) -> bool:
-    return _locked(item.path) or not (scratch.is_held_by_lock(item.path) or item.used < time.time() - _DAY)
-
-
-def _locked(path: Path) -> bool:
-    """Whether somebody holds the lock of a file or folder, or it cannot be told."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_uid != os.getuid()
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
+    return locks.is_held(item.path) or not (scratch.is_held_by_lock(item.path) or item.used < time.time() - _DAY)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vortexlab.dsl.ir import digest
+from vortexlab.evaluator import locks
 from vortexlab.kernels import disk
 from vortexlab.kernels.disk import Entry
 
@@ -107,20 +108,8 @@ class ContextCache:
 
 
 def evict(entry: Path) -> bool:
-    """Removes an entry unless an evaluator holds it."""
-    try:
-        lock = os.open(entry / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        shutil.rmtree(entry, ignore_errors=True)
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(entry, ignore_errors=True)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(lock)
+    """Removes an entry unless an evaluator holds it; whether it did. Raises as `locks.remove_unless_held`."""
+    return locks.remove_unless_held(entry, entry / LOCK)
 
 
 def _size(path: Path) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+from vortexlab.evaluator import locks
 
 _NAME, _UNNAMED = "vortex-scratch-", "vortex-new-"
 #: Private copies of runs whose folders cannot be written (`agent.store`); nobody locks these.
@@ -27,7 +28,7 @@ def new_folder(root: str) -> tuple[Path, int]:
     """
     for left in Path(root).glob(f"{_NAME}*"):
         with suppress(OSError):
-            clear(left)
+            locks.remove_unless_held(left)
     made = Path(tempfile.mkdtemp(prefix=_UNNAMED, dir=root))
     held = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -38,21 +39,6 @@ def new_folder(root: str) -> tuple[Path, int]:
         os.close(held)
         return made, -1
     return named, held
-
-
-def clear(folder: Path) -> bool:
-    """Removes a folder of ours that nobody holds; whether it did. Raises `OSError` for one that cannot be opened."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if os.fstat(descriptor).st_uid != os.getuid():
-            return False
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
 
 
 def folders(root: Path) -> list[Path]:

@@ -57,6 +57,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         output["left_out"] = dict(_left_out)
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which need not be there
 def pytest_testnodedown(node: Any) -> None:
     _left_out.update({} if _left_out else node.workeroutput.get("left_out", {}))  # every process collects all
 

@@ -63,6 +63,7 @@ TESTS = {
         "tests/test_walls.py",
         "tests/test_attacks_process.py",
     ],
+    "locks": ["tests/test_locks.py"],
     "scratch": ["tests/test_scratch.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
     "procfs": ["tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
     "walls": ["tests/test_walls_kernel.py", "tests/test_walls.py", "tests/test_attacks_process.py"],

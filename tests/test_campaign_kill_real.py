@@ -43,7 +43,7 @@ def controller(config: CampaignConfig, scratch: Path, *, resume: bool) -> subpro
     """A session of the campaign in a process group of its own; its workers' scratch folders lie in `scratch`."""
     command = [sys.executable, "-c", BEGIN, json.dumps(config.to_json())]
     if resume:
-        command = [sys.executable, "-m", "vortexlab.cli.main", "search", "--resume", config.name, "--runs", config.runs]
+        command = [sys.executable, "-m", "vortexlab.cli", "search", "--resume", config.name, "--runs", config.runs]
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "TMPDIR": str(scratch)},

@@ -45,6 +45,35 @@ def test_an_unknown_run(command: str, runs: Path, tmp_path: Path) -> None:
     assert "start one with `vortex search`" in vortex(command, "--runs", tmp_path).complaint()
 
 
+READERS = [
+    ("status",), ("leaderboard",), ("show", "t0001"), ("compare", "t0001", "t0002"), ("report",), ("dashboard",),
+    ("explain",), ("finals",), ("export", "t0001"), ("ask",), ("tell", "reply.json"), ("propose", "quest"),
+    ("pin", "t0001"), ("pause",), ("resume",), ("runs",), ("pack",), ("doctor", NAME), ("search", "--resume", NAME),
+    ("init", "--from", NAME),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", READERS, ids=lambda words: words[0])
+def test_a_folder_of_runs_that_is_not_there(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    assert f"there is no folder {tmp_path / 'none'}; " in vortex(*words, "--runs", tmp_path / "none").complaint()
+    assert "file is a file; give the folder of your runs" in vortex(*words, "--runs", "file").complaint()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_folder_of_runs_may_not_be_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert vortex("runs", "--json").json("runs") == {"folder": "runs", "runs": []}
+    done = vortex("runs")
+    assert (done.status, done.out) == (0, "there are no runs in runs/ yet; start one with `vortex search`\n")
+    assert "start one with `vortex search`" in vortex("status").complaint()
+    (tmp_path / "empty").mkdir()
+    assert "start one with `vortex search --runs empty`" in vortex("runs", "--runs", "empty").out
+
+
 @pytest.mark.parametrize(
     "words", [("show", "t0999"), ("export", "t0999"), ("compare", "t0001", "t0999"), ("show", "t"), ("show", "Quest")]
 )
@@ -212,7 +241,7 @@ def test_a_full_disk_leaves_the_report_that_was_there(tmp_path: Path) -> None:
 
 
 def test_output_that_cannot_be_written(runs: Path) -> None:
-    command = [sys.executable, "-m", "vortexlab.cli.main", "leaderboard", "--json", "--runs", str(runs)]
+    command = [sys.executable, "-m", "vortexlab.cli", "leaderboard", "--json", "--runs", str(runs)]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No space left on device" in done.stderr
@@ -243,10 +272,42 @@ def test_interruption_and_faults_of_ours(monkeypatch: pytest.MonkeyPatch, runs: 
     assert done.status == main.FAULT and "RuntimeError: a fault" in done.err and "please report it" in done.err
 
 
+EARLY = """
+import importlib, os, signal, sys, tomllib
+from pathlib import Path
+
+project, interrupted, how = sys.argv[1:]
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == interrupted:
+            if how == "signal":
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+scripts = tomllib.loads(Path(project).read_text())["project"]["scripts"]
+module, function = scripts["vortex"].split(":")
+sys.argv[1:] = ["status"]
+getattr(importlib.import_module(module), function)()
+"""
+
+
+@pytest.mark.parametrize("how", ["signal", "exception"])
+@pytest.mark.parametrize("module", ["vortexlab.cli.main", "typer", "vortexlab.dsl.errors", "vortexlab.agent.run"])
+def test_interruption_while_modules_are_loaded(module: str, how: str, repo_root: Path, tmp_path: Path) -> None:
+    """`module` is loaded by the installed command when Ctrl-C comes."""
+    words = [sys.executable, "-c", EARLY, str(repo_root / "pyproject.toml"), module, how]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (main.INTERRUPTED, "")
+    assert done.stderr in ("", "interrupted\n")  # typer may have ended the command by itself
+
+
 def test_names_that_a_terminal_cannot_show(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / NAME, tmp_path / "\u00fcb\x1b[31m")
     assert "\x1b" not in vortex("status", "none", "--runs", tmp_path).complaint()
-    words = [sys.executable, "-m", "vortexlab.cli.main", "runs", "--runs", str(tmp_path)]
+    words = [sys.executable, "-m", "vortexlab.cli", "runs", "--runs", str(tmp_path)]
     done = subprocess.run(words, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert b"\\xfcb\\ufffd[31m" in done.stdout

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 @contextmanager
 def serving(run: Path, end: signal.Signals = signal.SIGINT) -> Iterator[dict[str, Any]]:
     """The command in a process of its own on a free port, and what it printed; stopped by a signal, with status 0."""
-    words = [sys.executable, "-m", "vortexlab.cli.main", "dashboard", str(run), "--port", "0", "--json"]
+    words = [sys.executable, "-m", "vortexlab.cli", "dashboard", str(run), "--port", "0", "--json"]
     started = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert started.stdout is not None

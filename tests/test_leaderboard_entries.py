@@ -9,12 +9,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vortexlab.agent.leaderboard import Leaderboard, leaderboard
 from vortexlab.agent.pareto import frontier, hypervolume
 from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.trials import Arm, History, Trial
+from vortexlab.evaluator.fronts import non_dominated
 from vortexlab.evaluator.verdict import Estimate, Outcome, Verdict
 
 PUBLISHED = "published"
@@ -63,7 +65,20 @@ def test_frontier_and_hypervolume_by_hand() -> None:
     points = [(1.0, 1.0), (3.0, 0.5), (2.0, 0.8), (2.0, 0.8), (1.5, 0.7), (4.0, 0.0)]
     assert frontier(points) == [5, 1, 2, 0]
     assert hypervolume(points) == pytest.approx(3 * 0.5 + 2 * 0.3 + 1 * 0.2)
-    assert hypervolume([]) == 0.0
+    assert hypervolume([]) == 0.0 and frontier([]) == []
+
+
+def test_of_equal_points_the_first_is_on_the_frontier_and_all_are_not_dominated() -> None:
+    assert frontier([(1.0, 1.0)] * 3) == [0]
+    assert non_dominated(np.ones(3), np.ones(3)).tolist() == [True] * 3
+    assert frontier([(1.0, 1.0), (2.0, 0.5), (2.0, 0.5), (1.0, 0.9), (1.0, 1.0)]) == [1, 0]
+    rng = random.Random(1)
+    for size in range(1, 40):
+        points = [(rng.randrange(5) / 4, rng.randrange(5) / 4) for _ in range(size)]
+        whole = [p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)]
+        on = non_dominated(*np.array(points).T)
+        assert [p for p, kept in zip(points, on, strict=True) if kept] == whole
+        assert frontier(points) == [points.index(p) for p in sorted(set(whole), reverse=True)]
 
 
 def test_totals_kept_trial_by_trial_are_those_of_all_at_once() -> None:

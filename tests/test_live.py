@@ -27,7 +27,7 @@ from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.pareto import Curve
 from vortexlab.agent.progress import ProgressState, Standing
 from vortexlab.agent.run import Run
-from vortexlab.cli.forms.runs import Logged
+from vortexlab.cli.forms.campaigns import Logged
 from vortexlab.cli.live import STOPPING
 from vortexlab.cli.panel import View, spark
 

@@ -206,6 +206,17 @@ def test_packing_refuses_what_is_damaged_or_there(home: Path, tmp_path: Path) ->
     assert "cannot be read (No such file" in vortex("unpack", tmp_path / "none.tar").complaint()
 
 
+def test_unpacking_into_a_file_says_that_a_folder_is_meant(home: Path, tmp_path: Path) -> None:
+    place = tmp_path / "runs"
+    place.write_text("no folder")
+    line = vortex("unpack", home / "first.tar", "--runs", place).complaint()
+    assert line == f"vortex: {place} is a file; give the folder of your runs with --runs"
+    assert "cannot be written (Not a directory)" in vortex(
+        "unpack", home / "first.tar", "--runs", place / "below"
+    ).complaint()
+    assert place.read_text() == "no folder"
+
+
 @pytest.mark.parametrize("how", ["pack", "unpack"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(how: str, home: Path, tmp_path: Path) -> None:
     """The limit on file size stands in for the end of the disk."""
@@ -260,7 +271,6 @@ def test_runs_lists_all_and_says_what_is_damaged(home: Path, tmp_path: Path) -> 
     assert sound["bytes"] >= (tmp_path / "sound" / FILE).stat().st_size
     text = vortex("runs", "--runs", tmp_path)
     assert text.status == 0 and "damaged" in text.out and "later" in text.out
-    assert vortex("runs", "--runs", tmp_path / "nothing", "--json").json("runs")["runs"] == []
     with Store.write(tmp_path / "sound"):
         live = in_child(lambda: vortex("runs", "--runs", tmp_path, "--json").out)
     assert {row["name"]: row["state"] for row in json.loads(live)["runs"]}["sound"] == "running"

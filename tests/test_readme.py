@@ -97,7 +97,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 def shown_until_interrupted(words: list[str]) -> None:
     """`vortex dashboard` answers until Ctrl-C, or says which package it needs."""
-    command = [sys.executable, "-m", "vortexlab.cli.main", *words[1:], "--port", "0"]
+    command = [sys.executable, "-m", "vortexlab.cli", *words[1:], "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -138,6 +138,23 @@ def test_without_its_first_event_a_run_begins_anew_with_what_was_measured(folder
     assert len(evaluator.calls) == len(whole.trials) - rescued["measured"]
 
 
+def test_a_rescued_run_that_loses_its_first_event_is_rescued_again(folder: Path) -> None:
+    whole = Run.open(NAME, folder.parent)
+    name = NAME
+    for _ in range(3):
+        change(folder.parent / name, "DELETE FROM events WHERE seq = 1")
+        done = vortex("doctor", name, "--runs", folder.parent, "--json")
+        assert done.status == 1, done.err
+        rescued = done.json("doctor")["rescued"]
+        assert rescued["measured"] == len(whole.trials)
+        name = rescued["run"]
+    assert {event.data["from_run"] for event in Run.open(name, folder.parent).events("measured")} == {NAME}
+    evaluator = FakeEvaluator()
+    Campaign.resume(name, str(folder.parent), evaluator=evaluator).run()
+    assert Run.open(name, folder.parent).leaderboard().to_json()["entries"] == whole.leaderboard().to_json()["entries"]
+    assert not evaluator.calls
+
+
 def test_a_damaged_run_of_form_1_is_rescued_in_the_form_of_this_release(tmp_path: Path) -> None:
     folder = tmp_path / "old"
     folder.mkdir()

@@ -17,9 +17,10 @@ import pytest
 from campaign_fakes import FakeEvaluator, config
 
 from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.events import Event
 from vortexlab.agent.rescue import Examination, examine, rescue
 from vortexlab.agent.run import Run
-from vortexlab.agent.store import FILE, Event, Store
+from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
 
 SCRIPT = Path(__file__).with_name("campaign_fakes.py")

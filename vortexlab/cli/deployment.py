@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -53,8 +54,8 @@ def export(
     lines({
         "package": str(target),
         "module": written.module,
-        "install": f"pip install --no-deps {target}",
-        "check": f"vortex verify {target}",
+        "install": f"pip install --no-deps {quote(str(target))}",
+        "check": f"vortex verify {quote(str(target))}",
         "dense gate": _gated(written.gate),
     })  # fmt: skip
 

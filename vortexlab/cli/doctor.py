@@ -9,11 +9,13 @@ import tempfile
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
-from vortexlab.cli.output import AsJson, Runs, print_json, printable, table
+from vortexlab.cli import options
+from vortexlab.cli.output import AsJson, NewRuns, print_json, printable, require_runs, table
 
 _PACKAGES = (
     "vortexlab", "torch", "triton", "transformers", "safetensors", "numpy", "optuna", "openai", "datasets", "pandas",
@@ -26,8 +28,9 @@ _KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
 
 
 def doctor(
+    context: typer.Context,
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="A run, to examine its record instead.")] = "",
-    runs: Runs = "runs",
+    runs: NewRuns = "runs",
     key_variable: Annotated[list[str] | None, typer.Option(help="Another variable that may hold a key.")] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -35,6 +38,8 @@ def doctor(
 
     With a run: whether its record is sound. What can be read of a damaged one is written into a new run; exit status 1.
     """
+    if run and "runs" in options.given(context):
+        require_runs(runs)
     found = examine_run(run, runs) if run else examine(runs, tuple(key_variable or ()))
     status = 1 if found["rescued"] else 0
     if as_json:
@@ -62,12 +67,12 @@ def examine_run(name: str, runs: str) -> dict[str, Any]:
         return {"items": items, "missing": [], "rescued": None}
     target = rescue(folder, found)
     again = f"{len(found.measured)} more verdicts need not be measured again" if found.measured else "nothing more"
-    where = "" if target.parent == Path(runs) else f" --runs {target.parent}"
+    where = "" if target.parent == Path(runs) else f" --runs {quote(str(target.parent))}"
     return {
         "items": items,
         "missing": [
             f"{folder} is damaged and was left as it is; {kept} are in {target}, and {again}: "
-            f"go on with `vortex search --resume {target.name}{where}`"
+            f"go on with `vortex search --resume {quote(target.name)}{where}`"
         ],
         "rescued": {
             "run": target.name, "folder": str(target), "events": len(found.kept), "trials": found.trials,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,4 +58,4 @@ def _print(name: str, rows: list[Explanation]) -> None:
     print(shown.NOTE)
     left = sum(row.left for row in rows)
     if left:
-        print(f"{left} parts are not measured yet: vortex explain {name}")
+        print(f"{left} parts are not measured yet: vortex explain {quote(name)}")

@@ -27,11 +27,11 @@ from vortexlab.cli import (
     explain,
     finals,
     handoff,
-    housing,
     init,
     programs,
     requests,
     results,
+    runs,
     search,
     tasks,
     tune,
@@ -74,9 +74,9 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     requests.pause,
     requests.resume,
     tune.tune,
-    housing.runs,
-    housing.pack,
-    housing.unpack,
+    runs.runs,
+    runs.pack,
+    runs.unpack,
     clean.clean,
     tasks.tasks,
     attack.attack,
@@ -152,13 +152,10 @@ def _forget_output() -> None:
 
 
 def main() -> None:
+    """One command of this process, which ends here (`vortexlab.cli.__main__`)."""
     status = run()
     if "vortexlab.agent.cluster" in sys.modules:
         from vortexlab.agent.cluster import leave
 
         leave(status)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,17 +5,39 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.verdict import Estimate
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/schemas).")]
-Runs = Annotated[str, typer.Option("--runs", help="Folder of the runs.")]
+
+
+def require_runs(folder: str) -> None:
+    """Raises `VortexError` where a folder of runs that somebody named is not there, or is none."""
+    if not Path(folder).exists():
+        raise VortexError(f"there is no folder {folder}; give the folder of your runs with --runs, or leave --runs out")
+    if not Path(folder).is_dir():
+        raise VortexError(f"{folder} is a file; give the folder of your runs with --runs, or leave --runs out")
+
+
+def _read(context: typer.Context, option: typer.CallbackParam, folder: str) -> str:
+    """The folder of `--runs` of a command that reads; the default one need not be there yet."""
+    source = context.get_parameter_source(str(option.name))
+    if source is not None and source.name == "COMMANDLINE":
+        require_runs(folder)
+    return folder
+
+
+#: Of a command that reads runs, and of one that makes the folder where it is not there.
+Runs = Annotated[str, typer.Option("--runs", help="Folder of the runs.", callback=_read)]
+NewRuns = Annotated[str, typer.Option("--runs", help="Folder of the runs.")]
 
 
 def print_json(data: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -107,7 +108,7 @@ class View:
         if self.ended or state.phase == "finished":
             return f"{state.running} cut off, done again on resume" if state.running else "nothing is under way"
         if state.phase == "paused":
-            return f"paused; `vortex resume {state.run}` lets it go on"
+            return f"paused; `vortex resume {quote(state.run)}` lets it go on"
         if state.phase == "bounding":
             return f"measuring what the best choice of pages would keep: {state.current}"
         if not state.running:

@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from vortexlab.cli.forms.base import Form
-from vortexlab.cli.forms.commands import Ask, Attack, Doctor, Init, Request, Tasks
+from vortexlab.cli.forms.campaigns import (
+    Compare,
+    Dashboard,
+    Explain,
+    Finals,
+    Leaderboard,
+    Member,
+    Report,
+    Search,
+    Status,
+)
+from vortexlab.cli.forms.commands import Ask, Attack, Clean, Doctor, Init, Request, Tasks
 from vortexlab.cli.forms.deployment import Export, Verify
-from vortexlab.cli.forms.housing import AllRuns, Clean, Packed, Unpacked
 from vortexlab.cli.forms.programs import Check, Evaluated
-from vortexlab.cli.forms.runs import Compare, Dashboard, Explain, Finals, Leaderboard, Member, Report, Search, Status
+from vortexlab.cli.forms.runs import AllRuns, Packed, Unpacked
 from vortexlab.cli.forms.timing import Bench, Tune
 
 OUTPUTS: dict[str, type[Form]] = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vortexlab import settings
 from vortexlab.cli import options
-from vortexlab.cli.output import AsJson, Runs, print_json
+from vortexlab.cli.output import AsJson, NewRuns, print_json, require_runs
 from vortexlab.dsl.errors import VortexError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def search(
         str | None, typer.Option(metavar="quick|night|cluster", help="A configuration with a name; flags override it.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the run, a folder in --runs; by default the time.")] = "",
-    runs: Runs = "runs",
+    runs: NewRuns = "runs",
     seed: Annotated[int, typer.Option(help="Seed of every random choice of the campaign.")] = 0,
     evaluations: Annotated[int | None, typer.Option(help="Budget: programs evaluated in full.")] = None,
     hours: Annotated[float | None, typer.Option(help="Budget: hours of work.")] = None,
@@ -103,6 +104,8 @@ def search(
     given = options.given(context)
     if resume is not None:
         _only(context, given, _WITH_RESUME, "--resume", "the run's recorded settings count")
+        if "runs" in given:
+            require_runs(runs)
         limits = settings.llm_limits(calls=llm_calls, tokens=llm_tokens, money=llm_money, minutes=llm_minutes)
         campaign = Campaign.resume(resume, runs, evaluations=evaluations, hours=hours, llm=limits, cluster=cluster)
     elif replay is not None:
@@ -148,7 +151,8 @@ def _finish(campaign: Campaign, reason: str, as_json: bool) -> int:
         print_json(data)
         return 0
     print(f"Run {opened.name} in {opened.folder}: {reason}.")
-    print(f"See `vortex leaderboard {opened.name}`, `vortex report {opened.name}`, `vortex export {opened.name} ID`.")
+    name = quote(opened.name)
+    print(f"See `vortex leaderboard {name}`, `vortex report {name}`, `vortex export {name} ID`.")
     for line in closing:
         print(line)
     return 0

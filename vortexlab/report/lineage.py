@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from vortexlab.report.markup import knobs, link, text
@@ -18,7 +19,7 @@ def lineage(chosen: Selection) -> str:
         return "<p>There is no frontier.</p>"
     left = (
         f'<p class="note">{family.left} more ancestors had no room: '
-        f"<code>vortex show {text(chosen.run.name)} ID</code> has the lineage of any program.</p>"
+        f"<code>vortex show {text(quote(chosen.run.name))} ID</code> has the lineage of any program.</p>"
         if family.left else ""
     )  # fmt: skip
     branches = "".join(_branch(chosen, root, None) for root in family.roots)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from vortexlab import __version__
@@ -189,7 +190,7 @@ def _why(chosen: Selection) -> str:
         for row in rows
     )
     left = len(chosen.leading) - len(front)
-    name = text(chosen.run.name)
+    name = text(quote(chosen.run.name))
     if any(row.parts for row in rows):
         shown = f'<p class="note">{text(explain.NOTE)}</p><div class="scroll" tabindex="0">{shown}</div>'
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from vortexlab.agent.reflection import in_words, limits
@@ -24,7 +25,7 @@ _TASKS = ("task", "dense", "sparse", "difference [95 %]", "answers")
 def programs(chosen: Selection) -> str:
     """The table, and a line on what it leaves out."""
     left = len(chosen.board.entries) - len(chosen.rows)
-    name = text(chosen.run.name)
+    name = text(quote(chosen.run.name))
     note = (
         f'<p class="note">The frontier and the best of the others by rank. {left:,} more accepted programs are in the '
         f"plot alone: <code>vortex leaderboard {name} --csv</code> has them all, <code>vortex show {name} ID</code> "
@@ -47,7 +48,7 @@ def rejected(chosen: Selection) -> str:
     left = stopped - len(chosen.rejected)
     note = (
         f'<p class="note">The latest {len(chosen.rejected)} of {stopped:,}; <code>vortex show '
-        f"{text(chosen.run.name)} ID</code> tells of any other, and <code>Run.to_pandas()</code> of all.</p>"
+        f"{text(quote(chosen.run.name))} ID</code> tells of any other, and <code>Run.to_pandas()</code> of all.</p>"
         if left else ""
     )  # fmt: skip
     rows = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from shlex import quote
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def summary_lines(run: Run) -> list[str]:
     if warnings:
         lines.append(f"Look at: {warnings}.")
     if best is not None:
-        lines.append(f"Export it: vortex export {run.name} {best.id} --to transformers")
+        lines.append(f"Export it: vortex export {quote(run.name)} {best.id} --to transformers")
     return lines
 
 
@@ -69,7 +70,7 @@ def surely_line(run: Run, entry: Entry) -> str:
         f"for having been chosen, {interval(entry.shrunk)}; {apart} all others that may be as fast."
     )
     if not run.history.openings:
-        return f"{line} Sealed contexts were not opened: vortex finals {run.name}"
+        return f"{line} Sealed contexts were not opened: vortex finals {quote(run.name)}"
     found = [row for row in finals(run) if row.trial.id == entry.id and row.verdict is not None]
     if not found or found[-1].verdict is None or found[-1].verdict.accuracy is None:
         return f"{line} It was not measured on sealed contexts."
@@ -87,7 +88,7 @@ def why_line(run: Run, entry: Entry) -> str:
         line += f" The best choice of as many pages would keep {interval(oracle.head.accuracy)}."
     measured = [part for part in row.parts if part.verdict is not None]
     if not measured:
-        return f"{line} What its parts buy was not measured: vortex explain {run.name} {entry.id}"
+        return f"{line} What its parts buy was not measured: vortex explain {quote(run.name)} {entry.id}"
     idle = [part.ablation.change for part in measured if part.is_idle]
     return f"{line} Of {len(measured)} parts, {len(idle)} buy nothing that can be seen" + (
         f" ({'; '.join(idle)})." if idle else "."

@@ -11,6 +11,7 @@ TrialId = Annotated[str, Field(pattern="^t[0-9]{4,}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Knobs = dict[str, int | float | bool | str | None]
 Number = int | float
+Bytes = Annotated[int, Field(ge=0)]
 
 
 class Form(BaseModel):

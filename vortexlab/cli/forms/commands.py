@@ -1,4 +1,4 @@
-"""Outputs of the commands for agents and requests, tasks, attacks and `vortex doctor`."""
+"""Outputs of the commands for agents and requests, tasks, attacks, `vortex clean` and `vortex doctor`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vortexlab.cli.forms.base import Form, Hash, TrialId
+from vortexlab.cli.forms.base import Bytes, Form, Hash, TrialId
 
 
 class Init(Form):
@@ -136,3 +136,26 @@ class Doctor(Form):
     items: list[Item]
     missing: list[str]
     rescued: Rescued | None
+
+
+class CacheRow(Form):
+    """A cache: entries held, how many are in use, what was removed (`dry_run`: would be). `cap` null: it has none."""
+
+    name: Literal["contexts", "samples", "kernels", "scratch", "locks"]
+    what: str
+    folder: str
+    cap: Bytes | None
+    entries: int
+    bytes: Bytes
+    in_use: int
+    removed: int
+    removed_bytes: Bytes
+    left_bytes: Bytes
+
+
+class Clean(Form):
+    """`vortex clean --json`."""
+
+    dry_run: bool
+    freed_bytes: Bytes
+    caches: list[CacheRow]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from vortexlab.cli.forms.base import Form, Hash, Number, Share
-from vortexlab.cli.forms.runs import Verdict
+from vortexlab.cli.forms.campaigns import Verdict
 
 
 class Finding(Form):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
-from vortexlab.cli.output import AsJson, Runs, print_json, printable, size, table
+from vortexlab.cli.output import AsJson, NewRuns, Runs, print_json, printable, size, table
 from vortexlab.cli.results import RunName
 
 
@@ -19,6 +20,10 @@ def runs(root: Runs = "runs", as_json: AsJson = False) -> None:
     rows = overview(root)
     if as_json:
         print_json({"folder": root, "runs": rows})
+        return
+    if not rows:
+        there = "" if root == "runs" else f" --runs {quote(root)}"
+        print(printable(f"there are no runs in {Path(root)}/ yet; start one with `vortex search{there}`"))
         return
     table(
         f"runs in {root}; best: the fastest that keeps {KEEPS:g} of dense accuracy, else the most accurate",
@@ -48,7 +53,7 @@ def pack(
 
 def unpack(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `vortex pack`.")],
-    runs: Runs = "runs",
+    runs: NewRuns = "runs",
     name: Annotated[str, typer.Option(help="Name of the run here; by default its own.")] = "",
     as_json: AsJson = False,
 ) -> None:
