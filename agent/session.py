@@ -10,8 +10,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,7 +72,7 @@ class Session:
         self._arrived: list[Trial] = []  # since the last look
         self._lost = 0
         self._interrupt: Interrupt | None = None
-        self._began = time.monotonic()
+        self._began, self._stood = time.monotonic(), 0.0
         self._refresh()
         self._arrived.clear()
         self.known.fold(self.known.next_slot - config.parallel + 1)
@@ -141,15 +142,22 @@ class Session:
 
     def _pause(self, interrupt: Interrupt) -> None:
         """Until somebody asks to go on or a signal comes. This is no time of work."""
-        began = time.monotonic()
-        self.report("paused")
-        try:
+        with self._no_work():
+            self.report("paused")
             while self.history.paused and not interrupt.asked:
                 time.sleep(_POLL)
                 self.take_requests()
                 self._notice()
+
+    @contextmanager
+    def _no_work(self) -> Iterator[None]:
+        """Meanwhile the clock of work stands still."""
+        self._stood = time.monotonic()
+        try:
+            yield
         finally:
-            self._began += time.monotonic() - began
+            self._began += time.monotonic() - self._stood
+            self._stood = 0.0
 
     # --- evaluations -------------------------------------------------------------------------------------------
 
@@ -198,27 +206,34 @@ class Session:
     def measure_oracles(self, interrupt: Interrupt) -> None:
         """For the leading programs what the best choice of as many pages would keep (`agent.oracles`). This is no time
         of work; a signal leaves the rest to the next session."""
-        began, running = time.monotonic(), list[tuple[Trial, dict[str, Any], Future[Verdict | None]]]()
-        for trial in oracles.wanted(self._refresh(), self.config.oracles):
-            if interrupt.asked:
-                break
-            self.report("bounding", trial.proposal.name)
-            data = {"id": trial.id, "hash": trial.hash, "key": oracles.key_of(trial, self.pool.environment)}
-            if data["key"] in self._replay.verdicts:
-                recorded, data["from_run"] = self._replay.verdicts[data["key"]]
-                future: Future[Verdict | None] = Future()
-                future.set_result(recorded.verdict)
-            else:
-                future = self.pool.oracle(trial.proposal.source, trial.knobs)
-            running.append((trial, data, future))
-        for _, data, future in running:
-            while not future.done() and not interrupt.asked:
-                wait([future], timeout=_POLL)
-            if future.done() and (verdict := future.result()) is not None:
-                head, rest = split(verdict.to_json())
-                self.store.append("oracle", {**data, "verdict": head}, detail={"verdict": rest})
-        self._refresh()
-        self._began += time.monotonic() - began
+        with self._no_work():
+            running: list[tuple[dict[str, Any], Future[Verdict | None]]] = []
+            for trial in oracles.wanted(self._refresh(), self.config.oracles):
+                if interrupt.asked:
+                    break
+                self.report("bounding", trial.proposal.name)
+                data = {"id": trial.id, "hash": trial.hash, "key": oracles.key_of(trial, self.pool.environment)}
+                if data["key"] in self._replay.verdicts:
+                    recorded, data["from_run"] = self._replay.verdicts[data["key"]]
+                    future: Future[Verdict | None] = Future()
+                    future.set_result(recorded.verdict)
+                else:
+                    future = self.pool.oracle(trial.proposal.source, trial.knobs)
+                running.append((data, future))
+                if future.done():
+                    self._keep_oracle(*running.pop())
+            for data, future in running:
+                while not future.done() and not interrupt.asked:
+                    wait([future], timeout=_POLL)
+                if future.done():
+                    self._keep_oracle(data, future)
+
+    def _keep_oracle(self, data: dict[str, Any], future: Future[Verdict | None]) -> None:
+        verdict = future.result()
+        if verdict is not None:
+            head, rest = split(verdict.to_json())
+            self.store.append("oracle", {**data, "verdict": head}, detail={"verdict": rest})
+            self._refresh()
 
     def wait_for(self, slots: int) -> None:
         """Until the first `slots` slots have their verdicts."""
@@ -280,7 +295,7 @@ class Session:
         return self._interrupt is not None and self._interrupt.asked
 
     def _seconds(self) -> float:
-        return self._before + time.monotonic() - self._began
+        return self._before + (self._stood or time.monotonic()) - self._began
 
     def _append(self, kind: str, data: dict[str, Any], *, slot: int | None = None) -> None:
         self.store.append(kind, data, slot=slot)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -299,7 +301,8 @@ getattr(importlib.import_module(module), function)()
 def test_interruption_while_modules_are_loaded(module: str, how: str, repo_root: Path, tmp_path: Path) -> None:
     """`module` is loaded by the installed command when Ctrl-C comes."""
     words = [sys.executable, "-c", EARLY, str(repo_root / "pyproject.toml"), module, how]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may have it ignored
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False, preexec_fn=heard)
     assert (done.returncode, done.stdout) == (main.INTERRUPTED, "")
     assert done.stderr in ("", "interrupted\n")  # typer may have ended the command by itself
 

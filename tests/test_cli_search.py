@@ -69,7 +69,8 @@ def test_search_ends_with_what_is_new_and_what_it_beats(tmp_path: Path, made: li
     assert settings == opened.config.evaluation
     assert (settings.lengths, settings.tasks, settings.speed) == ((1024, 2048), ("needle", "chain"), "predicted")
     progress = [line for line in done.err.splitlines() if "/14 evaluated" in line]
-    assert len(progress) == len(opened.trials) + 1 and "finished" in progress[-1]
+    phases = [line.split(": ")[-1].split()[0] for line in progress]
+    assert phases == ["recorded"] * len(opened.trials) + ["bounding"] * 3 + ["finished"]
 
 
 def test_search_goes_on_where_it_stood(tmp_path: Path, made: list[EvaluationConfig]) -> None:

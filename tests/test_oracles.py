@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from campaign_fakes import FakeEvaluator, Threads, config
 from library_runs import LATENT, NAMES, PLAIN, bound_run, geometries
 
 from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.progress import ProgressState
 from vortexlab.agent.run import Run
 from vortexlab.agent.trials import Trial
 from vortexlab.dsl.errors import VortexError
@@ -114,6 +116,7 @@ class Knowing(FakeEvaluator):
         self.asked: list[str] = []
 
     def oracle(self, source: str, knobs: dict[str, Any]) -> Verdict:
+        time.sleep(0.1)
         found = self.evaluate(source, knobs)
         self.asked.append(found.source_hash)
         lost = {"reason": "its worker was lost"} if self.status == ERROR else {}
@@ -127,8 +130,8 @@ def leading(run: Run, most: int = 3) -> list[Trial]:
 
 
 def test_a_campaign_ends_with_the_oracles_of_its_leaders(tmp_path: Path) -> None:
-    evaluator = Knowing()
-    Campaign(config(tmp_path), evaluator=evaluator).run()
+    evaluator, states = Knowing(), list[ProgressState]()
+    Campaign(config(tmp_path), evaluator=evaluator).run(states.append)
     run = Run.open("run", tmp_path)
     leaders = {trial.hash for trial in leading(run)}
     assert len(leaders) == 3 and set(run.history.oracles) == leaders == set(evaluator.asked)
@@ -141,6 +144,9 @@ def test_a_campaign_ends_with_the_oracles_of_its_leaders(tmp_path: Path) -> None
     times = [event.time for event in run.events()]
     spent = times[-2] - times[-5]
     assert run.history.seconds == pytest.approx(times[-1] - times[0] - spent), "and are no time of work"
+    bounding = [state for state in states if state.phase == "bounding"]
+    assert len(bounding) == 3 and len({state.seconds for state in bounding}) == 1
+    assert states[-1].seconds - bounding[0].seconds < spent
     member = run.member(leading(run)[0].id)
     assert member["oracle"] == {"value": 1.0, "low": 0.98, "high": 1.0}
     other = next(trial for trial in run.trials if trial.hash not in run.history.oracles)
