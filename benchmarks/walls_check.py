@@ -48,8 +48,8 @@ def evaluate(device: str) -> bool:
         again = time.monotonic()
         evaluator.open()
         print(f"walls: {', '.join(verdict.conditions['walls']) or 'none'}; network: {verdict.conditions['network']}")
-        print(f"starts of the worker: {evaluator._sandbox.starts}; contexts kept: {time.monotonic() - again < 1}")
-        return well and evaluator._sandbox.starts == 1
+        print(f"starts of the worker: {evaluator._place.sandbox.starts}; contexts kept: {time.monotonic() - again < 1}")
+        return well and evaluator._place.sandbox.starts == 1
 
 
 def attack(device: str) -> bool:

@@ -6,20 +6,18 @@ answers are checked, scored and turned into statements with intervals.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from vortexlab import dsl
 from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.ir import Attr, Program, digest
 from vortexlab.dsl.parameters import Parameters
-from vortexlab.evaluator import costs, replies, sequential, statistics, turns
+from vortexlab.evaluator import costs, replies, sequential, statistics
 from vortexlab.evaluator.config import (
-    AGREEMENT,
     DTYPE_NAMES,
     EvaluationConfig,
     data_digests,
@@ -29,7 +27,6 @@ from vortexlab.evaluator.config import (
     tuned_tables,
     versions,
 )
-from vortexlab.evaluator.context_cache import ContextCache
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.ladder import Ladder, Point
@@ -37,11 +34,11 @@ from vortexlab.evaluator.oracle import refusal
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
-from vortexlab.evaluator.sandbox import LEFT_OUT, Limits, Sandbox, WorkerLost
+from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
 from vortexlab.evaluator.speed import DRIFT
-from vortexlab.evaluator.tasks.cache import cache_folder
 from vortexlab.evaluator.traits import depends_on_data
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
+from vortexlab.evaluator.workplace import Workplace
 from vortexlab.kernels.devices import get_device
 from vortexlab.kernels.precision import cache_name
 
@@ -52,7 +49,6 @@ SCREEN_FLOOR = 0.2
 TIE_SHARE = 0.01
 #: Parts in which accuracy is asked, with a look at the answers after each.
 LOOKS = 3
-_OPEN_SECONDS = 3600.0
 _MEASURED = ("dense_ms", "sparse_ms", "summary_ms", "select_ms", "attend_ms")
 
 
@@ -93,17 +89,10 @@ class Evaluator:
         self._data = data_digests(config.data)
         self.geometry = find_geometry(config.geometry)
         get_device(config.predicted_device)
-        self.suite = suite or make_suite(config)
         limits = Limits(config.memory_mb, config.seconds, cuda=config.device == "cuda")
-        self._sandbox = sandbox or Sandbox(limits, threads=config.threads)
+        box = sandbox or Sandbox(limits, threads=config.threads)
+        self._place = Workplace(config, suite or make_suite(config), box)
         self._ladder = Ladder(config.promoted)
-        self._opened = False
-        self._contexts: ContextCache | None = None
-        #: Contexts that workers read densely so far; those that were found on disk do not count. None before `open`.
-        self.prefilled: int | None = None
-        self._dense: dict[int, float] = {}
-        self._model: replies.ModelGeometry | None = None
-        self._hello: replies.Hello | None = None
 
     def __enter__(self) -> Evaluator:
         return self
@@ -113,104 +102,27 @@ class Evaluator:
 
     def close(self) -> None:
         """Ends the worker and removes its scratch folder."""
-        self._sandbox.close()
-        if self._contexts is not None:
-            self._contexts.close()
-        self._opened = False
+        self._place.close()
 
     def rank_among(self, points: Iterable[Point]) -> None:
         """Programs that reach the screen from now on are ranked among these and each other (`evaluator.ladder`)."""
         self._ladder.stand(points)
-
-    # --- the worker --------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Starts the worker, reads the contexts and answers them densely, unless that is done already.
 
         Raises `VortexError` when that fails, since then no program can be evaluated.
         """
-        if self._opened and self._sandbox.running and self._sandbox.intact:
-            return
-        config = self.config
-        try:
-            self._sandbox.start()
-            if config.device == "cuda" and not self._sandbox.sealed:
-                from vortexlab.kernels.gpu import tuning
+        self._place.open()
 
-                tuning.lend(device_name("cuda"), self._sandbox.scratch)
-            self._hello = self._greet()
-            cache = self._cache()
-            if cache is not None and self.prefilled is None:
-                cache.lend(self._sandbox.scratch)
-            answer = self._ask(
-                "open",
-                _OPEN_SECONDS,
-                model=config.model,
-                dtype=config.resolved_dtype,
-                contexts=self.suite.contexts(),
-            )
-            opened = replies.parse(replies.Opened, answer)
-            self._model, self.prefilled = opened.model, (self.prefilled or 0) + opened.prefilled
-            if opened.note:
-                _say(replies.plain(opened.note))
-            if cache is not None and opened.prefilled:
-                cache.keep(self._sandbox.scratch)
-            dense = replies.parse(
-                replies.Dense, self._ask("dense", _OPEN_SECONDS, forks=self.suite.forks, watch=self.suite.watched())
-            )
-        except Failed as error:
-            raise VortexError(str(error)) from error
-        except WorkerLost as error:
-            raise VortexError(f"the evaluation worker cannot be opened: {error}") from error
-        rows = range(len(self.suite.forks))
-        if [len(answer) for answer in dense.answers] != [self.suite.turn(row).generated for row in rows]:
-            raise VortexError("the evaluation worker gave answers of other lengths than asked")
-        if config.score == AGREEMENT:
-            self.suite = replace(self.suite, dense=tuple(map(tuple, dense.answers)))
-        self._dense = self.suite.scores(rows, dense.answers)
-        if not self._tasks():
-            scores = ", ".join(f"{name} {score:.2f}" for name, score in self._scores().items())
-            raise VortexError(
-                f"dense attention scores below {self.config.dense_floor:g} on every task ({scores}), so nothing tells "
-                "programs apart; ask what this model can answer (--tasks, --data), lower --dense-floor, or judge by "
-                "agreement with dense attention's own answers (--score agreement)"
-            )
-        if not self._sandbox.sealed:
-            self._sandbox.seal()
-        self._opened = True
+    @property
+    def suite(self) -> Suite:
+        return self._place.suite
 
-    def _greet(self) -> replies.Hello:
-        """What a new worker says first. Where a GPU does not work in it, names the wall that keeps it from working."""
-        words = {"device": self.config.device, "threads": self._sandbox.threads}
-        try:
-            return replies.parse(replies.Hello, self._ask("hello", _OPEN_SECONDS, **words))
-        except (Failed, WorkerLost) as error:
-            wall = "" if self.config.device == "cpu" else self._sandbox.blame({"op": "hello", **words})
-            if not wall:
-                raise
-            raise VortexError(
-                f"the GPU does not work behind the sandbox's wall {wall!r} ({error}); it does with {LEFT_OUT}={wall} "
-                "in the environment, which leaves that wall out"
-            ) from error
-
-    def _cache(self) -> ContextCache | None:
-        """The place of this evaluator's contexts on disk, by all that their keys and values depend on."""
-        config = self.config
-        if self._contexts is None and config.context_cache > 0:
-            assert self._hello is not None
-            key = {
-                "model": model_digest(config.model), "dtype": config.resolved_dtype, "versions": versions(),
-                "device": device_name(config.device), "threads": self._hello.threads, "contexts": self.suite.contexts(),
-            }  # fmt: skip
-            limit = int(config.context_cache * 1e9)
-            self._contexts = ContextCache(cache_folder() / "contexts", limit, key, _say)
-        return self._contexts
-
-    def _ask(self, operation: str, seconds: float | None = None, **arguments: Any) -> dict[str, Any]:
-        """One request to the worker; timing has the device to itself. Compiling is no work for a GPU."""
-        device = "cpu" if operation == "compile" else self.config.device
-        with turns.turn(device, alone=operation == "speed"):
-            return self._sandbox.request({"op": operation, **arguments}, seconds=seconds)
+    @property
+    def prefilled(self) -> int | None:
+        """Contexts that workers read densely so far; those that were found on disk do not count. None before `open`."""
+        return self._place.prefilled
 
     @property
     def tasks(self) -> list[str]:
@@ -218,21 +130,12 @@ class Evaluator:
 
         What it seldom solves says nothing about a selection."""
         self.open()
-        return self._tasks()
-
-    def _tasks(self) -> list[str]:
-        return [name for name, score in self._scores().items() if 0 < score >= self.config.dense_floor]
+        return self._place.tasks()
 
     def dense_scores(self) -> dict[str, float]:
         """Score of dense attention by task, over all lengths."""
         self.open()
-        return self._scores()
-
-    def _scores(self) -> dict[str, float]:
-        found: dict[str, list[float]] = {}
-        for row, (i, _) in enumerate(self.suite.forks):
-            found.setdefault(self.suite.samples[i].task, []).append(self._dense[row])
-        return {name: sum(scores) / len(scores) for name, scores in found.items()}
+        return self._place.scores()
 
     # --- evaluation --------------------------------------------------------------------------------------------
 
@@ -266,7 +169,7 @@ class Evaluator:
     def dense_row(self) -> Verdict:
         """Dense attention itself as a row of the table: speed-up and accuracy kept are 1 by definition."""
         self.open()
-        trial = _Trial(EVERYTHING, sparse=dict(self._dense), density=1.0, reads=1)
+        trial = _Trial(EVERYTHING, sparse=dict(self._place.dense), density=1.0, reads=1)
         verdict = self._verdict(trial, {}, 0.0)
         return Verdict.from_json({**verdict.to_json(), "program": "dense", "speedup": Estimate(1, 1, 1).to_json()})
 
@@ -349,7 +252,7 @@ class Evaluator:
         except Failed as error:
             reason, details, status = str(error), {}, REJECTED
         except WorkerLost as error:
-            self._opened = False
+            self._place.opened = False
             reason, details, status = str(error), {"lost": error.kind}, ERROR
         trial.gates.append(GateResult(name, not reason, time.monotonic() - began, reason, details))
         if reason:
@@ -390,10 +293,9 @@ class Evaluator:
 
     def _ask_checked(self, kind: type[replies.R], operation: str, **arguments: Any) -> replies.R:
         try:
-            return replies.parse(kind, self._ask(operation, **arguments))
+            return replies.parse(kind, self._place.ask(operation, **arguments))
         except WorkerLost:
-            self._sandbox.stop()
-            self._opened = False
+            self._place.give_up()
             raise
 
     def _compile(self) -> tuple[str, dict[str, Any]]:
@@ -408,8 +310,7 @@ class Evaluator:
         if found.ties > TIE_SHARE:
             trial.order = "both"
         if len(found.picked) != len(self.suite.watched()):
-            self._sandbox.stop()
-            self._opened = False
+            self._place.give_up()
             raise WorkerLost("garbage", "the worker told of other recorded steps than asked")
         details = found.model_dump(exclude={"picked"})
         details["needle_hits"] = self.suite.needle_hits(found.picked, trial.program.page_size)
@@ -428,12 +329,10 @@ class Evaluator:
                 replies.Answered, "answers", forks=forks, order=order, protocol=self.config.protocol
             )
             if [len(answer) for answer in answered.answers] != [self.suite.turn(row).generated for row in rows]:
-                self._sandbox.stop()
-                self._opened = False
+                self._place.give_up()
                 raise WorkerLost("garbage", "the worker gave answers of other lengths than asked")
             if not answered.counts.keys() <= self.suite.timed_at.keys():
-                self._sandbox.stop()
-                self._opened = False
+                self._place.give_up()
                 raise WorkerLost("garbage", "the worker counted pages of contexts of other lengths than asked")
             found[order] = answered, self.suite.scores(rows, answered.answers)
         worse = min(found.values(), key=lambda item: sum(item[1].values()))
@@ -449,7 +348,7 @@ class Evaluator:
         if self.config.phase == PREFILL:
             self._ask_checked(replies.Empty, "read")
         self._answers(trial, rows)
-        outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks())
+        outcomes = self.suite.outcomes(self._place.dense, trial.sparse, self._place.tasks())
         upper = statistics.kept_upper(outcomes, seed=self.config.seed) if outcomes else 1.0
         found = statistics.accuracy(outcomes, seed=self.config.seed).kept if outcomes else None
         kept = found.value if found else 0.0
@@ -476,10 +375,10 @@ class Evaluator:
         return "", {"answers": len(trial.sparse), "order": trial.order}
 
     def _order(self) -> list[int]:
-        return self.suite.drawn(self._tasks(), self.config.split_seed())
+        return self.suite.drawn(self._place.tasks(), self.config.split_seed())
 
     def _in_order(self, trial: _Trial) -> list[Outcome]:
-        outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks())
+        outcomes = self.suite.outcomes(self._place.dense, trial.sparse, self._place.tasks())
         return self.suite.in_order(outcomes, self._order())
 
     def _speed(self, trial: _Trial, seed: int) -> tuple[str, dict[str, Any]]:
@@ -525,7 +424,7 @@ class Evaluator:
             "seed": config.seed,
             "geometry": self.geometry.to_json(),
             "batch_tokens": config.resolved_batch_tokens,
-            "threads": self._sandbox.threads,
+            "threads": self._place.sandbox.threads,
             "versions": versions(),
             "environment": self.environment,
         }
@@ -536,18 +435,19 @@ class Evaluator:
         if any(map(is_worded, config.tasks)):
             conditions["tasks"] = self.suite.digests
             conditions["template"] = config.template
-        if self._dense:
-            conditions["dense_scores"] = scores = self._scores()
-            conditions["left_out"] = sorted(set(scores) - set(self._tasks()))
-            conditions["network"] = self._hello.network if self._hello else ""
-            conditions["walls"] = self._hello.walls if self._hello else []
+        if self._place.dense:
+            hello = self._place.hello
+            conditions["dense_scores"] = scores = self._place.scores()
+            conditions["left_out"] = sorted(set(scores) - set(self._place.tasks()))
+            conditions["network"] = hello.network if hello else ""
+            conditions["walls"] = hello.walls if hello else []
         return conditions
 
     def _verdict(self, trial: _Trial, knobs: Mapping[str, Any], seconds: float) -> Verdict:
         program = trial.program
         conditions = self._conditions() | trial.conditions
         conditions["kv_dtype"] = cache_name(program, DTYPE_NAMES[self.config.resolved_dtype])
-        outcomes = self.suite.outcomes(self._dense, trial.sparse, self._tasks()) if trial.sparse else ()
+        outcomes = self.suite.outcomes(self._place.dense, trial.sparse, self._place.tasks()) if trial.sparse else ()
         found = statistics.accuracy(outcomes, seed=self.config.seed) if outcomes else None
         timings = trial.facts.get("timings", {})
         samples = {length: timing["ratios"] for length, timing in timings.items()}
@@ -597,13 +497,13 @@ class Evaluator:
 
     def _predicted(self, trial: _Trial) -> dict[str, dict[str, Any]]:
         """Predicted costs by device and length: for the device that is predicted for, and for the one measured on."""
-        assert self._model is not None
+        assert self._place.model is not None
         devices = {self.config.predicted_device} | ({"cpu"} if self.config.device == "cpu" else set())
         return {
             device: costs.predictions(
                 trial.program,
                 self.geometry,
-                self._model.layers,
+                self._place.model.layers,
                 self.config.lengths,
                 self.config.resolved_batch_tokens,
                 device,
@@ -611,10 +511,6 @@ class Evaluator:
             )
             for device in sorted(devices)
         }
-
-
-def _say(line: str) -> None:
-    print(f"vortex: {line}", file=sys.stderr)
 
 
 def _knob_values(program: Program, knobs: Mapping[str, Attr] | None) -> dict[str, Attr]:

@@ -52,10 +52,16 @@ TESTS = {
         "tests/test_evaluator_rules.py",
         "--deselect",
         "tests/test_evaluator_rules.py::test_a_package_says_under_which_conditions_its_numbers_hold",
-        "tests/test_walls.py::test_a_wall_that_keeps_a_gpu_from_working_is_named",
-        "tests/test_context_cache.py",
         "tests/test_worded_tasks.py",
     ],
+    "workplace": [
+        "tests/test_evaluator_rules.py",
+        "--deselect",
+        "tests/test_evaluator_rules.py::test_a_package_says_under_which_conditions_its_numbers_hold",
+        "tests/test_walls.py::test_a_wall_that_keeps_a_gpu_from_working_is_named",
+        "tests/test_context_cache.py",
+    ],
+    "oracle": ["tests/test_oracles.py"],
     "worker": ["tests/test_evaluator_worker.py", "tests/test_evaluator_evaluate.py"],
     "sandbox": [
         "tests/test_sandbox.py",
@@ -65,7 +71,7 @@ TESTS = {
     ],
     "locks": ["tests/test_locks.py"],
     "scratch": ["tests/test_scratch.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
-    "procfs": ["tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
+    "procfs": ["tests/test_sandbox.py", "tests/test_faults.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
     "walls": ["tests/test_walls_kernel.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
     "confine": ["tests/test_walls_kernel.py", "tests/test_walls.py", "tests/test_attacks_process.py"],
 }

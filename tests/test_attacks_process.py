@@ -167,7 +167,7 @@ def test_hostile_code_cannot_be_reached_by_a_campaign(monkeypatch: pytest.Monkey
     for name in ("VORTEX_ATTACK", "VORTEX_WORKER", "VORTEX_MODULE"):
         monkeypatch.setenv(name, hostile.PASSWORD.decode())
     with Evaluator(EvaluationConfig(tasks=("keys",), lengths=(320,), contexts=1, compile_for=())) as evaluator:
-        box = evaluator._sandbox
+        box = evaluator._place.sandbox
         assert type(box) is Sandbox and box.command()[-1] == "vortexlab.evaluator.worker"
         assert not any("hostile" in word for word in box.command())
         assert hostile.PASSWORD.decode() not in box.environment().values()

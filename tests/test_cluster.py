@@ -81,6 +81,16 @@ class Sleepy(FakeEvaluator):
         return verdict
 
 
+class Knowing(Sleepy):
+    """Tells of oracles; its first one takes the process with it."""
+
+    def oracle(self, source: str, knobs: dict[str, Any]) -> Verdict:
+        if not os.path.exists(mark := os.environ["FAKE_MARK"]):
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self.evaluate(source, knobs), speedup=None)
+
+
 def story(run: Run) -> list[object]:
     return [(t.slot, t.arm, t.proposal, t.hash, t.structure, t.verdict.to_json()) for t in run.trials if t.verdict]
 
@@ -115,6 +125,15 @@ def test_a_host_dies_and_another_comes_and_nothing_is_lost_or_counted_twice(host
     assert run.progress().errors == sum(t.verdict.reason == "the worker was lost" for t in run.trials if t.verdict)
     other = alone(tmp_path / "threads", 8, evaluations=48)
     assert story(run) == story(other) and run.leaderboard().to_json() == other.leaderboard().to_json()
+
+
+def test_oracles_are_measured_by_the_hosts(hosts: Hosts, tmp_path: Path) -> None:
+    hosts.add(2, FAKE_MARK=str(tmp_path / "mark"))
+    pool = Cluster(CONFIG, hosts.address, make=Knowing)
+    Campaign(config(tmp_path, parallel=4), pool=pool).run()
+    run = Run.open("run", tmp_path)
+    assert len(run.history.oracles) == 3 and (tmp_path / "mark").exists()
+    assert {found.head.status for found in run.history.oracles.values()} == {"accepted"}
 
 
 def test_a_host_of_other_conditions_is_left_out_with_one_line(hosts: Hosts, tmp_path: Path) -> None:

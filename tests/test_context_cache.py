@@ -55,7 +55,7 @@ def test_other_contexts_are_read_and_none_are_kept_where_asked(root: Path) -> No
 def test_a_restarted_worker_reads_no_context(root: Path) -> None:
     with Evaluator(replace(SMALL, context_cache=0)) as evaluator:
         evaluator.open()
-        evaluator._sandbox.stop()
+        evaluator._place.sandbox.stop()
         evaluator.open()
         assert evaluator.prefilled == 2 and not root.exists()
 

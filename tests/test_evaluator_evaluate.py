@@ -194,17 +194,17 @@ def test_a_lost_worker_costs_one_evaluation(
 ) -> None:
     source = EVERYTHING.format(name=name)
     if name == "Loop":
-        monkeypatch.setattr(attacked._sandbox, "limits", Limits(memory_mb=3072, seconds=8.0))
+        monkeypatch.setattr(attacked._place.sandbox, "limits", Limits(memory_mb=3072, seconds=8.0))
     verdict = attacked.evaluate(source)
     assert (verdict.status, verdict.gate) == (status, gate), verdict.reason
     assert verdict.reason and "\n" not in verdict.reason
     assert verdict.gates[-1].details.get("lost") == kind
     assert verdict.speedup is None
     monkeypatch.undo()
-    prefilled = (attacked._sandbox.scratch / "contexts.kv").stat().st_mtime_ns
+    prefilled = (attacked._place.sandbox.scratch / "contexts.kv").stat().st_mtime_ns
     well = attacked.evaluate(EVERYTHING.format(name="Well"), fidelity="screen")
     assert well.accepted and well.accuracy is not None and well.accuracy.value == 1.0
-    assert (attacked._sandbox.scratch / "contexts.kv").stat().st_mtime_ns == prefilled
+    assert (attacked._place.sandbox.scratch / "contexts.kv").stat().st_mtime_ns == prefilled
 
 
 def test_an_evaluator_that_cannot_work_says_so_in_one_line(tmp_path: Path) -> None:

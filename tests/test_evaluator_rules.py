@@ -435,7 +435,7 @@ def test_what_keeps_a_worker_from_opening_is_told_in_one_line() -> None:
 def test_tuned_tables_are_lent_to_a_worker_on_a_gpu_before_its_folder_is_sealed(
     device: str, lent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vortexlab.evaluator import evaluator as module
+    from vortexlab.evaluator import workplace as module
     from vortexlab.kernels.gpu import tuning
 
     asked: list[tuple[str, bool]] = []
@@ -447,7 +447,7 @@ def test_tuned_tables_are_lent_to_a_worker_on_a_gpu_before_its_folder_is_sealed(
     object.__setattr__(evaluator.config, "device", device)
     try:
         evaluator.open()
-        evaluator._opened = False
+        evaluator._place.opened = False
         evaluator.open()
     finally:
         object.__setattr__(evaluator.config, "device", "cpu")
@@ -456,7 +456,7 @@ def test_tuned_tables_are_lent_to_a_worker_on_a_gpu_before_its_folder_is_sealed(
 
 def test_an_evaluator_makes_what_it_is_not_given_and_opens_when_it_is_asked() -> None:
     with Evaluator(CONFIG) as plain:
-        assert not plain._sandbox.limits.cuda and plain.suite.forks == SUITE.forks
+        assert not plain._place.sandbox.limits.cuda and plain.suite.forks == SUITE.forks
 
     def fresh() -> Evaluator:
         return Evaluator(CONFIG, suite=SUITE, sandbox=Scripted())  # type: ignore[arg-type]
@@ -523,8 +523,8 @@ def test_an_evaluator_that_ends_lets_go_of_its_contexts(tmp_path: Path, monkeypa
     monkeypatch.setenv("VORTEX_CACHE", str(tmp_path))
     box = Scripted()
     evaluator = Evaluator(replace(CONFIG, context_cache=1.0), suite=SUITE, sandbox=box)  # type: ignore[arg-type]
-    evaluator._hello = evaluator._greet()
-    cache = evaluator._cache()
+    evaluator._place.hello = evaluator._place._greet()
+    cache = evaluator._place._cache()
     assert cache is not None
     closed: list[bool] = []
     monkeypatch.setattr(cache, "close", lambda: closed.append(True))

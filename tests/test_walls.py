@@ -101,7 +101,7 @@ def test_a_wall_that_keeps_a_gpu_from_working_is_named(needs: tuple[str, ...], b
     evaluator = Evaluator(EvaluationConfig(tasks=("keys",), lengths=(320,), contexts=1, device="cpu"), sandbox=box)
     object.__setattr__(evaluator.config, "device", "cuda")  # a machine without one refuses to be asked for it
     with pytest.raises(VortexError) as error:
-        evaluator._greet()
+        evaluator._place._greet()
     assert f"{LEFT_OUT}={blamed} " in str(error.value) and "SIGSYS" in str(error.value)
     assert "\n" not in str(error.value) and box.walls == confine.ALL
     evaluator.close()
