@@ -101,7 +101,6 @@ class Campaign:
         with self._session(on_progress) as session, Interrupt(on_stopping) as interrupt:
             try:
                 reason = session.work(interrupt)
-                session.measure_oracles(interrupt)
             except KeyboardInterrupt:
                 session.read_anew()
                 reason = "stopped at once; what was running is done again on resume"
@@ -133,7 +132,8 @@ class Campaign:
                 session.wait_for(slot + 1)
                 trial = session.history.trials[slot]
             session.finish(f"{trial.id} was told")
-            return next(member for member in session.history.members() if member.id == trial.id)
+            member = next(member for member in session.history.members() if member.id == trial.id)
+            return replace(member, limits=dict(member.limits))  # read while the store is open
 
     @contextmanager
     def _session(self, on_progress: OnProgress | None) -> Iterator[Session]:

@@ -14,6 +14,7 @@ Kinds of event, in the order in which they appear:
 * ``finals_opened`` {ids, evaluation, opening}, before a sealed context is made; ``final`` {id, opening, verdict}
 * ``ablation`` {id, change, source, knobs, hash, verdict}: the program of trial `id` less a part; verdict None where the
   record holds one of that hash already
+* ``oracles_begun`` {ids}: from here to the end of the session is no time of work
 * ``oracle`` {id, hash, key, verdict, ...}: what the best choice of as many pages as that trial's would keep
 * ``measured`` {key, verdict, environment, from_run}: what a damaged record had of a program whose trial it lost
   (`agent.rescue`); a trial with this key takes it and is not measured again
@@ -35,7 +36,8 @@ from vortexlab.dsl.errors import VortexError
 
 KINDS = (
     "campaign_started", "campaign_resumed", "reserved", "exchange", "proposer_failed", "proposal", "trial_started",
-    "verdict", "request", "note", "campaign_finished", "finals_opened", "final", "ablation", "oracle", "measured",
+    "verdict", "request", "note", "campaign_finished", "finals_opened", "final", "ablation", "oracles_begun",
+    "oracle", "measured",
 )  # fmt: skip
 _NOTHING: Mapping[str, Any] = {}
 

@@ -13,6 +13,7 @@ from vortexlab.agent.recorded import Recorded
 from vortexlab.agent.run import resolve
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import PAUSE, RESUME
+from vortexlab.evaluator.verdict import ERROR
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Replay:
                     keys[event.data["slot"]] = event.data["key"]
                 elif event.kind == "verdict":
                     verdicts[keys[event.data["slot"]]] = Recorded(event), config.replay
-                elif event.kind == "oracle":
+                elif event.kind == "oracle" and event.data["verdict"]["status"] != ERROR:
                     verdicts[event.data["key"]] = Recorded(event), config.replay
                 elif event.kind == "request" and event.data["kind"] not in (PAUSE, RESUME):
                     requests.append(event.data)

@@ -99,9 +99,12 @@ def _running(run: str | Path, runs: str | Path) -> Run:
 def _send(opened: Run, request: Mapping[str, Any], trial: str | None, message: str) -> Receipt:
     """`message` says what happens once a campaign takes the request; where none can yet, what it waits for is added."""
     identifier, running = inbox.send(opened.folder, request), is_written(opened.folder)
-    if not running:
-        limit = opened.config.evaluations
-        spent = limit is not None and opened.history.evaluated >= limit
+    limit = opened.config.evaluations
+    spent = limit is not None and opened.history.evaluated >= limit
+    if running and spent:
+        raised = f"`vortex search --resume {quote(opened.name)} --evaluations N`"
+        message += f", which has spent its budget; raise it with {raised}"
+    elif not running:
         why, more = (" and has spent its budget", " --evaluations N") if spent else ("", "")
         message += f", which is not running{why}: this waits for `vortex search --resume {quote(opened.name)}{more}`"
     elif opened.history.paused and request["kind"] == PROPOSE:

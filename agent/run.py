@@ -195,7 +195,11 @@ class Run:
             "on_frontier": bool(entry and entry.on_frontier),
             "frontier_probability": entry.frontier_probability if entry else 0.0,
             "beats_seed": entry.beats_seed.to_json() if entry and entry.beats_seed else None,
-            "oracle": oracle.head.accuracy.to_json() if oracle and oracle.head.accuracy else None,
+            "oracle": oracle and {
+                "accuracy": oracle.head.accuracy.to_json() if oracle.head.accuracy else None,
+                "density": oracle.head.density,
+                "reason": oracle.head.reason,
+            },
             "nearest": nearest(proposal.source, trial.knobs).to_json(),
             "started": trial.started,
             "finished": trial.finished,

@@ -101,6 +101,7 @@ class Session:
                 self.known.fold(len(self.known.trials) + 1)
                 continue
             if spent := self.spent():
+                self.measure_oracles(interrupt)
                 return f"the budget is spent: {spent}"
             self.report("proposing")
             made = self.slots.propose(self.known)
@@ -114,6 +115,7 @@ class Session:
             elif not self.slots.proposers:
                 return f"the seeds are evaluated; go on with `vortex ask {quote(self.config.name)}`"
             else:
+                self.measure_oracles(interrupt)
                 return "nothing is left to try that was not evaluated already"
 
     def spent(self, running: int = 0) -> str:
@@ -205,35 +207,51 @@ class Session:
 
     def measure_oracles(self, interrupt: Interrupt) -> None:
         """For the leading programs what the best choice of as many pages would keep (`agent.oracles`). This is no time
-        of work; a signal leaves the rest to the next session."""
+        of work; a signal leaves the rest to the next session, and one that fails is a note."""
+        leading = oracles.wanted(self._refresh(), self.config.oracles)
+        if not leading:
+            return
+        self._append("oracles_begun", {"ids": [trial.id for trial in leading]})
         with self._no_work():
-            running: list[tuple[dict[str, Any], Future[Verdict | None]]] = []
-            for trial in oracles.wanted(self._refresh(), self.config.oracles):
+            running: list[tuple[Trial, Future[Verdict | None]]] = []
+            for trial in leading:
                 if interrupt.asked:
                     break
                 self.report("bounding", trial.proposal.name)
-                data = {"id": trial.id, "hash": trial.hash, "key": oracles.key_of(trial, self.pool.environment)}
-                if data["key"] in self._replay.verdicts:
-                    recorded, data["from_run"] = self._replay.verdicts[data["key"]]
-                    future: Future[Verdict | None] = Future()
-                    future.set_result(recorded.verdict)
-                else:
-                    future = self.pool.oracle(trial.proposal.source, trial.knobs)
-                running.append((data, future))
-                if future.done():
+                running.append((trial, self._oracle(trial)))
+                if running[-1][1].done():
                     self._keep_oracle(*running.pop())
-            for data, future in running:
+            for trial, future in running:
                 while not future.done() and not interrupt.asked:
                     wait([future], timeout=_POLL)
                 if future.done():
-                    self._keep_oracle(data, future)
+                    self._keep_oracle(trial, future)
 
-    def _keep_oracle(self, data: dict[str, Any], future: Future[Verdict | None]) -> None:
-        verdict = future.result()
+    def _oracle(self, trial: Trial) -> Future[Verdict | None]:
+        recorded = self._replay.verdicts.get(oracles.key_of(trial, self.pool.environment))
+        found: Future[Verdict | None] = Future()
+        try:
+            if recorded is None:
+                return self.pool.oracle(trial.proposal.source, trial.knobs)
+            found.set_result(recorded[0].verdict)
+        except VortexError as error:
+            found.set_exception(error)
+        return found
+
+    def _keep_oracle(self, trial: Trial, future: Future[Verdict | None]) -> None:
+        key = oracles.key_of(trial, self.pool.environment)
+        data = {"id": trial.id, "hash": trial.hash, "key": key}
+        if key in self._replay.verdicts:
+            data["from_run"] = self._replay.verdicts[key][1]
+        try:
+            verdict = future.result()
+        except VortexError as error:
+            self._append("note", {"text": f"no oracle was measured for {trial.id} {trial.proposal.name}: {error}"})
+            return
         if verdict is not None:
             head, rest = split(verdict.to_json())
             self.store.append("oracle", {**data, "verdict": head}, detail={"verdict": rest})
-            self._refresh()
+        self.take_requests()
 
     def wait_for(self, slots: int) -> None:
         """Until the first `slots` slots have their verdicts."""

@@ -203,7 +203,11 @@ class Store:
     def detail(self, seq: int) -> bytes:
         """The packed detail of an event that has one. Raises `VortexError` where it cannot be read any more."""
         with self._turn, _explained(self.folder):
-            found = self._connection.execute("SELECT detail FROM events WHERE seq = ?", (seq,)).fetchone()
+            try:
+                found = self._connection.execute("SELECT detail FROM events WHERE seq = ?", (seq,)).fetchone()
+            except sqlite3.ProgrammingError as error:
+                again = "open the run again to see more of this verdict"
+                raise VortexError(f"run {self.folder.name!r} was closed meanwhile; {again}") from error
         if found is None or found[0] is None:
             raise self._lost(seq)
         return bytes(found[0])

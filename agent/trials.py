@@ -120,7 +120,7 @@ class History:
 
     What people asked for: `requests` are the ids of all that was recorded; `asked` holds the programs that they
     proposed and that have no slot yet, `pinned` the slots of members they want built upon; while `paused`, no slot is
-    begun, and `idle` seconds of all sessions were spent so.
+    begun, and `idle` seconds of all sessions were spent so, or `bounding`: measuring oracles, at a session's end.
     """
 
     started: Mapping[str, Any] = field(default_factory=dict)
@@ -141,6 +141,7 @@ class History:
     requests: set[str] = field(default_factory=set)
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     paused: bool = False
+    bounding: bool = False
     idle: float = 0.0
     ablations: dict[str, list[Ablation]] = field(default_factory=dict)
     ablated: dict[str, Verdict] = field(default_factory=dict)
@@ -185,15 +186,16 @@ class History:
                 if data["verdict"] is not None:
                     self.ablated[data["hash"]] = Verdict.from_json(event.whole()["verdict"])
             return
-        waited = self.paused
-        if event.kind == "oracle":  # time of this session, and none of work
+        waited = self.paused or self.bounding
+        if event.kind == "oracles_begun":
+            self.bounding = True
+        elif event.kind == "oracle":
             self.oracles[data["hash"]] = Recorded(event)
-            waited = True
         elif event.kind in ("campaign_started", "campaign_resumed"):
             if event.kind == "campaign_started":
                 self.started = data
             self.resumed = data
-            self.finished = None
+            self.finished, self.bounding = None, False
             if self.paused:
                 self.paused = False
                 self.notes.append("the campaign was paused when it ended; starting it again ended the pause")

@@ -10,8 +10,8 @@ _ENDED = "ZX"
 
 
 def stat(pid: int | str) -> list[str]:
-    """The fields of a process's state, beginning with the third."""
-    with open(f"/proc/{pid}/stat") as file:
+    """The fields of a process's state, beginning with the third. The second, its name, it may have given itself."""
+    with open(f"/proc/{pid}/stat", errors="replace") as file:
         return file.read().rsplit(")", 1)[1].split()
 
 
@@ -71,7 +71,7 @@ def private_bytes(pid: int) -> int:
     """Resident memory of a process that no file backs, shared memory included, in bytes; 0 when it is gone."""
     total = 0
     with suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{_voice(pid)}/status").read_text().splitlines():
+        for line in Path(f"/proc/{_voice(pid)}/status").read_text(errors="replace").splitlines():
             if line.startswith(("RssAnon:", "RssShmem:")):
                 total += int(line.split()[1]) << 10
     return total

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +84,19 @@ def _careless(body: bytes) -> Any:
     return {"text": body}
 
 
+def _names_must_be_text(patch: pytest.MonkeyPatch) -> None:
+    counted = procfs.private_bytes
+
+    def count(pid: int) -> int:
+        try:
+            Path(f"/proc/{pid}/status").read_text()
+        except (OSError, UnicodeDecodeError):
+            return 0
+        return counted(pid)
+
+    patch.setattr(procfs, "private_bytes", count)
+
+
 #: Name -> what takes it away.
 DEFENCES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "deadline": _no_deadline,
@@ -93,6 +107,7 @@ DEFENCES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "seccomp": _without(confine.CALLS),
     "no capabilities": _without(confine.RIGHTS),
     "watch of memory": _nothing("_watch_memory"),
+    "any name is read": _names_must_be_text,
     "look behind zombies": lambda patch: patch.setattr(procfs, "_voice", str),
     "watch of processes": _nothing("_watch_processes"),
     "watch of the disk": _nothing("_watch_disk"),

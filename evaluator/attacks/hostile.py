@@ -125,6 +125,12 @@ def _headless_memory(line: Line, message: Message) -> None:
     ctypes.CDLL(None).syscall(_EXIT)
 
 
+def _misnamed_memory(line: Line, message: Message) -> None:
+    """Of a process whose name is no text, for whoever reads about it."""
+    ctypes.CDLL(None).prctl(15, b"\xff\xfe) R", 0, 0, 0)  # PR_SET_NAME
+    _shared_memory(line, message)
+
+
 def _hidden_memory(line: Line, message: Message) -> Message:
     """Files without a name and segments without a process, which no process's account shows."""
     allowed = []
@@ -386,7 +392,8 @@ ACTIONS: dict[str, Callable[[Line, Message], Message | None]] = {
     "well": _well, "loop": _loop, "hold the lock": _hold_the_lock, "deaf": _deaf, "exit": _exit,
     "interrupt": _interrupt, "hard exit": _hard_exit, "abort": _abort, "segfault": _segfault, "kill": _kill,
     "memory": _memory, "shared memory": _shared_memory, "hidden memory": _hidden_memory,
-    "headless memory": _headless_memory, "headless orphan": _headless_orphan, "processes": _processes,
+    "headless memory": _headless_memory, "misnamed memory": _misnamed_memory, "headless orphan": _headless_orphan,
+    "processes": _processes,
     "fork bomb": _fork_bomb, "threads": _threads, "descriptors": _descriptors, "big file": _big_file,
     "many files": _many_files, "files elsewhere": _files_elsewhere, "orphan": _orphan, "network": _network,
     "secrets": _secrets, "writes outside": _writes_outside, "modifies": _modifies, "flood": _flood,

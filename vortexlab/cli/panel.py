@@ -84,7 +84,7 @@ class View:
         else:
             yield Row("evaluated", Beside(bar(state.evaluations, state.budget), counted))
         seconds, left = state.seconds, state.seconds_left
-        if state.phase not in ("paused", "finished") and not self.ended:
+        if state.phase not in ("paused", "bounding", "finished") and not self.ended:
             seconds += self.waited
             left = None if left is None else max(0.0, left - self.waited)
         told = f"{duration(seconds)}{'' if left is None else f', about {duration(left)} left'}"

@@ -206,7 +206,10 @@ def show(values: RunAndId, runs: Runs = "runs", as_json: AsJson = False) -> None
 
 
 def _oracle(found: Any) -> str:
-    return f"accuracy kept {interval(found)}, reading as many pages" if found else "-"
+    if not found:
+        return "-"
+    kept = found["accuracy"]
+    return f"accuracy kept {interval(kept)}, reading as many pages" if kept else str(found["reason"])
 
 
 def _decision(found: Any) -> str:

@@ -82,12 +82,17 @@ def marks_line(chosen: Selection) -> str:
     else:
         said = "The star is dense attention, 1 and 1 by definition: it was not measured as a program"
     if not _bounded(chosen):
-        return f"{said}. There is no mark of an oracle: none was measured."
+        return f"{said}. There is no mark of an oracle, which would always read the best pages: {_without(chosen)}."
     return (
         f"{said}. A diamond is an oracle: it reads as many pages as the program below it, always those that truly hold "
         "the most attention. It stands at that program's speed-up, since it has none of its own: to choose it reads "
         "every key. What lies between the two is lost by the choice of pages."
     )
+
+
+def _without(chosen: Selection) -> str:
+    refused = [found.head.reason for found in chosen.run.history.oracles.values() if found.head.status != ACCEPTED]
+    return refused[-1] if refused else "none was measured"
 
 
 def _bounded(chosen: Selection) -> list[tuple[Entry, Head]]:

@@ -215,6 +215,15 @@ class Nearest(Form):
     text: str
 
 
+class Oracle(Form):
+    """What the best choice of as many pages would keep, reading `density` of the context; `reason`: why there is none.
+    """
+
+    accuracy: Estimate | None
+    density: float | None
+    reason: str
+
+
 class Member(Form):
     """`vortex show --json` and `vortex tell --json`: one trial of a run. Times in seconds since the epoch."""
 
@@ -240,7 +249,7 @@ class Member(Form):
     on_frontier: bool
     frontier_probability: Share
     beats_seed: Comparison | None
-    oracle: Estimate | None
+    oracle: Oracle | None
     nearest: Nearest
     started: float
     finished: float
