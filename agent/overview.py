@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vortexlab.agent.config import SETTINGS
+from vortexlab.agent.derived import uncollected
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
@@ -45,9 +46,9 @@ def _row(folder: Path) -> dict[str, Any]:
         "budget": None, "frontier": 0, "best": None, "bytes": size,
     }  # fmt: skip
     try:
-        with Store.read(folder) as store:
+        with Store.read(folder) as store, uncollected():
             store.check()
-            run = Run(store)
+            run = Run(store, lean=True)
         state = run.progress()
         return row | {
             "state": run.state, "reason": run.history.finished or "", "started": run.history.sessions[0][0],
