@@ -8,7 +8,9 @@ from __future__ import annotations
 from vortexlab.agent.progress import best
 from vortexlab.agent.trials import History, Trial
 from vortexlab.dsl.ir import digest
+from vortexlab.evaluator.traits import without_oracle
 from vortexlab.evaluator.verdict import ERROR
+from vortexlab.search_spaces.parsed import parsed
 
 ORACLE = "oracle"
 
@@ -19,8 +21,14 @@ def key_of(trial: Trial, environment: str) -> str:
 
 
 def wanted(history: History, most: int) -> list[Trial]:
-    """Members of the frontier that have no oracle yet, fastest first: of the `most` that dominate the largest areas. A
-    lost worker has said nothing."""
-    leading = {item.id for item in best(history.totals.front, most)}
+    """Members of the frontier whose oracle is not measured yet, fastest first: of the `most` that dominate the largest
+    areas among those that have one. A lost worker has said nothing."""
+    able = [trial for trial in history.totals.front if not reason_against(trial)]
+    leading = {item.id for item in best(able, most)}
     known = {mark for mark, found in history.oracles.items() if found.head.status != ERROR}
-    return [trial for trial in history.totals.front if trial.id in leading and trial.hash not in known]
+    return [trial for trial in able if trial.id in leading and trial.hash not in known]
+
+
+def reason_against(trial: Trial) -> str:
+    """Why the program of an accepted trial has no oracle, in words; empty where it has one."""
+    return without_oracle(parsed(trial.proposal.source).bind(trial.knobs))

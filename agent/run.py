@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vortexlab.agent import inbox, standings
+from vortexlab.agent import inbox, oracles, standings
 from vortexlab.agent.audit import Audit, audits
 from vortexlab.agent.bandit import ArmRecord, records
 from vortexlab.agent.config import CampaignConfig
@@ -170,7 +170,6 @@ class Run:
         trial = self.history.find(identifier)
         entry = next((entry for entry in self.leaderboard().entries if entry.id == trial.id), None)
         proposal, verdict = trial.proposal, trial.verdict
-        oracle = self.history.oracles.get(trial.hash)
         assert verdict is not None
         return {
             "run": self.name,
@@ -195,16 +194,21 @@ class Run:
             "on_frontier": bool(entry and entry.on_frontier),
             "frontier_probability": entry.frontier_probability if entry else 0.0,
             "beats_seed": entry.beats_seed.to_json() if entry and entry.beats_seed else None,
-            "oracle": oracle and {
-                "accuracy": oracle.head.accuracy.to_json() if oracle.head.accuracy else None,
-                "density": oracle.head.density,
-                "reason": oracle.head.reason,
-            },
+            "oracle": self._oracle(trial),
             "nearest": nearest(proposal.source, trial.knobs).to_json(),
             "started": trial.started,
             "finished": trial.finished,
             "verdict": verdict.to_json(),
         }
+
+    def _oracle(self, trial: Trial) -> dict[str, Any] | None:
+        """What is known of the best choice of as many pages; None where it was not measured and could be."""
+        found = self.history.oracles.get(trial.hash)
+        if found is not None:
+            kept = found.head.accuracy.to_json() if found.head.accuracy else None
+            return {"accuracy": kept, "density": found.head.density, "reason": found.head.reason}
+        why = oracles.reason_against(trial) if trial.point else ""
+        return {"accuracy": None, "density": None, "reason": f"there is none: {why}"} if why else None
 
     def lineage(self, identifier: str) -> list[dict[str, Any]]:
         """Ancestors, the nearest first, each once: id, name, operator that made it, its parents."""

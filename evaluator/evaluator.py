@@ -30,13 +30,12 @@ from vortexlab.evaluator.config import (
 from vortexlab.evaluator.executors import EVERYTHING
 from vortexlab.evaluator.geometries import find_geometry
 from vortexlab.evaluator.ladder import Ladder, Point
-from vortexlab.evaluator.oracle import refusal
 from vortexlab.evaluator.phases import PREFILL
 from vortexlab.evaluator.replies import Failed
 from vortexlab.evaluator.samples import Suite, make_suite
 from vortexlab.evaluator.sandbox import Limits, Sandbox, WorkerLost
 from vortexlab.evaluator.speed import DRIFT
-from vortexlab.evaluator.traits import depends_on_data
+from vortexlab.evaluator.traits import depends_on_data, without_oracle
 from vortexlab.evaluator.verdict import ACCEPTED, ERROR, REJECTED, Estimate, GateResult, Outcome, Verdict
 from vortexlab.evaluator.workplace import Workplace
 from vortexlab.kernels.devices import get_device
@@ -185,7 +184,7 @@ class Evaluator:
         self.open()
 
         def asked() -> tuple[str, dict[str, Any]]:
-            if why := refusal(bound) or ("it reads contexts by itself" if self.config.phase == PREFILL else ""):
+            if why := without_oracle(bound) or ("it reads contexts by itself" if self.config.phase == PREFILL else ""):
                 return f"no oracle reads as {bound.name} does: {why}", {}
             self._ask_checked(replies.Empty, "program", program=bound.to_json())
             self._answers(trial, range(len(self.suite.forks)), ("oracle",))

@@ -19,22 +19,11 @@ from vortexlab.kernels.executor import PageLists
 from vortexlab.kernels.torch_executor import TorchExecutor
 
 
-def refusal(program: Program) -> str:
-    """Why there is no oracle for a bound program, in words; empty where there is one."""
-    if "head" in program.nodes[program.output].type.axes:
-        return "it chooses for every query head by itself"
-    if program.has_memory:
-        return "what it reads depends on earlier steps or layers"
-    if program.result is not None:
-        return "it computes its output by itself"
-    return ""
-
-
 class OracleExecutor(TorchExecutor):
     """Reads what its program reads whatever the scores and, beside that, as many candidates as the program chooses:
     those that hold the largest attention mass, summed over the query heads of the KV head.
 
-    Takes programs without `refusal`.
+    Takes programs that `traits.without_oracle` says nothing against.
     """
 
     def __init__(self, program: Program, static: Static):

@@ -70,6 +70,20 @@ def kinds_of_step(program: Program, length: int) -> list[tuple[int, float]]:
     return sorted((longest[due], count / window) for due, count in found.items())
 
 
+def without_oracle(program: Program) -> str:
+    """Why nothing can be said of the best choice of as many pages as a bound program reads (`evaluator.oracle`), in
+    words; empty where it can."""
+    if not any(program.nodes[index].op in _SCORED for index in program.live()):
+        return "it chooses no page by a score"
+    if "head" in program.nodes[program.output].type.axes:
+        return "it chooses for every query head by itself"
+    if program.has_memory:
+        return "what it reads depends on earlier steps or layers"
+    if program.result is not None:
+        return "it computes its output by itself"
+    return ""
+
+
 def forced_part(program: Program) -> Program:
     """The program with every selector that looks at scores, or at chance, or at what was chosen before, choosing
     nothing: what is read regardless."""

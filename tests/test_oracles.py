@@ -16,6 +16,7 @@ from library_runs import LATENT, NAMES, PLAIN, bound_run, geometries
 
 from vortexlab.agent import requests
 from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.oracles import reason_against
 from vortexlab.agent.progress import ProgressState
 from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.run import Run
@@ -24,9 +25,9 @@ from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
 from vortexlab.evaluator.evaluator import Evaluator
 from vortexlab.evaluator.fidelity import page_mass
-from vortexlab.evaluator.oracle import OracleExecutor, refusal
+from vortexlab.evaluator.oracle import OracleExecutor
 from vortexlab.evaluator.phases import PREFILL
-from vortexlab.evaluator.traits import forced_part
+from vortexlab.evaluator.traits import forced_part, without_oracle
 from vortexlab.evaluator.verdict import ERROR, REJECTED, Estimate, Verdict
 from vortexlab.kernels.cache import PagedKV
 from vortexlab.kernels.torch_executor import TorchExecutor
@@ -40,6 +41,7 @@ WITHOUT = {
     "every query head": ("block_sparse", "flexprefill", "moba", "quest_heads", "seer_attention", "snapkv", "sparge",
                          "twilight", "vertical"),
     "earlier steps": ("gqa_h2o_tokens", "h2o_tokens", "lserve", "running_average", "tidal"),
+    "no page by a score": ("dense", "sink_window", "strided", "a_shape", "local_global", "streaming_heads"),
     "its output": ("nsa", "retroinfer", "vattention"),
 }  # fmt: skip
 
@@ -53,9 +55,9 @@ def test_an_oracle_reads_as_many_pages_and_they_hold_the_most_attention(name: st
     program, static = run.program, run.static
     (*why,) = (word for word, names in WITHOUT.items() if name in names)
     if why:
-        assert why[0] in refusal(program)
+        assert why[0] in without_oracle(program)
         return
-    assert refusal(program) == ""
+    assert without_oracle(program) == ""
     page, length = program.page_size, run.keys[0].shape[1]
     k, v = run.keys[0].float(), run.values[0].float()
     k, v = (torch.nn.functional.pad(x, (0, 0, 0, -length % page)) for x in (k, v))
@@ -133,7 +135,7 @@ class Knowing(FakeEvaluator):
 
 
 def leading(run: Run, most: int = 3) -> list[Trial]:
-    front = [trial for trial in run.history.frontier() if trial.point]
+    front = [trial for trial in run.history.frontier() if trial.point and not reason_against(trial)]
     return sorted(front, key=lambda trial: -trial.point[0] * trial.point[1])[:most]  # type: ignore[index]
 
 
@@ -157,8 +159,10 @@ def test_a_campaign_ends_with_the_oracles_of_its_leaders(tmp_path: Path) -> None
     assert states[-1].seconds - bounding[0].seconds < spent
     member = run.member(leading(run)[0].id)
     assert member["oracle"]["accuracy"] == {"value": 1.0, "low": 0.98, "high": 1.0} and not member["oracle"]["reason"]
-    other = next(trial for trial in run.trials if trial.hash not in run.history.oracles)
+    other = next(t for t in run.trials if t.hash not in run.history.oracles and t.point and not reason_against(t))
     assert run.member(other.id)["oracle"] is None
+    dense = next(trial for trial in run.trials if trial.proposal.name == "Dense")
+    assert run.member(dense.id)["oracle"]["reason"] == "there is none: it chooses no page by a score"
 
 
 def test_oracles_are_measured_once_and_again_where_the_worker_was_lost(tmp_path: Path) -> None:

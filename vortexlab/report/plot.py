@@ -92,7 +92,7 @@ def marks_line(chosen: Selection) -> str:
 
 def _without(chosen: Selection) -> str:
     refused = [found.head.reason for found in chosen.run.history.oracles.values() if found.head.status != ACCEPTED]
-    return refused[-1] if refused else "none was measured"
+    return refused[-1] if refused else "none was measured of a leading program"
 
 
 def _bounded(chosen: Selection) -> list[tuple[Entry, Head]]:
