@@ -13,7 +13,7 @@ from vortexlab.report.markup import hover, knobs, text
 
 if TYPE_CHECKING:
     from vortexlab.agent.leaderboard import Entry
-    from vortexlab.evaluator.verdict import Head
+    from vortexlab.evaluator.verdict import Estimate
     from vortexlab.report.selection import Selection
 
 #: Entries that are points of their own, with their text; of more, those off the frontier are gathered in cells.
@@ -95,18 +95,18 @@ def _without(chosen: Selection) -> str:
     return refused[-1] if refused else "none was measured of a leading program"
 
 
-def _bounded(chosen: Selection) -> list[tuple[Entry, Head]]:
-    """Entries of which it is known what the best choice of pages would keep."""
+def _bounded(chosen: Selection) -> list[tuple[Entry, Estimate]]:
+    """Entries of which it is known what the best choice of pages would keep, and that."""
     found = []
     for mark, measured in chosen.run.history.oracles.items():
-        entry = chosen.by_hash.get(mark)
-        if entry is not None and measured.head.status == ACCEPTED and measured.head.accuracy is not None:
-            found.append((entry, measured.head))
+        entry, kept = chosen.by_hash.get(mark), measured.head.accuracy
+        if entry is not None and measured.head.status == ACCEPTED and kept is not None:
+            found.append((entry, kept))
     return found
 
 
 def _oracles(chosen: Selection) -> dict[str, Any]:
-    found = [(entry, head.accuracy) for entry, head in _bounded(chosen) if head.accuracy is not None]
+    found = _bounded(chosen)
     return {
         "type": "scatter", "mode": "markers", "name": "oracle", "meta": {"role": "oracle"},
         "x": [entry.speedup.value for entry, _ in found],
