@@ -56,11 +56,10 @@ test-all: test-long test-extras test-vllm test-sglang
 test-long: link
 	$(pytest) -m 'not (gpu or vllm or $(extra))' $(ARGS)
 
-# A browser is a package of the system; where there is none playwright brings its own.
-$(venv)/.extras: $(venv)/.installed constraints-extras.txt
+$(venv)/.extras: $(venv)/.installed constraints-extras.txt scripts/install_browser.sh
 	$(python) -m pip install --quiet --constraint $(venv)/constraints.txt --constraint constraints-extras.txt \
 		'ray[default]' optuna-dashboard playwright
-	command -v chromium chromium-browser google-chrome >/dev/null || $(python) -m playwright install chromium
+	scripts/install_browser.sh $(python)
 	touch $@
 
 test-extras: link $(venv)/.extras
