@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vortexlab.agent import prompt
 from vortexlab.agent.budget import Budget
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.agent.proposers.base import Proposer, Record
+from vortexlab.agent.proposers.base import Proposer
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History
@@ -21,6 +22,9 @@ from vortexlab.search_spaces.knobs import SHARED
 
 if TYPE_CHECKING:
     from vortexlab.agent.proposers.endpoint import Endpoint
+
+#: (kind of event, what happened and in which slot): records what passes between a proposer and a language model.
+Recorder = Callable[[str, Mapping[str, Any]], None]
 
 
 def task_text(config: CampaignConfig) -> str:
@@ -84,14 +88,14 @@ def briefing(config: CampaignConfig) -> prompt.Briefing:
     return prompt.Briefing(task_text(config), hardware_text(config), tuple(lessons))
 
 
-def build_proposers(config: CampaignConfig, store: Store, history: History) -> list[Proposer]:
+def build_proposers(config: CampaignConfig, record: Recorder, history: History) -> list[Proposer]:
     """Raises `VortexError` when a language model cannot be reached for want of a key."""
     made: list[Proposer] = []
     for name in config.proposers:
         if name == "grammar":
             made.append(GrammarProposer(config.library()))
         elif name == "llm":
-            made += _language_models(config, store, history)
+            made += _language_models(config, record, history)
     return made
 
 
@@ -101,7 +105,7 @@ def recorded_exchanges(folder: Path) -> list[Mapping[str, Any]]:
         return [event.data for event in store.events(kind="exchange")]
 
 
-def _language_models(config: CampaignConfig, store: Store, history: History) -> list[Proposer]:
+def _language_models(config: CampaignConfig, record: Recorder, history: History) -> list[Proposer]:
     """One proposer for each model, all on one budget."""
     from vortexlab.agent.proposers import endpoint as endpoints
     from vortexlab.agent.proposers.llm import LLMProposer
@@ -114,9 +118,6 @@ def _language_models(config: CampaignConfig, store: Store, history: History) -> 
     cut_off = history.exchanges
     recording = recorded_exchanges(resolve(config.replay, config.runs)) if config.replay else []
 
-    def recorder(kind: str) -> Record:
-        return lambda data: store.append(kind, {k: v for k, v in data.items() if k != "slot"}, slot=data["slot"])
-
     made: list[Proposer] = []
     for model in limits.models:
         endpoint: Endpoint
@@ -127,10 +128,9 @@ def _language_models(config: CampaignConfig, store: Store, history: History) -> 
         if own := _of(cut_off, model.model):
             endpoint = endpoints.ResumedEndpoint(endpoints.ReplayEndpoint(own), endpoint)
         dropped = frozenset(history.dropped.get(model.model, ()))
-        reserve = None if config.replay else recorder("reserved")
-        made.append(
-            LLMProposer(model, limits, briefing(config), recorder("exchange"), budget, endpoint, dropped, reserve)
-        )
+        reserve = None if config.replay else partial(record, "reserved")
+        exchange = partial(record, "exchange")
+        made.append(LLMProposer(model, limits, briefing(config), exchange, budget, endpoint, dropped, reserve))
     return made
 
 

@@ -11,38 +11,13 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
-from vortexlab.agent.trials import GIVEN, KNOBS, Arm, History, Trial
-from vortexlab.evaluator.verdict import GATES
+from vortexlab.agent.arms import Arm, ArmRecord, cost
+from vortexlab.agent.trials import GIVEN, KNOBS, History, Trial
 
 _EXPLORATION = 0.5
 _DECAY = 0.97  # per slot: what an arm brought long ago, on another frontier, counts for less
 _FORGOTTEN = 1e-6  # a weight below which an arm counts as never tried
-
-
-@dataclass(frozen=True)
-class ArmRecord:
-    """What an arm was given and what came of it. `cost` is in seconds, or in evaluations; see `cost`."""
-
-    arm: Arm
-    slots: int
-    accepted: int
-    gain: float
-    cost: float
-
-
-def cost(trial: Trial) -> float:
-    """What a trial cost.
-
-    Seconds where speed was measured. Where it was predicted, so that a campaign repeats exactly, the share of the
-    gates that it went through: 1 for a whole evaluation.
-    """
-    verdict = trial.head
-    assert verdict is not None
-    if verdict.speed == "measured":
-        return max(verdict.seconds, 0.1)
-    return max(len(verdict.reached), 1) / len(GATES)
 
 
 def credited(trial: Trial, arms: Mapping[str, Sequence[str]]) -> Arm:
@@ -57,9 +32,7 @@ def records(history: History, arms: Mapping[str, Sequence[str]]) -> list[ArmReco
     table: dict[Arm, ArmRecord] = {}
     for trial, gain in zip(history.trials, history.gains(), strict=True):
         arm = credited(trial, arms)
-        old = table.get(arm, ArmRecord(arm, 0, 0, 0.0, 0.0))
-        accepted = old.accepted + (trial.point is not None)
-        table[arm] = ArmRecord(arm, old.slots + 1, accepted, old.gain + gain, old.cost + cost(trial))
+        table[arm] = table.get(arm, ArmRecord(arm)).credited(trial, gain)
     return list(table.values())
 
 

@@ -15,17 +15,18 @@ from shlex import quote
 from typing import Any
 
 from vortexlab.agent import standings
-from vortexlab.agent.assemble import build_proposers
+from vortexlab.agent.arms import Arm
+from vortexlab.agent.assemble import Recorder, build_proposers
 from vortexlab.agent.config import CampaignConfig, check_new_name, write_settings
 from vortexlab.agent.leaderboard import leaderboard
 from vortexlab.agent.pool import Evaluation, Here, Pool, make_pool
 from vortexlab.agent.prepared import prepare
 from vortexlab.agent.progress import OnProgress
 from vortexlab.agent.proposers.base import Member, Proposal, Proposer
-from vortexlab.agent.run import recorded_status, resolve
+from vortexlab.agent.run import resolve
 from vortexlab.agent.session import Interrupt, Session, Summary
 from vortexlab.agent.store import Store, exists
-from vortexlab.agent.trials import HANDOFF, Arm, History, known_structures
+from vortexlab.agent.trials import HANDOFF, History, known_structures
 from vortexlab.dsl.errors import VortexError
 
 #: Slots begun for each evaluation that a cluster can run: while one is awaited, the others have work.
@@ -45,7 +46,7 @@ class Campaign:
         *,
         evaluator: Evaluation | None = None,
         pool: Pool | None = None,
-        proposers: Callable[[Store, History], list[Proposer]] | None = None,
+        proposers: Callable[[Recorder, History], list[Proposer]] | None = None,
     ):
         if not config.name:
             config = replace(config, name=_free_name(Path(config.runs)))
@@ -150,15 +151,15 @@ class Campaign:
         finally:
             pool.close()
 
-    def _own_proposers(self, store: Store, history: History) -> list[Proposer]:
-        return build_proposers(self.config, store, history)
+    def _own_proposers(self, record: Recorder, history: History) -> list[Proposer]:
+        return build_proposers(self.config, record, history)
 
 
 def _keep(config: CampaignConfig, session: Session) -> None:
     """What people ask first of a campaign that has ended."""
     history, folder = session.history, config.folder
     standings.BOARD.kept(folder, session.mark, lambda: leaderboard(config.name, history, seed=standings.SEED))
-    standings.STATUS.kept(folder, session.mark, lambda: recorded_status(history, config))
+    session.keep_status()
 
 
 def _environment(folder: Path) -> str:

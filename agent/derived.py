@@ -40,8 +40,7 @@ class Derived(Generic[T]):
             found = self.load(folder, mark)
             if found is None:
                 found = compute()
-                with suppress(OSError):
-                    self._save(folder, mark, found)
+                self.keep(folder, mark, found)
             return found
 
     def load(self, folder: Path, mark: Mark) -> T | None:
@@ -53,12 +52,18 @@ class Derived(Generic[T]):
         except _DAMAGED:
             return None
 
+    def tidy(self, folder: Path) -> None:
+        """Deletes what killed processes have left of it."""
+        disk.drop_drafts(folder / self.file)
+
     def _of(self, mark: Mark) -> dict[str, Any]:
         return {**self.facts, "release": __version__, "event": mark.seq, "time": mark.time}
 
-    def _save(self, folder: Path, mark: Mark, value: T) -> None:
+    def keep(self, folder: Path, mark: Mark, value: T) -> None:
+        """Where it can be written."""
         found = {"of": self._of(mark), "is": self.pack(value)}
-        disk.replace(folder / self.file, zlib.compress(json.dumps(found, separators=(",", ":")).encode(), 1))
+        with suppress(OSError):
+            disk.replace(folder / self.file, zlib.compress(json.dumps(found, separators=(",", ":")).encode(), 1))
 
 
 @contextmanager

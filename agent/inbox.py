@@ -17,9 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.prepared import Prepared, prepare
 from vortexlab.agent.proposers.base import Proposal
-from vortexlab.agent.trials import HANDOFF, PAUSE, PIN, PROPOSE, REQUESTS, UNPIN, Arm, History, Trial
+from vortexlab.agent.trials import HANDOFF, PAUSE, PIN, PROPOSE, REQUESTS, UNPIN, History, Trial
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.parsed import parsed
 

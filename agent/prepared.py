@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.proposers.base import Proposal
-from vortexlab.agent.trials import Arm
 from vortexlab.dsl import canonical_hash, structure_hash
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.parsed import parsed

@@ -10,9 +10,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vortexlab.agent import inbox, oracles, standings
+from vortexlab.agent import oracles, standings, status
+from vortexlab.agent.arms import ArmRecord
 from vortexlab.agent.audit import Audit, audits
-from vortexlab.agent.bandit import ArmRecord, records
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.derived import uncollected
 from vortexlab.agent.events import Event, Mark
@@ -20,8 +20,8 @@ from vortexlab.agent.leaderboard import Leaderboard, leaderboard
 from vortexlab.agent.progress import ProgressState, progress
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import limits
-from vortexlab.agent.store import Store, exists, is_written
-from vortexlab.agent.trials import History, Trial, known_structures, trial_id
+from vortexlab.agent.store import Store, exists
+from vortexlab.agent.trials import History, Trial, known_structures
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.nearest import nearest
 
@@ -130,8 +130,8 @@ class Run:
         return importances(self.trials)
 
     def arms(self) -> list[ArmRecord]:
-        """What every proposer and operator was given and what came of it, seeds included."""
-        return _arms(self.history)
+        """What every proposer and operator was given and what came of it, seeds included, in order of appearance."""
+        return list(self.history.totals.arms.values())
 
     def audits(self) -> list[Audit]:
         """What every gate rejected, and an estimate of what it lost by that."""
@@ -140,27 +140,25 @@ class Run:
     @property
     def state(self) -> str:
         """``running``, ``paused`` (by `vortex pause`), ``finished``, or ``interrupted`` (killed: it can be resumed)."""
-        return _state(self.folder, self.history.paused, self.history.finished is not None)
+        return status.state_of(self.folder, self.history.paused, self.history.finished is not None)
 
     def progress(self) -> ProgressState:
         return progress(self.history, self.config, self.state, seed_structures=known_structures(self.history))
 
     def status(self) -> dict[str, Any]:
         """`progress` as JSON, with the state, why it ended, who proposed what, what people asked, what went wrong."""
-        return _at_this_moment(self.folder, self._kept_status())
+        return status.at_this_moment(self.folder, self._kept_status())
 
     def _kept_status(self) -> dict[str, Any]:
-        return standings.STATUS.kept(
-            self.folder, self._mark, lambda: recorded_status(self.history, self.config)
-        )
+        return status.KEPT.kept(self.folder, self._mark, lambda: status.recorded(self.history, self.config))
 
     @staticmethod
     def status_of(name: str | Path = LATEST, runs: str | Path = "runs") -> dict[str, Any]:
         """That of the run as it is now; its events are read only where none is kept. Raises as `open`."""
         folder = resolve(name, runs)
         with Store.read(folder) as store, uncollected():
-            found = standings.STATUS.load(folder, store.mark()) or Run(store, lean=True)._kept_status()
-        return _at_this_moment(folder, found)
+            found = status.KEPT.load(folder, store.mark()) or Run(store, lean=True)._kept_status()
+        return status.at_this_moment(folder, found)
 
     def member(self, identifier: str) -> dict[str, Any]:
         """Everything about one trial as JSON: program, knobs, lineage, every measurement.
@@ -255,50 +253,3 @@ class Run:
             )  # fmt: skip
             rows.append(row)
         return pandas.DataFrame(rows)
-
-
-def _arms(history: History) -> list[ArmRecord]:
-    operators: dict[str, set[str]] = {}
-    for trial in history.trials:
-        operators.setdefault(trial.arm.proposer, set()).add(trial.proposal.operator)
-    return records(history, {proposer: sorted(found) for proposer, found in operators.items()})
-
-
-def recorded_status(history: History, config: CampaignConfig) -> dict[str, Any]:
-    """What of `Run.status` follows from the record alone; `asked` and `requests` are for what does not."""
-    return {
-        **progress(history, config, "", seed_structures=known_structures(history)).to_json(),
-        "paused": history.paused,
-        "reason": history.finished,
-        "pending": [f"{trial.id} {trial.proposal.name}" for trial in history.running],
-        "sessions": len(history.sessions),
-        "arms": [
-            {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,
-             "gain": r.gain, "cost": r.cost}
-            for r in _arms(history)
-        ],
-        "pinned": [trial_id(slot) for slot in history.pinned],
-        "asked": [item["proposal"]["name"] for item in history.asked],
-        "requests": sorted(history.requests),
-        "failures": [f"slot {f['slot']}: {f['proposer']}: {f['reason']}" for f in history.failures],
-        "stopped": history.stopped(),
-        "notes": [*history.notes, *history.remarks()],
-    }  # fmt: skip
-
-
-def _at_this_moment(folder: Path, recorded: dict[str, Any]) -> dict[str, Any]:
-    found = dict(recorded)
-    reason, known = found.pop("reason"), set(found.pop("requests"))
-    state = _state(folder, found.pop("paused"), reason is not None)
-    asked = [f"propose {name}" for name in found.pop("asked")]
-    asked += [inbox.described(path) for path in inbox.waiting(folder) if path.stem not in known]
-    return {
-        **found, "run": folder.name, "phase": state, "folder": str(folder), "state": state, "reason": reason or "",
-        "waiting": asked,
-    }  # fmt: skip
-
-
-def _state(folder: Path, paused: bool, finished: bool) -> str:
-    if is_written(folder):
-        return "paused" if paused else "running"
-    return "finished" if finished else "interrupted"

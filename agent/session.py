@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
-from vortexlab.agent import inbox, oracles
+from vortexlab.agent import inbox, oracles, status
+from vortexlab.agent.assemble import Recorder
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.events import Mark
 from vortexlab.agent.pool import FULL, Pool
@@ -53,14 +54,14 @@ class Summary:
 
 
 class Session:
-    """Works on `store`; `proposers` are made from it and the history."""
+    """Works on `store`; `proposers` are made from what records for them and the history."""
 
     def __init__(
         self,
         config: CampaignConfig,
         store: Store,
         pool: Pool,
-        proposers: Callable[[Store, History], list[Proposer]],
+        proposers: Callable[[Recorder, History], list[Proposer]],
         on_progress: OnProgress | None,
     ):
         self.config, self.store, self.pool, self._on_progress = config, store, pool, on_progress
@@ -71,6 +72,8 @@ class Session:
         self._news, self._faults = threading.Condition(), list[BaseException]()
         self._arrived: list[Trial] = []  # since the last look
         self._lost = 0
+        self._kept = self.mark
+        status.KEPT.tidy(config.folder)
         self._interrupt: Interrupt | None = None
         self._began, self._stood = time.monotonic(), 0.0
         self._refresh()
@@ -82,7 +85,7 @@ class Session:
         self._replay = Replay.of(config, store.events(kind="measured"))
         self.report("starting")
         fallback = GrammarProposer(config.library())
-        self.slots = Slots(config, proposers(store, self.history), fallback, self._proposer_failed)
+        self.slots = Slots(config, proposers(self._told, self.history), fallback, self._proposer_failed)
 
     def work(self, interrupt: Interrupt) -> str:
         """Slot after slot; returns why it ended."""
@@ -146,6 +149,7 @@ class Session:
         """Until somebody asks to go on or a signal comes. This is no time of work."""
         with self._no_work():
             self.report("paused")
+            self.keep_status()
             while self.history.paused and not interrupt.asked:
                 time.sleep(_POLL)
                 self.take_requests()
@@ -181,6 +185,7 @@ class Session:
         key = digest([trial.hash, FULL, environment])
         self._append("trial_started", {"knobs": dict(trial.knobs), "key": key}, slot=trial.slot)
         self.report("evaluating", trial.proposal.name)
+        self.keep_status()
         data: dict[str, Any] = {"fidelity": FULL, "environment": environment}
         if key in self._replay.verdicts:
             recorded, data["from_run"] = self._replay.verdicts[key]
@@ -218,11 +223,13 @@ class Session:
                 if interrupt.asked:
                     break
                 self.report("bounding", trial.proposal.name)
+                self.keep_status()
                 running.append((trial, self._oracle(trial)))
                 if running[-1][1].done():
                     self._keep_oracle(*running.pop())
             for trial, future in running:
                 while not future.done() and not interrupt.asked:
+                    self.keep_status()
                     wait([future], timeout=_POLL)
                 if future.done():
                     self._keep_oracle(trial, future)
@@ -261,6 +268,7 @@ class Session:
     def _wait(self, slot: int) -> None:
         """Until that slot has its verdict, or for a moment. Raises what an evaluation or its recording raised."""
         if slot >= len(self._refresh().trials) and not self._faults:
+            self.keep_status()
             with self._news:
                 self._news.wait(_POLL)
         self._notice()
@@ -309,6 +317,12 @@ class Session:
             self._on_progress(state)
         return state
 
+    def keep_status(self) -> None:
+        """For whoever asks while nothing happens."""
+        if self._kept != self.mark:
+            status.KEPT.keep(self.config.folder, self.mark, status.recorded(self.history, self.config))
+            self._kept = self.mark
+
     def _stopping(self) -> bool:
         return self._interrupt is not None and self._interrupt.asked
 
@@ -332,6 +346,11 @@ class Session:
             assert trial.head is not None
             self._points.append(trial.head.screened)
         return self.history
+
+    def _told(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Records what passes between a proposer and a language model, whose answers take their time."""
+        self._append(kind, {name: value for name, value in data.items() if name != "slot"}, slot=data["slot"])
+        self.keep_status()
 
     def _proposer_failed(self, slot: int, proposer: str, reason: str, permanent: bool) -> None:
         self._append("proposer_failed", {"proposer": proposer, "reason": reason, "permanent": permanent}, slot=slot)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vortexlab.agent import bandit, study
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.prepared import Prepared, prepare
 from vortexlab.agent.proposers.base import Proposal, Proposer, ProposerError
-from vortexlab.agent.trials import HANDOFF, KNOBS, MEMORY, SEED, Arm, History, Trial
+from vortexlab.agent.trials import HANDOFF, KNOBS, MEMORY, SEED, History, Trial
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import Attr, Program
 from vortexlab.search_spaces.knobs import is_shared

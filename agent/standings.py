@@ -1,4 +1,4 @@
-"""A run's leaderboard and its status, kept beside the record, so that thousands are compared once (`agent.derived`)."""
+"""A run's leaderboard, kept beside the record, so that thousands are compared once (`agent.derived`)."""
 
 from __future__ import annotations
 
@@ -54,12 +54,4 @@ def _ends(estimate: Estimate) -> tuple[float, float, float]:
     return estimate.value, estimate.low, estimate.high
 
 
-def _status(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    if missing := {"reason", "requests", "paused", "asked"} - found.keys():
-        raise KeyError(*missing)
-    return dict(found)
-
-
 BOARD = Derived("leaderboard.cache", {"form": FORM, "seed": SEED, "fields": list(_FIELDS)}, _packed, _unpacked)
-#: What `vortex status` says that only the record decides (`Run.recorded_status`).
-STATUS = Derived[dict[str, Any]]("status.cache", {"form": FORM}, dict, _status)

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from vortexlab.agent.arms import Arm, ArmRecord
 from vortexlab.agent.pareto import Curve, frontier, hypervolume
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import Limits
@@ -23,7 +24,7 @@ class Totals:
     `passed` those that passed a gate, `tried` trials by structure; `structures` are those of accepted trials. `alone`
     holds accepted trials whose structure was tried once, by that. `front` is the Pareto frontier by point estimate,
     fastest first, of equal points the earliest; `gains` holds what each trial added to the hypervolume `area` when it
-    came, `growth` how that grew.
+    came, `growth` how that grew. `arms` holds what each proposer and operator was given and what came of it.
     `members` are the trials as proposers see them, `pinned` the slots of those that people pinned.
     """
 
@@ -38,6 +39,7 @@ class Totals:
     area: float = 0.0
     gains: list[float] = field(default_factory=list)
     growth: Curve = field(default_factory=Curve)
+    arms: dict[Arm, ArmRecord] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
 
@@ -58,7 +60,10 @@ class Totals:
             if self.tried[trial.structure] == 1:
                 self.alone[trial.structure] = trial
             grown = self._join(trial)
-        self.gains.append(max(0.0, grown - self.area))
+        gain = max(0.0, grown - self.area)
+        self.gains.append(gain)
+        arm = Arm(trial.arm.proposer, trial.proposal.operator)
+        self.arms[arm] = self.arms.get(arm, ArmRecord(arm)).credited(trial, gain)
         self.area = grown
         self.growth.add(grown)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.budget import Spent
 from vortexlab.agent.events import Event, mend
 from vortexlab.agent.pareto import Point
@@ -27,14 +28,6 @@ SEED, MEMORY, KNOBS, HANDOFF = "seed", "memory", "knobs", "handoff"
 GIVEN = (SEED, MEMORY, HANDOFF)  # no search of this campaign's own
 #: What people may ask of a campaign.
 REQUESTS = PROPOSE, PIN, UNPIN, PAUSE, RESUME = "propose", "pin", "unpin", "pause", "resume"
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """Who was given a slot: a proposer (or `SEED`, `KNOBS`, `HANDOFF`) and the move that was asked of it."""
-
-    proposer: str
-    operator: str
 
 
 @dataclass(frozen=True)

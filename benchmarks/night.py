@@ -4,7 +4,7 @@ Everything is what a campaign runs (grammar proposer, bandit, sampler, store wit
 optuna-dashboard) but the evaluator: it takes one verdict of the real one and draws every number of it anew, so that
 verdicts have the size, and nearly the entropy, of real ones. Prints, and writes as JSON, the memory of the controller
 with its slope over the second half, the size of the store, and the seconds that the commands take on it, each in a
-process of its own.
+process of its own: during the last evaluation, when the campaign is at work, and when it has ended.
 
     python -m benchmarks.night --evaluations 10000 --out night.json
 """
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ from vortexlab.evaluator.evaluator import Evaluator
 from vortexlab.evaluator.verdict import Verdict
 from vortexlab.search_spaces.library import source
 
-COMMANDS = (("status",), ("leaderboard",), ("leaderboard", "--json"), ("report",), ("runs",))
+AT_WORK = (("status",), ("leaderboard",))
+COMMANDS = (*AT_WORK, ("leaderboard", "--json"), ("report",), ("runs",))
 REPEATS = 3
 
 
@@ -44,13 +45,14 @@ class Drawn:
 
     environment = "night"
 
-    def __init__(self, real: Verdict):
-        self._real = real.to_json()
+    def __init__(self, real: Verdict, begun: Callable[[], None]):
+        self._real, self._begun = real.to_json(), begun
 
     def rank_among(self, points: Iterable[tuple[float, float]]) -> None:
         list(points)
 
     def evaluate(self, text: str, knobs: dict[str, Any] | None = None, *, fidelity: str = "full") -> Verdict:
+        self._begun()
         program = parse(text)
         mark = canonical_hash(program.bind(knobs))
         rng = random.Random(mark)
@@ -107,15 +109,22 @@ def main() -> None:
 
 def measure(evaluations: int, every: int, runs: Path, real: Verdict) -> dict[str, Any]:
     memory: list[tuple[int, float]] = []
-    began = time.monotonic()
+    at_work: dict[str, list[float]] = {}
+    began, evaluated = time.monotonic(), 0
+
+    def look() -> None:
+        if evaluated == evaluations - 1 and not at_work:
+            at_work.update({" ".join(command): _timed(command, runs) for command in AT_WORK})
 
     def watch(state: Any) -> None:
+        nonlocal evaluated
+        evaluated = state.evaluations
         if state.phase == "recorded" and state.recorded % every == 0:
             memory.append((state.recorded, _memory_mb()))
             print(f"{state.recorded} recorded, {memory[-1][1]:.0f} MB, {time.monotonic() - began:.0f} s", flush=True)
 
     config = CampaignConfig(name="night", runs=str(runs), evaluations=evaluations)
-    state = Campaign(config, evaluator=Drawn(real)).run(watch).state
+    state = Campaign(config, evaluator=Drawn(real, look)).run(watch).state
     later = memory[len(memory) // 2 :]
     slope = float(np.polyfit(*zip(*later, strict=True), 1)[0]) if len(later) > 1 else float("nan")
     folder = runs / "night"
@@ -128,6 +137,7 @@ def measure(evaluations: int, every: int, runs: Path, real: Verdict) -> dict[str
         "memory_mb_per_1000": 1000 * slope,
         "store_mb": (folder / FILE).stat().st_size / 1e6,
         "mirror_mb": (folder / "study.journal").stat().st_size / 1e6,
+        "command_seconds_at_work": at_work,
         "command_seconds": {" ".join(command): _timed(command, runs) for command in COMMANDS},
         "report_mb": (folder / "report.html").stat().st_size / 1e6,
         "machine": platform.processor() or platform.machine(),

@@ -19,6 +19,7 @@ import random
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from vortexlab.agent.proposers.endpoint import Call, Completion
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.proposers.llm import LLMProposer
 from vortexlab.agent.proposers.models import LLMConfig, ModelConfig
-from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History
 from vortexlab.dsl import canonical_hash, parse, structure_hash
 from vortexlab.dsl.errors import VortexError
@@ -129,12 +129,10 @@ def measure(proposals: int, runs: Path, mirror: bool) -> list[_Seconds]:
     )  # fmt: skip
     evaluator, script = Trivial(), Script()
 
-    def proposers(store: Store, history: History) -> list[Proposer]:
-        def record(exchange: dict[str, Any]) -> None:
-            store.append("exchange", {k: v for k, v in exchange.items() if k != "slot"}, slot=exchange["slot"])
-
+    def proposers(record: assemble.Recorder, history: History) -> list[Proposer]:
         budget, about = Budget(limits.calls, limits.tokens), assemble.briefing(config)
-        return [GrammarProposer(), LLMProposer(limits.models[0], limits, about, record, budget, script)]
+        exchange = partial(record, "exchange")
+        return [GrammarProposer(), LLMProposer(limits.models[0], limits, about, exchange, budget, script)]
 
     marks = [_now()]  # less what the script took so far
 

@@ -112,6 +112,13 @@ def replace(path: Path, content: bytes) -> None:
             raise
 
 
+def drop_drafts(path: Path) -> None:
+    """Deletes what kills have left of `replace`. A process that is just writing the file does not get it done."""
+    for draft in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            draft.unlink()
+
+
 def touch(path: Path) -> None:
     """Says that something is used now. Where that cannot be written it costs nothing but the order of leaving."""
     with suppress(OSError):

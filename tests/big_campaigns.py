@@ -16,12 +16,13 @@ from unittest.mock import patch
 from campaign_fakes import FakeEvaluator, config
 
 from vortexlab.agent import store as store_module
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.pool import FULL
 from vortexlab.agent.prepared import prepare
 from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.store import Store
 from vortexlab.agent.study import draw
-from vortexlab.agent.trials import KNOBS, SEED, Arm, History, known_structures
+from vortexlab.agent.trials import KNOBS, SEED, History, known_structures
 from vortexlab.dsl import parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import versions

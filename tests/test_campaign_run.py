@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from campaign_fakes import FakeEvaluator, config, in_child
 
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.progress import ProgressState
@@ -23,7 +24,7 @@ from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.run import Run
 from vortexlab.agent.slots import seed_plan
 from vortexlab.agent.store import Store
-from vortexlab.agent.trials import KNOBS, SEED, Arm, History, Trial
+from vortexlab.agent.trials import KNOBS, SEED, History, Trial
 from vortexlab.dsl import canonical_hash, parse
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.config import EvaluationConfig
@@ -275,7 +276,7 @@ def _with(proposer: Proposer, runs: Path, evaluations: int, **changes: Any) -> R
     settings = config(
         runs, evaluations=evaluations, seeds=("dense", "quest"), budget_points=(), knob_share=0.0, **changes
     )
-    Campaign(settings, evaluator=FakeEvaluator(), proposers=lambda store, history: [proposer]).run()
+    Campaign(settings, evaluator=FakeEvaluator(), proposers=lambda record, history: [proposer]).run()
     return Run.open("run", runs)
 
 

@@ -6,10 +6,11 @@ import random
 
 import pytest
 
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.audit import audits
 from vortexlab.agent.pareto import layers
 from vortexlab.agent.proposers.base import Proposal
-from vortexlab.agent.trials import Arm, Trial
+from vortexlab.agent.trials import Trial
 from vortexlab.evaluator.ladder import ALL_FIRST, Ladder
 from vortexlab.evaluator.statistics import rank_correlation, wilson_upper
 from vortexlab.evaluator.verdict import Estimate, GateResult, Head, Verdict

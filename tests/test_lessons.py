@@ -12,12 +12,13 @@ from campaign_fakes import FakeEvaluator, config
 
 from vortexlab import settings
 from vortexlab.agent import assemble, bandit, prompt
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.lessons import lessons
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import Store
-from vortexlab.agent.trials import GIVEN, MEMORY, SEED, Arm
+from vortexlab.agent.trials import GIVEN, MEMORY, SEED
 from vortexlab.dsl.errors import VortexError
 
 

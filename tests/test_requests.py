@@ -17,6 +17,7 @@ import pytest
 from campaign_fakes import FakeEvaluator, config
 
 from vortexlab.agent import inbox, prompt, requests
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.events import Event
 from vortexlab.agent.progress import ProgressState
@@ -24,7 +25,7 @@ from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.run import Run
 from vortexlab.agent.slots import _tunable
-from vortexlab.agent.trials import HANDOFF, Arm, History
+from vortexlab.agent.trials import HANDOFF, History
 from vortexlab.cli.live import Display
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.verdict import Verdict

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from campaign_fakes import FakeEvaluator, config
 from face_fixtures import NAME, record, vortex
 
-from vortexlab.agent import derived, encoding, standings
+from vortexlab.agent import derived, encoding, standings, status
+from vortexlab.agent.assemble import Recorder
+from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.leaderboard import leaderboard
+from vortexlab.agent.proposers.base import Proposer
 from vortexlab.agent.recorded import parts_of
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import Store
+from vortexlab.agent.trials import History
+from vortexlab.evaluator.verdict import Verdict
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_one_that_is_damaged_is_computed_anew(runs: Path, how: str) -> None:
 
 
 def test_a_status_of_another_form_is_computed_anew(runs: Path) -> None:
-    wanted, file = Run.status_of(NAME, runs), runs / NAME / standings.STATUS.file
+    wanted, file = Run.status_of(NAME, runs), runs / NAME / status.KEPT.file
     for other in ({"x": 1}, [[1]], 5):
         kept = json.loads(zlib.decompress(file.read_bytes()))
         file.write_bytes(zlib.compress(json.dumps({**kept, "is": other}).encode()))
@@ -151,3 +157,75 @@ def test_parts_are_members_of_their_object_and_no_others(inner: dict[str, Any]) 
     assert parts.read(encoding.pack({"verdict": {"a": {"x": 12}, "b": 3}})) == {"a": {"x": 12}, "b": 3}
     with pytest.raises(ValueError, match="Error -3"):
         parts.read(packed[:5] + b"\0\0" + packed[7:])
+
+
+class Asking(FakeEvaluator):
+    """Asks for the status while it evaluates, as somebody at another terminal does."""
+
+    def __init__(self, runs: Path):
+        super().__init__()
+        self._runs, self.seen = runs, list[dict[str, Any]]()
+
+    def evaluate(self, source: str, knobs: dict[str, Any] | None = None, **others: Any) -> Verdict:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Store, "events", _never)
+            self.seen.append(Run.status_of("run", self._runs))
+        with Store.read(self._runs / "run") as store:
+            wanted = status.recorded(History.of(store.events()), config(self._runs))
+        assert {name: self.seen[-1][name] for name in ("recorded", "frontier", "arms", "pending", "hypervolume")} == {
+            name: wanted[name] for name in ("recorded", "frontier", "arms", "pending", "hypervolume")
+        }
+        return super().evaluate(source, knobs, **others)
+
+
+def test_a_campaign_at_work_keeps_its_status_at_hand(tmp_path: Path) -> None:
+    evaluator = Asking(tmp_path)
+    Campaign(config(tmp_path, evaluations=12), evaluator=evaluator).run()
+    assert len(evaluator.seen) >= 12
+    assert [found["recorded"] for found in evaluator.seen] == list(range(len(evaluator.seen)))
+    assert all(found["state"] == "running" and len(found["pending"]) == 1 for found in evaluator.seen)
+
+
+def test_what_kills_left_of_a_status_goes_when_the_campaign_goes_on(tmp_path: Path) -> None:
+    Campaign(config(tmp_path, evaluations=3), evaluator=FakeEvaluator()).run()
+    draft = tmp_path / "run" / f".{status.KEPT.file}.x1.tmp"
+    draft.write_bytes(b"half")
+    Campaign.resume("run", tmp_path, evaluations=4, evaluator=FakeEvaluator()).run()
+    assert not draft.exists() and Run.status_of("run", tmp_path)["recorded"] == 4
+
+
+def test_a_disk_that_takes_no_status_stops_no_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr("vortexlab.agent.campaign.write_settings", lambda *_: None)
+    assert Campaign(config(tmp_path, evaluations=3), evaluator=FakeEvaluator()).run().state.evaluations == 3
+    monkeypatch.undo()
+    assert Run.status_of("run", tmp_path)["recorded"] == 3
+
+
+class Model:
+    """A proposer whose language model is asked what the campaign's status is."""
+
+    name, operators = "model", ("write",)
+
+    def __init__(self, runs: Path, record: Recorder):
+        self._runs, self._record, self.calls = runs, record, list[int]()
+
+    def propose(self, members: Any, rng: Any, slot: int, operator: str | None) -> None:
+        self._record("reserved", {"slot": slot, "model": "m", "tokens": 10, "money": 0.0, "seconds": 1.0})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Store, "events", _never)
+            self.calls.append(Run.status_of("run", self._runs)["calls"])
+        request = {"model": "m"}
+        self._record("exchange", {"slot": slot, "request": request, "text": "no", "tokens": 10, "seconds": 1.0})
+
+
+def test_the_status_is_at_hand_while_a_language_model_is_asked(tmp_path: Path) -> None:
+    asked: list[Model] = []
+
+    def proposers(record: Recorder, history: History) -> list[Proposer]:
+        asked.append(Model(tmp_path, record))
+        return [asked[0]]
+
+    settings = config(tmp_path, evaluations=8, seeds=("dense", "quest"), budget_points=(), knob_share=0.0)
+    Campaign(settings, evaluator=FakeEvaluator(), proposers=proposers).run()
+    assert asked[0].calls == list(range(1, len(asked[0].calls) + 1)) and asked[0].calls

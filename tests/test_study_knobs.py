@@ -15,11 +15,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from vortexlab.agent import study
+from vortexlab.agent.arms import Arm
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import Store
-from vortexlab.agent.trials import Arm, Trial
+from vortexlab.agent.trials import Trial
 from vortexlab.dsl import parse, structure_hash
 from vortexlab.dsl.ir import Knob
 from vortexlab.evaluator.verdict import Estimate, Verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from vortexlab.agent.bandit import ArmRecord
+from vortexlab.agent.arms import ArmRecord
 from vortexlab.agent.trials import GIVEN
 from vortexlab.cli.output import interval, number
 from vortexlab.report.markup import hover, text

@@ -1,0 +1,68 @@
+"""How a campaign stands, as `vortex status` says it. A campaign at work keeps it beside its record whenever it waits,
+so that nobody has to read thousands of events for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vortexlab.agent import inbox
+from vortexlab.agent.config import CampaignConfig
+from vortexlab.agent.derived import Derived
+from vortexlab.agent.progress import progress
+from vortexlab.agent.store import is_written
+from vortexlab.agent.trials import History, known_structures, trial_id
+
+FORM = 1  # to be raised when other numbers are computed from the same record
+
+
+def _checked(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    if missing := {"reason", "requests", "paused", "asked"} - found.keys():
+        raise KeyError(*missing)
+    return dict(found)
+
+
+#: What only the record decides.
+KEPT = Derived[dict[str, Any]]("status.cache", {"form": FORM}, dict, _checked)
+
+
+def recorded(history: History, config: CampaignConfig) -> dict[str, Any]:
+    """What follows from the record alone; `asked` and `requests` are for what does not."""
+    return {
+        **progress(history, config, "", seed_structures=known_structures(history)).to_json(),
+        "paused": history.paused,
+        "reason": history.finished,
+        "pending": [f"{trial.id} {trial.proposal.name}" for trial in history.running],
+        "sessions": len(history.sessions),
+        "arms": [
+            {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,
+             "gain": r.gain, "cost": r.cost}
+            for r in history.totals.arms.values()
+        ],
+        "pinned": [trial_id(slot) for slot in history.pinned],
+        "asked": [item["proposal"]["name"] for item in history.asked],
+        "requests": sorted(history.requests),
+        "failures": [f"slot {f['slot']}: {f['proposer']}: {f['reason']}" for f in history.failures],
+        "stopped": history.stopped(),
+        "notes": [*history.notes, *history.remarks()],
+    }  # fmt: skip
+
+
+def at_this_moment(folder: Path, recorded: dict[str, Any]) -> dict[str, Any]:
+    """With what is so now: whether somebody is at work on the run, and what people asked of it."""
+    found = dict(recorded)
+    reason, known = found.pop("reason"), set(found.pop("requests"))
+    state = state_of(folder, found.pop("paused"), reason is not None)
+    asked = [f"propose {name}" for name in found.pop("asked")]
+    asked += [inbox.described(path) for path in inbox.waiting(folder) if path.stem not in known]
+    return {
+        **found, "run": folder.name, "phase": state, "folder": str(folder), "state": state, "reason": reason or "",
+        "waiting": asked,
+    }  # fmt: skip
+
+
+def state_of(folder: Path, paused: bool, finished: bool) -> str:
+    """``running``, ``paused``, ``finished`` or ``interrupted``, as `Run.state`."""
+    if is_written(folder):
+        return "paused" if paused else "running"
+    return "finished" if finished else "interrupted"
