@@ -179,6 +179,8 @@ def test_init_from_a_run_repeats_its_settings(tmp_path: Path, made: list[Evaluat
     assert "exists; give another FILE, or --force" in vortex("init", file, "--runs", tmp_path).complaint()
     assert "leave one out" in vortex("init", file, "--from", "first", "--preset", "quick").complaint()
     assert vortex("init", file, "--force").out.strip() == str(file)
+    assert vortex("init", "-").out == file.read_text() and not Path("-").exists()
+    assert "leave one out" in vortex("init", "-", "--json").complaint()
     assert read_file(file)["budget"] == {"evaluations": 40}
 
 

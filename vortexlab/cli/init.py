@@ -10,11 +10,13 @@ import typer
 from vortexlab.cli.output import AsJson, Runs, print_json, printable
 from vortexlab.dsl.errors import VortexError
 
+STANDARD_OUTPUT = "-"
+
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The file; by default campaign.toml.")] = Path(
-        "campaign.toml"
-    ),
+    file: Annotated[
+        Path, typer.Argument(metavar="[FILE]", help="The file, or - to print it; by default campaign.toml.")
+    ] = Path("campaign.toml"),
     preset: Annotated[
         str | None, typer.Option(metavar="quick|night|cluster", help="What to start from; by default quick.")
     ] = None,
@@ -33,6 +35,8 @@ def init(
     from vortexlab.configuration.presets import preset as named
     from vortexlab.configuration.writing import sections_of, text_of, write_file
 
+    if as_json and str(file) == STANDARD_OUTPUT:
+        raise VortexError("--json tells about the file, and - prints it instead; leave one out")
     if run is not None:
         from vortexlab.agent.run import Run
 
@@ -44,6 +48,9 @@ def init(
         origin = preset or "quick"
         sections = named(origin)
         text = text_of(sections, f"A campaign of Vortex: {PRESETS[origin][0]} (preset {origin})")
+    if str(file) == STANDARD_OUTPUT:
+        print(text, end="")
+        return
     write_file(file, text, force)
     if as_json:
         print_json({"file": str(file), "preset": "" if run else origin, "run": origin if run else ""})
