@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from vortexlab.agent.arms import Arm, ArmRecord, cost
+from vortexlab.agent.arms import Arm, cost
 from vortexlab.agent.trials import GIVEN, KNOBS, History, Trial
 
 _EXPLORATION = 0.5
@@ -25,15 +25,6 @@ def credited(trial: Trial, arms: Mapping[str, Sequence[str]]) -> Arm:
     operators = arms.get(trial.arm.proposer, ())
     operator = trial.proposal.operator if trial.proposal.operator in operators else trial.arm.operator
     return Arm(trial.arm.proposer, operator)
-
-
-def records(history: History, arms: Mapping[str, Sequence[str]]) -> list[ArmRecord]:
-    """One record for each arm that had a slot, seeds included, in order of first appearance."""
-    table: dict[Arm, ArmRecord] = {}
-    for trial, gain in zip(history.trials, history.gains(), strict=True):
-        arm = credited(trial, arms)
-        table[arm] = table.get(arm, ArmRecord(arm)).credited(trial, gain)
-    return list(table.values())
 
 
 def choose(

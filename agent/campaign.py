@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from vortexlab.agent import standings
+from vortexlab.agent import standings, status
 from vortexlab.agent.arms import Arm
 from vortexlab.agent.assemble import Recorder, build_proposers
 from vortexlab.agent.config import CampaignConfig, check_new_name, write_settings
@@ -102,12 +103,14 @@ class Campaign:
         with self._session(on_progress) as session, Interrupt(on_stopping) as interrupt:
             try:
                 reason = session.work(interrupt)
+                interrupt.over = True
             except KeyboardInterrupt:
-                session.read_anew()
-                reason = "stopped at once; what was running is done again on resume"
+                session.stop_at_once()
+                return session.finish("stopped at once; what was running is done again on resume")
             summary = session.finish(reason)
             with suppress(VortexError):  # a damaged record is told to whoever asks for the leaderboard
-                _keep(self.config, session)
+                board = partial(leaderboard, self.config.name, session.history, seed=standings.SEED)
+                standings.BOARD.kept(self.config.folder, session.mark, board)
             return summary
 
     def submit(self, proposal: Proposal, on_progress: OnProgress | None = None) -> Member:
@@ -155,13 +158,6 @@ class Campaign:
         return build_proposers(self.config, record, history)
 
 
-def _keep(config: CampaignConfig, session: Session) -> None:
-    """What people ask first of a campaign that has ended."""
-    history, folder = session.history, config.folder
-    standings.BOARD.kept(folder, session.mark, lambda: leaderboard(config.name, history, seed=standings.SEED))
-    session.keep_status()
-
-
 def _environment(folder: Path) -> str:
     """The conditions under which a recorded campaign was measured; empty for a new one."""
     if not exists(folder):
@@ -197,6 +193,8 @@ def _opened(config: CampaignConfig, environment: str) -> Store:
             store.close()
             raise
     write_settings(config.folder, config.to_json())
+    for derived in (standings.BOARD, status.KEPT):
+        derived.tidy(config.folder)
     return store
 
 

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from vortexlab.agent.pool import FULL, Evaluation, oracle_of
 from vortexlab.dsl import check
-from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.errors import VortexError, one_line
 from vortexlab.dsl.ir import Attr, digest
 from vortexlab.evaluator.config import REFERENCE_MODEL, EvaluationConfig, versions
 from vortexlab.evaluator.ladder import Point
@@ -102,6 +102,17 @@ def _work(
         return Answer(host, evaluator.evaluate(source, knobs, fidelity=FULL))
     except VortexError as error:
         return Answer(host, complaint=str(error))
+    except Exception as error:  # of the evaluator itself, which has to be made anew
+        why = one_line(f"its evaluator failed: {type(error).__name__}: {error}")
+        _forget()
+        return Answer(host, complaint=why) if asked is None else Answer(host, lost(asked[1], asked[2], why))
+
+
+def _forget() -> None:
+    broken, _Resident.evaluator = _Resident.evaluator, None
+    with suppress(Exception):
+        if broken is not None:
+            broken.close()
 
 
 def _facts(config: EvaluationConfig) -> dict[str, str]:
@@ -128,19 +139,20 @@ class Cluster:
         make: MakeEvaluator | None = None,
         say: Callable[[str], None] | None = None,
     ):
-        self._ray = _connected(address)
-        self._nodes: list[Any] = self._ray.nodes()
         self._config, self._make, self._say = config, make or _make_evaluator, say or _to_stderr
-        self._remote = self._ray.remote(_work)
+        self._ray = _connected(address)
         self._own_model = config.model == str(REFERENCE_MODEL)
-        self._gpus = 1 if config.device == "cuda" else 0
-        self._cpus = 1 if self._gpus else config.threads or min(self._hosts("CPU"), default=1)
         self._turn = threading.Lock()
         self._left_out: dict[str, str] = {}
         self._open: dict[Future[Any], Any] = {}  # -> the reference of its task
         self._closed, self._gone = threading.Event(), threading.Event()
-        self._head = address if address.startswith("ray://") else self._ray.get_runtime_context().gcs_address
+        self._head = address if address.startswith("ray://") else ""
         try:
+            self._head = self._head or self._ray.get_runtime_context().gcs_address
+            self._nodes: list[Any] = self._ray.nodes()
+            self._remote = self._ray.remote(_work)
+            self._gpus = 1 if config.device == "cuda" else 0
+            self._cpus = 1 if self._gpus else config.threads or min(self._hosts("CPU"), default=1)
             self.environment = self._agree(environment)
         except BaseException:
             self.close()
@@ -286,7 +298,7 @@ class Cluster:
         try:
             answer: Answer = done.result()
         except self._ray.exceptions.RayError as error:
-            return lost(asked[1], asked[2], " ".join(str(error).split())[:300])
+            return lost(asked[1], asked[2], f"its worker was lost {RETRIES + 1} times: {one_line(error)}")
         if answer.complaint:
             self._leave_out(answer)
             if not self._others(set(self._left_out)):
@@ -336,15 +348,15 @@ class Cluster:
             self._ray.shutdown()
 
 
-def lost(source: str, knobs: Mapping[str, Attr], why: str) -> Verdict:
-    """The verdict on a program whose hosts died over it, again and again."""
+def lost(source: str, knobs: Mapping[str, Attr], reason: str) -> Verdict:
+    """The verdict on a program that nobody could evaluate."""
     from vortexlab.dsl import canonical_hash, structure_hash
 
     program, _ = check(source)
     assert program is not None  # it was parsed before it was sent
     return Verdict(
         program=program.name, source_hash=canonical_hash(program.bind(knobs)), structure=structure_hash(program),
-        knobs=dict(knobs), status=ERROR, reason=f"its worker was lost {RETRIES + 1} times: {why}",
+        knobs=dict(knobs), status=ERROR, reason=reason,
     )  # fmt: skip
 
 
@@ -369,8 +381,7 @@ def _connected(address: str) -> Any:
             logging_level=logging.ERROR, namespace="vortex",
         )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise _unreachable(address, line) from error
+        raise _unreachable(address, one_line(error, 200)) from error
     return ray
 
 

@@ -34,13 +34,17 @@ class Derived(Generic[T]):
     pack: Callable[[T], Any]
     unpack: Callable[[Path, Any], T]
 
-    def kept(self, folder: Path, mark: Mark, compute: Callable[[], T]) -> T:
-        """What follows from the record up to `mark`: what is at hand, or the computed value, which is then kept."""
+    def kept(
+        self, folder: Path, mark: Mark, compute: Callable[[], T], *, still: Callable[[], bool] = lambda: True
+    ) -> T:
+        """What follows from the record up to `mark`: what is at hand, or the computed value, which is then kept where
+        that is `still` the record's end."""
         with uncollected():
             found = self.load(folder, mark)
             if found is None:
                 found = compute()
-                self.keep(folder, mark, found)
+                if still():
+                    self.keep(folder, mark, found)
             return found
 
     def load(self, folder: Path, mark: Mark) -> T | None:

@@ -21,7 +21,7 @@ from vortexlab.agent.arms import Arm
 from vortexlab.agent.prepared import Prepared, prepare
 from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.trials import HANDOFF, PAUSE, PIN, PROPOSE, REQUESTS, UNPIN, History, Trial
-from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.errors import VortexError, one_line
 from vortexlab.search_spaces.parsed import parsed
 
 INBOX = "inbox"
@@ -125,7 +125,7 @@ def _judged(path: Path, history: History) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # whatever somebody wrote there must not end a campaign
-        line = " ".join(str(error).split())[:300] or type(error).__name__
+        line = one_line(error) or type(error).__name__
         about = f"`vortex {kind}` was refused" if kind in REQUESTS else f"{path.name} in the inbox is no request"
         return {"kind": kind, "refused": f"{about}: {line}"}
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from vortexlab.agent import prompt
-from vortexlab.agent.bandit import records
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.run import Run
 from vortexlab.dsl.errors import VortexError
@@ -42,7 +41,7 @@ def lessons(run: Run) -> dict[str, Any]:
 
 def _moves(run: Run) -> list[dict[str, Any]]:
     """The moves by the hypervolume that they gained for what they cost."""
-    tried = [record for record in records(run.history, {}) if record.cost > 0]
+    tried = [record for record in run.arms() if record.cost > 0]
     tried.sort(key=lambda record: (-record.gain / record.cost, str(record.arm)))
     return [
         {"move": f"{move.arm.proposer} {move.arm.operator}", "tried": move.slots, "accepted": move.accepted,

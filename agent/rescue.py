@@ -28,7 +28,7 @@ from vortexlab.agent.events import KINDS, Event
 from vortexlab.agent.migrations import APPLICATION_ID, FORM, lay_out, upgraded
 from vortexlab.agent.store import FILE, Row, Store, form_of, is_written
 from vortexlab.agent.trials import History
-from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.errors import VortexError, one_line
 from vortexlab.evaluator.verdict import Verdict
 
 _PAGE = 4096  # bytes of a page: SQLite's default, which the store leaves as it is
@@ -198,7 +198,7 @@ def _take(row: tuple, folder: Path, rows: dict[int, Found], faults: list[str]) -
         row_key = None if key is None else key.decode()
         rows[seq] = Found(event, (when, name, slot, row_key, encoding.text(data), detail))
     except _BROKEN as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error, 100)
         faults.append(f"event {seq} cannot be read ({type(error).__name__}: {reason})")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from vortexlab.agent.leaderboard import Leaderboard, leaderboard
 from vortexlab.agent.progress import ProgressState, progress
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import limits
-from vortexlab.agent.store import Store, exists
+from vortexlab.agent.store import Store, exists, is_written
 from vortexlab.agent.trials import History, Trial, known_structures
 from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.nearest import nearest
@@ -77,6 +77,7 @@ class Run:
 
     def __init__(self, store: Store, lean: bool = False):
         self.folder, self.name = store.folder, store.folder.name
+        self._written = is_written(self.folder)  # before the record is read, which may end meanwhile
         self.history, self._mark = History(), Mark(0, 0.0)
         for event in store.events(lean=lean):
             self.history.add(event)
@@ -116,9 +117,8 @@ class Run:
 
     @cached_property
     def _leaderboard(self) -> Leaderboard:
-        return standings.BOARD.kept(
-            self.folder, self._mark, lambda: leaderboard(self.name, self.history, seed=standings.SEED)
-        )
+        compute = partial(leaderboard, self.name, self.history, seed=standings.SEED)
+        return standings.BOARD.kept(self.folder, self._mark, compute, still=self._is_last)
 
     def leaderboard(self) -> Leaderboard:
         return self._leaderboard
@@ -140,25 +140,35 @@ class Run:
     @property
     def state(self) -> str:
         """``running``, ``paused`` (by `vortex pause`), ``finished``, or ``interrupted`` (killed: it can be resumed)."""
-        return status.state_of(self.folder, self.history.paused, self.history.finished is not None)
+        return status.state_of(self._written, self.history.paused, self.history.finished is not None)
 
     def progress(self) -> ProgressState:
         return progress(self.history, self.config, self.state, seed_structures=known_structures(self.history))
 
     def status(self) -> dict[str, Any]:
         """`progress` as JSON, with the state, why it ended, who proposed what, what people asked, what went wrong."""
-        return status.at_this_moment(self.folder, self._kept_status())
+        return status.at_this_moment(self.folder, self._kept_status(), self._written)
 
     def _kept_status(self) -> dict[str, Any]:
-        return status.KEPT.kept(self.folder, self._mark, lambda: status.recorded(self.history, self.config))
+        compute = partial(status.recorded, self.history, self.config)
+        return status.KEPT.kept(self.folder, self._mark, compute, still=self._is_last)
+
+    def _is_last(self) -> bool:
+        """Whether nothing was recorded since."""
+        try:
+            with Store.read(self.folder) as store:
+                return store.mark() == self._mark
+        except VortexError:
+            return False
 
     @staticmethod
     def status_of(name: str | Path = LATEST, runs: str | Path = "runs") -> dict[str, Any]:
         """That of the run as it is now; its events are read only where none is kept. Raises as `open`."""
         folder = resolve(name, runs)
         with Store.read(folder) as store, uncollected():
+            written = is_written(folder)  # before the record is read, which may end meanwhile
             found = status.KEPT.load(folder, store.mark()) or Run(store, lean=True)._kept_status()
-        return status.at_this_moment(folder, found)
+        return status.at_this_moment(folder, found, written)
 
     def member(self, identifier: str) -> dict[str, Any]:
         """Everything about one trial as JSON: program, knobs, lineage, every measurement.

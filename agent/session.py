@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from vortexlab.agent.slots import Slots
 from vortexlab.agent.store import Store
 from vortexlab.agent.study import Mirror
 from vortexlab.agent.trials import History, Trial, known_structures
-from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.errors import VortexError, one_line
 from vortexlab.dsl.ir import digest
 from vortexlab.evaluator.ladder import Point
 from vortexlab.evaluator.verdict import ERROR, Verdict, split
@@ -70,14 +70,16 @@ class Session:
         self.known = self.history if config.parallel == 1 else History(eager=False)
         self._points: list[Point | None] = []  # on the screen, of every trial
         self._news, self._faults = threading.Condition(), list[BaseException]()
+        self._landing = threading.Lock()
         self._arrived: list[Trial] = []  # since the last look
-        self._lost = 0
+        self._lost: list[str] = []  # why the latest evaluations lost their worker, one after the other
+        self._landings, self._over = 0, False
         self._kept = self.mark
-        status.KEPT.tidy(config.folder)
         self._interrupt: Interrupt | None = None
         self._began, self._stood = time.monotonic(), 0.0
         self._refresh()
         self._arrived.clear()
+        self._lost.clear()
         self.known.fold(self.known.next_slot - config.parallel + 1)
         self._before = self.history.seconds
         self._seeds = known_structures(self.history)
@@ -108,6 +110,7 @@ class Session:
                 return f"the budget is spent: {spent}"
             self.report("proposing")
             made = self.slots.propose(self.known)
+            self._raise_faults()
             if self._stopping():  # while a model was asked: its answer is recorded, and the next session uses it
                 continue
             if made is not None:
@@ -119,6 +122,8 @@ class Session:
                 return f"the seeds are evaluated; go on with `vortex ask {quote(self.config.name)}`"
             else:
                 self.measure_oracles(interrupt)
+                if any(item["hash"] not in self.known.hashes() for item in self._refresh().asked):
+                    continue  # proposed meanwhile
                 return "nothing is left to try that was not evaluated already"
 
     def spent(self, running: int = 0) -> str:
@@ -154,6 +159,7 @@ class Session:
                 time.sleep(_POLL)
                 self.take_requests()
                 self._notice()
+                self.keep_status()
 
     @contextmanager
     def _no_work(self) -> Iterator[None]:
@@ -197,13 +203,15 @@ class Session:
         self._notice()
 
     def _landed(self, slot: int, key: str, data: dict[str, Any], future: Future[Verdict]) -> None:
-        """Records a verdict as soon as it is there, from whatever thread brings it."""
+        """Records a verdict as soon as it is there, from whatever thread brings it, until the session ends at once."""
         try:
-            if not future.cancelled():
-                self._record(slot, key, data, future.result())
+            with self._landing:
+                if not self._over and not future.cancelled():
+                    self._record(slot, key, data, future.result())
         except BaseException as error:
             self._faults.append(error)
         with self._news:
+            self._landings += 1
             self._news.notify_all()
 
     def _record(self, slot: int, key: str, data: dict[str, Any], verdict: Verdict) -> None:
@@ -267,45 +275,51 @@ class Session:
 
     def _wait(self, slot: int) -> None:
         """Until that slot has its verdict, or for a moment. Raises what an evaluation or its recording raised."""
+        self.keep_status()
+        landings = self._landings
         if slot >= len(self._refresh().trials) and not self._faults:
-            self.keep_status()
             with self._news:
-                self._news.wait(_POLL)
+                self._news.wait_for(lambda: self._landings != landings, _POLL)
         self._notice()
 
     def _notice(self) -> None:
         """Tells of verdicts that came in."""
         self._refresh()
-        if self._faults:
-            raise self._faults[0]
+        self._raise_faults()
         arrived, self._arrived = self._arrived, []
         if arrived:
             self._mirror_up()
         for trial in arrived:
-            assert trial.head is not None
             self.report("recorded", trial.proposal.name)
-            self._lost = self._lost + 1 if trial.head.status == ERROR else 0
-            if self._lost >= _LOST_IN_A_ROW:
-                raise VortexError(
-                    f"{self._lost} evaluations in a row lost their worker (last: {trial.head.reason}); see "
-                    f"`vortex doctor`, then go on with `vortex search --resume {quote(self.config.name)}`"
-                )
+        if len(self._lost) >= _LOST_IN_A_ROW:
+            raise VortexError(
+                f"{len(self._lost)} evaluations in a row lost their worker (last: {self._lost[-1]}); see "
+                f"`vortex doctor`, then go on with `vortex search --resume {quote(self.config.name)}`"
+            )
+
+    def _raise_faults(self) -> None:
+        if self._faults:
+            raise self._faults[0]
 
     # --- the record --------------------------------------------------------------------------------------------
 
-    def read_anew(self) -> None:
-        """After an interruption, which may have left an event half folded or mirrored; nothing is decided any more."""
+    def stop_at_once(self) -> None:
+        """After an interruption, which may have left an event half folded or mirrored: takes no verdict any more, reads
+        the record anew and leaves the mirror as it is. Nothing is decided any more."""
+        with self._landing:
+            self._over = True
+        self._mirror = None
         self.history = self.known = History()
         self.mark = Mark(0, 0.0)
         self._points.clear()
         self._refresh()
         self._arrived.clear()
-        if self._mirror is not None:
-            self._mirror = Mirror(self.config.folder, self.config.name)
 
     def finish(self, reason: str) -> Summary:
         self._mirror_up()
         self._append("campaign_finished", {"reason": reason})
+        with suppress(VortexError):  # a damaged record is told to whoever asks
+            self.keep_status()
         return Summary(self.config.name, self.config.folder, reason, self.report("finished"))
 
     def report(self, phase: str, current: str = "") -> ProgressState:
@@ -341,18 +355,27 @@ class Session:
                 self.known.add(event)
             self.mark = Mark(event.seq, event.time)
             if event.kind == "verdict":
-                self._arrived.append(self.history.at(event.data["slot"]))
+                trial = self.history.at(event.data["slot"])
+                self._arrived.append(trial)
+                if "from_run" not in event.data:  # of a replay nothing is lost here
+                    self._lost = [*self._lost, trial.head.reason] if trial.head and trial.head.status == ERROR else []
         for trial in self.history.trials[len(self._points) :]:
             assert trial.head is not None
             self._points.append(trial.head.screened)
         return self.history
 
     def _told(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Records what passes between a proposer and a language model, whose answers take their time."""
-        self._append(kind, {name: value for name, value in data.items() if name != "slot"}, slot=data["slot"])
+        """Records what passes between a proposer and a language model, whose answers take their time. A record that
+        cannot be written is no fault of the proposer's."""
+        try:
+            self._append(kind, {name: value for name, value in data.items() if name != "slot"}, slot=data["slot"])
+        except Exception as error:
+            self._faults.append(error)
+            raise
         self.keep_status()
 
     def _proposer_failed(self, slot: int, proposer: str, reason: str, permanent: bool) -> None:
+        self._raise_faults()
         self._append("proposer_failed", {"proposer": proposer, "reason": reason, "permanent": permanent}, slot=slot)
 
     def _mirror_up(self) -> None:
@@ -363,27 +386,31 @@ class Session:
             self._mirror.bring_up(self.history.trials)
         except Exception as error:
             self._mirror = None
-            line = " ".join(str(error).split())[:200]
-            self._append("note", {"text": f"the copy for optuna-dashboard is not kept any longer: {line}"})
+            why = one_line(error, 200)
+            self._append("note", {"text": f"the copy for optuna-dashboard is not kept any longer: {why}"})
 
 
 class Interrupt:
-    """SIGINT, SIGTERM and SIGHUP while it is entered: the first one is noted in `asked`, the second raises.
+    """SIGINT, SIGTERM and SIGHUP while it is entered: the first one is noted in `asked`, the second raises. All that
+    come later, or once it is `over`, do nothing: what remains to be done is short, and has to be done.
 
     When a terminal closes, SIGHUP may come from the system and from the shell: a second one is the same event. Who
     has it ignored (``nohup``) goes on. `told` is called at the first signal, in its handler.
     """
 
     def __init__(self, told: Callable[[], None] | None = None) -> None:
-        self.asked, self._told = False, told
+        self.asked, self.over, self._told = False, False, told
         self._old: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.over:
+            return
         if not self.asked:
             self.asked = True
             if self._told is not None:
                 self._told()
         elif number != signal.SIGHUP:
+            self.over = True
             raise KeyboardInterrupt
 
     def __enter__(self) -> Interrupt:

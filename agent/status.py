@@ -10,7 +10,6 @@ from vortexlab.agent import inbox
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.derived import Derived
 from vortexlab.agent.progress import progress
-from vortexlab.agent.store import is_written
 from vortexlab.agent.trials import History, known_structures, trial_id
 
 FORM = 1  # to be raised when other numbers are computed from the same record
@@ -48,11 +47,12 @@ def recorded(history: History, config: CampaignConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def at_this_moment(folder: Path, recorded: dict[str, Any]) -> dict[str, Any]:
-    """With what is so now: whether somebody is at work on the run, and what people asked of it."""
+def at_this_moment(folder: Path, recorded: dict[str, Any], written: bool) -> dict[str, Any]:
+    """With what is so now: what people asked of it, and the state; `written`: whether somebody was at work on the run
+    before the record was read."""
     found = dict(recorded)
     reason, known = found.pop("reason"), set(found.pop("requests"))
-    state = state_of(folder, found.pop("paused"), reason is not None)
+    state = state_of(written, found.pop("paused"), reason is not None)
     asked = [f"propose {name}" for name in found.pop("asked")]
     asked += [inbox.described(path) for path in inbox.waiting(folder) if path.stem not in known]
     return {
@@ -61,8 +61,10 @@ def at_this_moment(folder: Path, recorded: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def state_of(folder: Path, paused: bool, finished: bool) -> str:
+def state_of(written: bool, paused: bool, finished: bool) -> str:
     """``running``, ``paused``, ``finished`` or ``interrupted``, as `Run.state`."""
-    if is_written(folder):
+    if finished:
+        return "finished"
+    if written:
         return "paused" if paused else "running"
-    return "finished" if finished else "interrupted"
+    return "interrupted"

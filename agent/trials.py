@@ -195,7 +195,7 @@ class History:
             self._spent, self._reserved = self.spent(), None
             self.sessions.append((event.time, event.time))
         elif event.kind == "proposal":
-            self.exchanges = []
+            self.exchanges, self.bounding = [], False
             self.asked = [item for item in self.asked if item["hash"] != data["hash"]]
             slot = data["slot"]
             assert slot == self.next_slot
@@ -216,7 +216,7 @@ class History:
             if self.eager:
                 self.fold()
         elif event.kind == "reserved":
-            self._reserved = data
+            self._spent, self._reserved = self.spent(), data
         elif event.kind == "exchange":
             self._exchange(data)
         elif event.kind == "proposer_failed":

@@ -9,6 +9,12 @@ class VortexError(Exception):
     """Bad input. `str(error)` is the one line the user sees; the command line exits with status 2."""
 
 
+def one_line(error: object, limit: int = 300) -> str:
+    """What somebody else says, on one line of at most `limit` characters."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
 @dataclass(frozen=True)
 class Diagnostic:
     """One finding about a program's text, with everything needed to mend it.

@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign_fakes import FakeEvaluator, config
+from campaign_fakes import FakeEvaluator, Threads, config
 from nights import TINY, pool, story, whole
 
+from vortexlab.agent import campaign, standings
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.events import Event
 from vortexlab.agent.run import Run
+from vortexlab.agent.session import Session
 from vortexlab.agent.study import MIRROR, mirrored
 from vortexlab.agent.trials import History
+from vortexlab.evaluator.verdict import Verdict
 
 SEARCH = """
 import sys
@@ -133,7 +136,7 @@ def test_a_second_signal_amid_the_bookkeeping_leaves_a_record_that_goes_on(
     assert Campaign(settings, evaluator=FakeEvaluator()).run().reason.startswith("stopped at once")
     monkeypatch.undo()
     stopped = check_plain(tmp_path / "run")
-    assert stopped.state == "finished" and mirrored(tmp_path / "run" / MIRROR) == len(stopped.trials)
+    assert stopped.state == "finished" and mirrored(tmp_path / "run" / MIRROR) <= len(stopped.trials)
     Campaign.resume("run", tmp_path, evaluator=FakeEvaluator()).run()
     Campaign(config(tmp_path, name="alone", evaluations=20), evaluator=FakeEvaluator()).run()
     assert story(whole(tmp_path / "run")) == story(whole(tmp_path / "alone"))
@@ -185,3 +188,58 @@ from vortexlab.agent.config import CampaignConfig
 campaign = Campaign(CampaignConfig.from_json(json.loads(sys.argv[1])))
 print(campaign.run(lambda state: print(state.phase, state.recorded, flush=True)).reason)
 """
+
+
+class Twice(FakeEvaluator):
+    """Ctrl-C while it evaluates the third program."""
+
+    asked = 0
+
+    def evaluate(self, *what: Any, **how: Any) -> Verdict:
+        self.asked += 1
+        if self.asked == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().evaluate(*what, **how)
+
+
+def test_a_signal_while_a_campaign_ends_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror_up = Session._mirror_up
+    board = standings.BOARD.pack
+
+    def ending(self: Session) -> None:
+        if self._interrupt is not None and self._interrupt.over:
+            os.kill(os.getpid(), signal.SIGINT)
+        mirror_up(self)
+
+    def packing(found: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return board(found)
+
+    monkeypatch.setattr(Session, "_mirror_up", ending)
+    monkeypatch.setattr(campaign.standings, "BOARD", replace(standings.BOARD, pack=packing))
+    summary = Campaign(config(tmp_path, evaluations=9), evaluator=Twice()).run()
+    monkeypatch.undo()
+    assert summary.reason == "stopped after what was running"
+    found = Run.status_of("run", tmp_path)
+    assert (found["state"], found["reason"], found["recorded"]) == ("finished", summary.reason, 3)
+
+
+def test_nothing_is_recorded_behind_the_end_of_a_campaign_that_stopped_at_once(tmp_path: Path) -> None:
+    class Interrupting(Threads):
+        def submit(self, *what: Any) -> Any:
+            future = super().submit(*what)
+            if len(self.asked) == 8:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+            return future
+
+    summary = Campaign(config(tmp_path, evaluations=30, parallel=4), pool=Interrupting(4, 1, 0.2)).run()
+    run = Run.open("run", tmp_path)
+    assert summary.reason.startswith("stopped at once") and summary.state.recorded == len(run.trials)
+    assert [event.kind for event in run.events()][-1] == "campaign_finished"
+    assert Run.status_of("run", tmp_path)["recorded"] == len(run.trials)
+    Campaign.resume("run", tmp_path, pool=Threads(4)).run()
+    alone = Campaign(config(tmp_path, name="alone", evaluations=30, parallel=4), pool=Threads(4))
+    alone.run()
+    assert story(whole(tmp_path / "run")) == story(whole(tmp_path / "alone"))

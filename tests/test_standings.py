@@ -60,8 +60,8 @@ def test_a_status_is_kept_and_says_what_is_so_at_this_moment(runs: Path, monkeyp
         request.parent.mkdir(exist_ok=True)
         request.write_text(json.dumps({"kind": "pin", "trial": "t0001"}))
         assert Run.status_of(NAME, runs)["waiting"] == ["pin t0001"]
-        with Store.write(runs / NAME):
-            assert Run.status_of(NAME, runs)["state"] == "running"
+        with Store.write(runs / NAME):  # finals and explanations are written into a campaign that has ended
+            assert Run.status_of(NAME, runs)["state"] == "finished"
     with Store.write(runs / NAME) as store:
         store.append("note", {"text": "something new"})
     assert Run.status_of(NAME, runs)["notes"][-1] == "something new"
@@ -170,11 +170,9 @@ class Asking(FakeEvaluator):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Store, "events", _never)
             self.seen.append(Run.status_of("run", self._runs))
-        with Store.read(self._runs / "run") as store:
-            wanted = status.recorded(History.of(store.events()), config(self._runs))
-        assert {name: self.seen[-1][name] for name in ("recorded", "frontier", "arms", "pending", "hypervolume")} == {
-            name: wanted[name] for name in ("recorded", "frontier", "arms", "pending", "hypervolume")
-        }
+        run = Run.open("run", self._runs)
+        wanted = status.recorded(run.history, run.config)
+        assert self.seen[-1] == status.at_this_moment(self._runs / "run", wanted, True)
         return super().evaluate(source, knobs, **others)
 
 
@@ -188,10 +186,11 @@ def test_a_campaign_at_work_keeps_its_status_at_hand(tmp_path: Path) -> None:
 
 def test_what_kills_left_of_a_status_goes_when_the_campaign_goes_on(tmp_path: Path) -> None:
     Campaign(config(tmp_path, evaluations=3), evaluator=FakeEvaluator()).run()
-    draft = tmp_path / "run" / f".{status.KEPT.file}.x1.tmp"
-    draft.write_bytes(b"half")
+    drafts = [tmp_path / "run" / f".{kept.file}.x1.tmp" for kept in (status.KEPT, standings.BOARD)]
+    for draft in drafts:
+        draft.write_bytes(b"half")
     Campaign.resume("run", tmp_path, evaluations=4, evaluator=FakeEvaluator()).run()
-    assert not draft.exists() and Run.status_of("run", tmp_path)["recorded"] == 4
+    assert not any(draft.exists() for draft in drafts) and Run.status_of("run", tmp_path)["recorded"] == 4
 
 
 def test_a_disk_that_takes_no_status_stops_no_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,3 +228,24 @@ def test_the_status_is_at_hand_while_a_language_model_is_asked(tmp_path: Path) -
     settings = config(tmp_path, evaluations=8, seeds=("dense", "quest"), budget_points=(), knob_share=0.0)
     Campaign(settings, evaluator=FakeEvaluator(), proposers=proposers).run()
     assert asked[0].calls == list(range(1, len(asked[0].calls) + 1)) and asked[0].calls
+
+
+def test_who_opened_a_run_earlier_replaces_nothing_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Campaign(config(tmp_path, evaluations=3), evaluator=FakeEvaluator()).run()
+    earlier = Run.open("run", tmp_path)
+    Campaign.resume("run", tmp_path, evaluations=5, evaluator=FakeEvaluator()).run()
+    assert earlier.status()["recorded"] == 3 and len(earlier.leaderboard().entries) == 3
+    monkeypatch.setattr(Store, "events", _never)
+    assert Run.status_of("run", tmp_path)["recorded"] == 5
+    assert len(Run.leaderboard_of("run", tmp_path).entries) == 5
+
+
+def test_what_the_record_says_of_the_end_counts_before_the_lock(tmp_path: Path) -> None:
+    Campaign(config(tmp_path, evaluations=1), evaluator=FakeEvaluator()).run()
+    with Store.read(tmp_path / "run") as store:
+        found = status.KEPT.load(tmp_path / "run", store.mark())
+    assert found is not None
+    unfinished = {**found, "reason": None}
+    assert status.at_this_moment(tmp_path / "run", unfinished, True)["state"] == "running"
+    assert status.at_this_moment(tmp_path / "run", found, True)["state"] == "finished"
+    assert status.at_this_moment(tmp_path / "run", unfinished, False)["state"] == "interrupted"

@@ -24,7 +24,7 @@ from vortexlab.agent import prompt
 from vortexlab.agent.budget import Cost
 from vortexlab.agent.proposers.models import ModelConfig
 from vortexlab.agent.proposers.replies import REPLY_LIMIT
-from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.errors import VortexError, one_line
 
 #: Bytes of an answer that are read at most.
 _BODY_LIMIT = 16 << 20
@@ -340,11 +340,6 @@ class ResumedEndpoint:
 
     def wait(self, seconds: float) -> None:
         self.endpoint.wait(seconds)
-
-
-def one_line(error: object, limit: int = 300) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 def _place(model: str, slot: int, attempt: int) -> tuple[str, int, int]:

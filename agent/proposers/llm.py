@@ -23,11 +23,10 @@ from vortexlab.agent.proposers.endpoint import (
     OpenAIEndpoint,
     body,
     clipped,
-    one_line,
 )
 from vortexlab.agent.proposers.models import LLMConfig, ModelConfig
 from vortexlab.agent.proposers.replies import ReplyError, parse_reply
-from vortexlab.dsl.errors import ProgramError, VortexError
+from vortexlab.dsl.errors import ProgramError, VortexError, one_line
 from vortexlab.dsl.ir import digest
 from vortexlab.search_spaces.parsed import parsed
 
