@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from vortexlab.agent import standings, status
@@ -20,6 +19,7 @@ from vortexlab.agent.arms import Arm
 from vortexlab.agent.assemble import Recorder, build_proposers
 from vortexlab.agent.config import CampaignConfig, check_new_name, write_settings
 from vortexlab.agent.leaderboard import leaderboard
+from vortexlab.agent.naming import called
 from vortexlab.agent.pool import Evaluation, Here, Pool, make_pool
 from vortexlab.agent.prepared import prepare
 from vortexlab.agent.progress import OnProgress
@@ -60,10 +60,12 @@ class Campaign:
             if differences:
                 raise VortexError(
                     f"run {config.name!r} exists with other settings ({differences[0]}); go on with "
-                    f"--resume {quote(config.name)}, or name another"
+                    f"--resume {called(config.folder)}, or name another"
                 )
         else:
             check_new_name(config.name)
+            if config.replay:
+                resolve(config.replay, config.runs)
         self.config = config
         self._pool = Here(evaluator) if evaluator is not None else pool
         self._proposers = proposers
@@ -130,7 +132,7 @@ class Campaign:
                 if spent:
                     raise VortexError(
                         f"the budget of run {self.config.name!r} is spent ({spent}); raise it: "
-                        f"`vortex search --resume {quote(self.config.name)} --evaluations N`"
+                        f"`vortex search --resume {called(self.config.folder)} --evaluations N`"
                     )
                 slot = session.begin(made)
                 session.wait_for(slot + 1)

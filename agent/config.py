@@ -23,6 +23,8 @@ PROPOSERS = ("grammar", "llm", "handoff")
 SETTINGS = "config.json"
 MOST_PARALLEL = 4096  # more than that know nothing of each other
 #: Words for where evaluations run, beside an address.
+#: What other numbers may be at most: far beyond any use.
+MOST = {"seed": 2**63 - 1, "evaluations": 10**7, "hours": 1e5, "attempts": 1000.0, "oracles": 1000}
 CLUSTERS = ("local", "auto")
 #: Settings that a resumed campaign may change; all others make it another campaign.
 _FLEXIBLE = ("runs", "evaluations", "hours", "oracles", "mirror", "cluster")
@@ -101,6 +103,9 @@ class CampaignConfig:
             raise VortexError(f"evaluations must be at least 1, found {self.evaluations}")
         if self.hours is not None and not self.hours > 0:
             raise VortexError(f"hours must be above 0, found {self.hours}")
+        for name, most in MOST.items():
+            if (value := getattr(self, name)) is not None and not value <= most:
+                raise VortexError(f"{name} must be at most {most}, found {value}")
         for name in ("seed", "oracles"):
             if getattr(self, name) < 0:
                 raise VortexError(f"{name} must not be negative, found {getattr(self, name)}")
@@ -129,19 +134,16 @@ class CampaignConfig:
     def with_budget(
         self, evaluations: int | None = None, hours: float | None = None, llm: Mapping[str, Any] | None = None
     ) -> CampaignConfig:
-        """The same campaign with another budget; a limit that is None stays as it is. `llm`: those of the models.
+        """The same campaign with another budget: `evaluations` or `hours` take the place of both, as they do of the
+        default one; with neither both stay. `llm`: limits of the models, of which those that are None stay.
 
         Raises `VortexError` for limits of language models in a campaign without any.
         """
         limits = {name: value for name, value in (llm or {}).items() if value is not None}
         if limits and self.llm is None:
             raise VortexError(f"run {self.name!r} asks no language model, so it has no budget for one to change")
-        return replace(
-            self,
-            llm=self.llm.with_limits(limits) if self.llm and limits else self.llm,
-            evaluations=self.evaluations if evaluations is None else evaluations,
-            hours=self.hours if hours is None else hours,
-        )
+        made = self if evaluations is None and hours is None else replace(self, evaluations=evaluations, hours=hours)
+        return replace(made, llm=self.llm.with_limits(limits)) if self.llm and limits else made
 
     def differences(self, other: CampaignConfig) -> list[str]:
         """One line for each setting, the budget aside, in which `other` is another campaign."""

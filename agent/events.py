@@ -27,11 +27,12 @@ as they are and brought to this form when they are written (`agent.migrations`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from shlex import quote
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from vortexlab.agent import encoding
+from vortexlab.agent.naming import called
 from vortexlab.dsl.errors import VortexError
 
 KINDS = (
@@ -42,9 +43,9 @@ KINDS = (
 _NOTHING: Mapping[str, Any] = {}
 
 
-def mend(run: str) -> str:
+def mend(folder: Path) -> str:
     """What to do about a damaged record."""
-    return f"see what is left with `vortex doctor {quote(run)}`"
+    return f"see what is left with `vortex doctor {called(folder)}`"
 
 
 class Details(Protocol):
@@ -58,7 +59,7 @@ class Event:
     """`time` is seconds since the epoch, for display and time budgets only: no decision that must repeat reads it.
 
     `detail` is compressed JSON, or where that is read from when it is asked for, None where the event has none; `run`
-    the name of its campaign.
+    the folder of its campaign.
     """
 
     seq: int
@@ -66,7 +67,7 @@ class Event:
     kind: str
     data: Mapping[str, Any]
     detail: bytes | Details | None = None
-    run: str = ""
+    run: Path = field(default=Path(), compare=False)
 
     def details(self) -> dict[str, Any]:
         """The detail, read; empty where there is none. Raises `VortexError` when it is damaged."""
@@ -83,7 +84,7 @@ class Event:
             return unpack(packed)
         except ValueError as error:
             line = f"the detail of event {self.seq}, of kind {self.kind}, is damaged ({error})"
-            raise VortexError(f"run {self.run!r}: {line}; {mend(self.run)}") from error
+            raise VortexError(f"run {self.run.name!r}: {line}; {mend(self.run)}") from error
 
     def without_data(self) -> Event:
         """Where the detail is, and no more, to keep it."""

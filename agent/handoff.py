@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from vortexlab.agent import prompt
 from vortexlab.agent.assemble import briefing
 from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.naming import called
 from vortexlab.agent.pool import Evaluation
 from vortexlab.agent.progress import OnProgress
 from vortexlab.agent.proposers.base import Member, Proposal
@@ -43,7 +43,7 @@ def ask(run: str | Path = LATEST, runs: str | Path = "runs") -> dict[str, Any]:
         "messages": prompt.compose(
             history.members(), random.Random(f"{opened.config.seed}/{slot}"), about
         ).messages,
-        "answer_with": f"vortex tell {quote(opened.name)} REPLY.json",
+        "answer_with": f"vortex tell {called(opened.folder)} REPLY.json",
     }
 
 

@@ -27,6 +27,7 @@ from vortexlab.search_spaces.parsed import parsed
 INBOX = "inbox"
 PROPOSED = "proposed"  # the operator of what people propose
 _LIMIT = 1 << 20  # bytes of a request
+_LABEL = 100  # characters
 
 
 def send(folder: Path, request: Mapping[str, Any]) -> str:
@@ -91,7 +92,10 @@ def discard(path: Path) -> None:
 
 
 def proposal(source: str, knobs: Mapping[str, Any], label: str) -> Prepared:
-    """What a person proposes. Raises `VortexError` when the text is no program or a knob cannot be."""
+    """What a person proposes. Raises `VortexError` when the text is no program, a knob cannot be, or the label is long.
+    """
+    if len(label) > _LABEL:
+        raise VortexError(f"a label stands beside a name: {_LABEL} characters at most, found {len(label)}")
     name = parsed(source).name
     return prepare(Proposal(source, name, HANDOFF, PROPOSED, knobs=knobs, label=label), Arm(HANDOFF, PROPOSED))
 

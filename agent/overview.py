@@ -9,11 +9,11 @@ from typing import Any
 from vortexlab.agent.config import SETTINGS
 from vortexlab.agent.derived import uncollected
 from vortexlab.agent.run import Run
-from vortexlab.agent.store import FILE, Store
-from vortexlab.dsl.errors import VortexError
+from vortexlab.agent.store import FILE, NewerForm, Store
+from vortexlab.dsl.errors import VortexError, one_line
 from vortexlab.evaluator.scratch import bytes_on_disk
 
-DAMAGED = "damaged"
+DAMAGED, NEWER = "damaged", "newer"
 #: The best program is the fastest on the frontier that keeps this share of dense accuracy, else the most accurate one.
 KEEPS = 0.95
 
@@ -54,8 +54,10 @@ def _row(folder: Path) -> dict[str, Any]:
             "state": run.state, "reason": run.history.finished or "", "started": run.history.sessions[0][0],
             "evaluations": state.evaluations, "budget": state.budget, "frontier": state.frontier, "best": _best(run),
         }  # fmt: skip
+    except NewerForm as error:
+        return row | {"state": NEWER, "reason": one_line(error, 1000)}
     except (VortexError, OSError, sqlite3.Error) as error:
-        return row | {"reason": " ".join(str(error).split())}
+        return row | {"reason": one_line(error, 1000)}
     except Exception as error:  # events of another form: whatever reading them runs into, the other runs are listed
         text = f"{type(error).__name__} {' '.join(str(error).split())}".strip()
         return row | {"reason": f"its events cannot be read ({text})"}

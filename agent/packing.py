@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from vortexlab.agent.config import SETTINGS, CampaignConfig
+from vortexlab.agent.config import SETTINGS, CampaignConfig, check_new_name
+from vortexlab.agent.events import mend
 from vortexlab.agent.run import LATEST, Run, resolve
 from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
@@ -45,10 +46,12 @@ def pack(run: str | Path = LATEST, runs: str | Path = "runs", out: Path | None =
     if target.exists():
         raise VortexError(f"{target} exists; give another file with --out, or remove it")
     with _written(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        part = Path(scratch)
+        part = Path(scratch) / folder.name
+        part.mkdir()
         with Store.read(folder) as store:
             store.copy(part / FILE)
             started = store.first().data
+        _check_run(part, f"run {folder.name!r} cannot be packed", mend(folder))
         for name in MEMBERS[1:]:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, part / name)
@@ -83,10 +86,12 @@ def unpack(file: str | Path, runs: str | Path = "runs", name: str = "") -> dict[
         raise VortexError(f"{root} is a file; give the folder of your runs with --runs")
     with _opened(path) as archive:
         manifest = _manifest(archive, path)
-        name = name or manifest["run"]
+        given, name = bool(name), name or manifest["run"]
         if not name:
             raise VortexError(f"{path} names no run; give one with --name")
-        CampaignConfig(name=name)  # complains of a name that is none
+        if given:
+            check_new_name(name)
+        CampaignConfig(name=name)  # complains of a name that no run can have
         folder = root / name
         if os.path.lexists(folder):
             raise VortexError(f"run {name!r} exists in {root}; give this one another name with --name")
@@ -106,7 +111,7 @@ def unpack(file: str | Path, runs: str | Path = "runs", name: str = "") -> dict[
                         with open(part / item["name"], "xb") as target:
                             _copied(archive, members[item["name"]], item, target, path)
                             os.fsync(target.fileno())
-                    _check_run(part, path)
+                    _check_run(part, f"{path} holds no run that this release can read")
                     os.rename(part, folder)
             except BaseException:
                 if made:
@@ -115,17 +120,19 @@ def unpack(file: str | Path, runs: str | Path = "runs", name: str = "") -> dict[
     return {"run": name, "folder": str(folder), "bytes": need, "files": manifest["files"]}
 
 
-def _check_run(folder: Path, path: Path) -> None:
-    """That the record can be read: checksums say that it arrived, not that it was sound."""
+def _check_run(folder: Path, complaint: str, how: str = "") -> None:
+    """That the record in `folder` can be read: checksums say that it arrives, not that it is sound."""
     try:
         with Store.read(folder) as store:
             store.check()
             Run(store)
     except VortexError as error:
-        reason = str(error).replace(f"{folder}{os.sep}", "")
-        raise VortexError(f"{path} holds no run that this release can read ({reason})") from error
+        reason = str(error).replace(f"{folder}{os.sep}", "").split("; see what is left")[0]
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise VortexError(f"{path} holds events that this release cannot read ({error!r})") from error
+        reason = f"its events cannot be read: {error!r}"
+    else:
+        return
+    raise VortexError(f"{complaint} ({reason})" + (f"; {how}" if how else ""))
 
 
 def _manifest(archive: tarfile.TarFile, path: Path) -> dict[str, Any]:
@@ -177,10 +184,24 @@ def _members(archive: tarfile.TarFile, manifest: dict[str, Any], path: Path) -> 
                 f"{sizes[member.name]}; pack the run again"
             )
         found[member.name] = member
+    _require_end(archive, path)
     missing = sorted(sizes.keys() - found.keys())
     if missing:
         raise VortexError(f"{path} is damaged: {missing[0]} is missing; pack the run again")
     return found
+
+
+def _require_end(archive: tarfile.TarFile, path: Path) -> None:
+    """The two empty blocks that end a tar, and nothing behind them."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    empty = 0
+    while chunk := archive.fileobj.read(_CHUNK):
+        if chunk.strip(b"\0"):
+            raise VortexError(f"{path} is refused: it goes on behind its end; pack the run again")
+        empty += len(chunk)
+    if empty < 2 * tarfile.BLOCKSIZE:
+        raise VortexError(f"{path} was cut off; pack the run again, or copy the file once more")
 
 
 def _copied(

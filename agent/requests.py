@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from vortexlab.agent import inbox
+from vortexlab.agent.naming import called
 from vortexlab.agent.run import LATEST, Run
 from vortexlab.agent.store import is_written
 from vortexlab.agent.trials import PAUSE, PIN, PROPOSE, RESUME, UNPIN
@@ -68,7 +68,7 @@ def pin(identifier: str, run: str | Path = LATEST, runs: str | Path = "runs", *,
     opened = Run.open(run, runs)
     trial = inbox.pinnable(opened.history, identifier)
     if remove and trial.slot not in opened.history.pinned and not inbox.waiting(opened.folder):
-        raise VortexError(f"{trial.id} is not pinned; `vortex status {quote(opened.name)}` lists what is")
+        raise VortexError(f"{trial.id} is not pinned; `vortex status {called(opened.folder)}` lists what is")
     kind = UNPIN if remove else PIN
     done = f"{trial.id} {trial.proposal.name} is {'no longer ' if remove else ''}pinned"
     return _send(opened, {"kind": kind, "trial": trial.id}, trial.id, f"{done} from the next slot of run {opened.name}")
@@ -77,7 +77,7 @@ def pin(identifier: str, run: str | Path = LATEST, runs: str | Path = "runs", *,
 def pause(run: str | Path = LATEST, runs: str | Path = "runs") -> Receipt:
     """Asks a running campaign to wait once the running evaluation is finished. Raises `VortexError` when none runs."""
     opened = _running(run, runs)
-    on = f"go on with `vortex resume {quote(opened.name)}`"
+    on = f"go on with `vortex resume {called(opened.folder)}`"
     message = f"run {opened.name} pauses after the evaluation that is running; {on}"
     return _send(opened, {"kind": PAUSE}, None, message)
 
@@ -91,7 +91,7 @@ def resume(run: str | Path = LATEST, runs: str | Path = "runs") -> Receipt:
 def _running(run: str | Path, runs: str | Path) -> Run:
     opened = Run.open(run, runs)
     if not is_written(opened.folder):
-        on = f"go on with `vortex search --resume {quote(opened.name)}`"
+        on = f"go on with `vortex search --resume {called(opened.folder)}`"
         raise VortexError(f"run {opened.name!r} is not running; {on}")
     return opened
 
@@ -102,11 +102,11 @@ def _send(opened: Run, request: Mapping[str, Any], trial: str | None, message: s
     limit = opened.config.evaluations
     spent = limit is not None and opened.history.evaluated >= limit
     if running and spent:
-        raised = f"`vortex search --resume {quote(opened.name)} --evaluations N`"
+        raised = f"`vortex search --resume {called(opened.folder)} --evaluations N`"
         message += f", which has spent its budget; raise it with {raised}"
     elif not running:
         why, more = (" and has spent its budget", " --evaluations N") if spent else ("", "")
-        message += f", which is not running{why}: this waits for `vortex search --resume {quote(opened.name)}{more}`"
+        message += f", which is not running{why}: this waits for `vortex search --resume {called(opened.folder)}{more}`"
     elif opened.history.paused and request["kind"] == PROPOSE:
-        message += f", which is paused; go on with `vortex resume {quote(opened.name)}`"
+        message += f", which is paused; go on with `vortex resume {called(opened.folder)}`"
     return Receipt(opened.name, str(request["kind"]), identifier, running, trial, message)

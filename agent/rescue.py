@@ -192,7 +192,7 @@ def _take(row: tuple, folder: Path, rows: dict[int, Found], faults: list[str]) -
         if name not in KINDS or not isinstance(when, float) or (slot is not None and plain["slot"] != slot):
             raise ValueError("it is none of a campaign")
         data, detail = upgraded(name, plain, packed)
-        event = Event(seq, when, name, data, detail, folder.name)
+        event = Event(seq, when, name, data, detail, folder)
         if isinstance(data.get("verdict"), dict):
             Verdict.from_json(event.whole()["verdict"])
         row_key = None if key is None else key.decode()

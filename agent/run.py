@@ -22,7 +22,7 @@ from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import limits
 from vortexlab.agent.store import Store, exists, is_written
 from vortexlab.agent.trials import History, Trial, known_structures
-from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.errors import VortexError, one_line
 from vortexlab.search_spaces.nearest import nearest
 
 if TYPE_CHECKING:
@@ -64,11 +64,12 @@ def resolve(name: str | Path = LATEST, runs: str | Path = "runs") -> Path:
             return folder.resolve() if folder == Path(text) else folder
     known = [folder.name for folder in run_folders(runs)]
     close = difflib.get_close_matches(text, known, 1)
+    where = os.fspath(Path(runs))
     if close:
         hint = f"did you mean {close[0]}?"
     else:
         hint = f"known runs: {', '.join(known[:8])}" if known else "there are none yet; start one with `vortex search`"
-    raise VortexError(f"there is no run {text!r} in {os.fspath(runs)}/; {hint}")
+    raise VortexError(f"there is no run {one_line(text, 80)!r} in {where}/; {hint}")
 
 
 class Run:

@@ -24,6 +24,7 @@ from vortexlab.agent import inbox, oracles, status
 from vortexlab.agent.assemble import Recorder
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.events import Mark
+from vortexlab.agent.naming import called
 from vortexlab.agent.pool import FULL, Pool
 from vortexlab.agent.prepared import Prepared
 from vortexlab.agent.progress import OnProgress, ProgressState, progress
@@ -294,7 +295,7 @@ class Session:
         if len(self._lost) >= _LOST_IN_A_ROW:
             raise VortexError(
                 f"{len(self._lost)} evaluations in a row lost their worker (last: {self._lost[-1]}); see "
-                f"`vortex doctor`, then go on with `vortex search --resume {quote(self.config.name)}`"
+                f"`vortex doctor`, then go on with `vortex search --resume {called(self.config.folder)}`"
             )
 
     def _raise_faults(self) -> None:

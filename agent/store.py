@@ -7,6 +7,7 @@ system that dies with it; any number read. The events are described in `agent.ev
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,13 +19,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 from typing import Any, Self
 
 from vortexlab import __version__
 from vortexlab.agent import encoding
 from vortexlab.agent.events import KINDS, Event, Mark, mend
 from vortexlab.agent.migrations import APPLICATION_ID, FORM, lay_out, migrate, rows
+from vortexlab.agent.naming import called
 from vortexlab.dsl.errors import VortexError
 from vortexlab.evaluator.scratch import READING
 
@@ -34,6 +35,10 @@ _PATIENCE = 3  # tries for the lock
 _INSERT = "INSERT INTO events (time, kind, slot, key, data, detail) VALUES (?, ?, ?, ?, ?, ?)"
 #: What `_INSERT` takes: data and detail as the file has them.
 Row = tuple[float, str, int | None, str | None, str, bytes | None]
+
+
+class NewerForm(VortexError):
+    """The record of a newer release."""
 
 
 class Store:
@@ -74,7 +79,7 @@ class Store:
             lock = _acquire(folder)
             try:
                 if exists(folder):
-                    again = f"--resume {quote(folder.name)}"
+                    again = f"--resume {called(folder)}"
                     raise VortexError(f"run {folder.name!r} exists; go on with {again}, or name another")
                 newborn = folder / f".{FILE}.new"
                 newborn.unlink(missing_ok=True)
@@ -178,7 +183,7 @@ class Store:
         now, plain = time.time(), encoding.finite(data)
         packed = None if detail is None else encoding.pack(detail)
         cursor = self._connection.execute(_INSERT, (now, kind, slot, key, encoding.text(plain), packed))
-        return Event(int(cursor.lastrowid or 0), now, kind, plain, packed, self.folder.name)
+        return Event(int(cursor.lastrowid or 0), now, kind, plain, packed, self.folder)
 
     def events(self, *, after: int = 0, kind: str | None = None, lean: bool = False) -> Iterator[Event]:
         """Events with a sequence number above `after`, oldest first, in the form of this release. `lean` ones read
@@ -193,7 +198,7 @@ class Store:
                 after += 1
                 if kind is None and seq != after:
                     raise self._lost(after)
-                yield Event(seq, when, name, data, self if lean and detail else detail, self.folder.name)
+                yield Event(seq, when, name, data, self if lean and detail else detail, self.folder)
 
     def latest(self, after: int) -> list[Event]:
         """The same at once and lean, while other threads append."""
@@ -228,7 +233,7 @@ class Store:
             raise self._lost(next((number for number, (seq,) in found if number != seq), 1))
 
     def _lost(self, seq: int) -> VortexError:
-        return VortexError(f"run {self.folder.name!r}: event {seq} is lost; {mend(self.folder.name)}")
+        return VortexError(f"run {self.folder.name!r}: event {seq} is lost; {mend(self.folder)}")
 
     def check(self) -> None:
         """Reads the whole file. Raises `VortexError` where its pages are damaged."""
@@ -240,16 +245,18 @@ class Store:
     def copy(self, target: Path) -> None:
         """Writes all that is recorded at this moment into a new file, also while a campaign is at work on it.
 
-        Raises `VortexError` for a record that is damaged and where the file cannot be written.
+        Raises `VortexError` for a record that is damaged, `OSError` where the file cannot be written.
         """
         self.check()
-        with _explained(target.parent):
+        try:
             copied = _connect(target)
             try:
                 self._connection.backup(copied)
                 copied.execute("PRAGMA journal_mode = DELETE")  # one plain file
             finally:
                 copied.close()
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, str(error), str(target)) from error
 
     def close(self) -> None:
         """A writer leaves one plain file behind, without a log beside it, unless somebody is reading. An event that
@@ -313,10 +320,10 @@ def form_of(connection: sqlite3.Connection, folder: Path) -> int:
     """The form of the file. Raises `VortexError` for one that this release cannot read."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     form = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if application != APPLICATION_ID:
-        raise VortexError(f"{folder / FILE} is no campaign of Vortex, or damaged; {mend(folder.name)}")
-    if not 1 <= form <= FORM:
-        raise VortexError(
+    if application != APPLICATION_ID or form < 1:
+        raise VortexError(f"{folder / FILE} is no campaign of Vortex, or damaged; {mend(folder)}")
+    if form > FORM:
+        raise NewerForm(
             f"{folder / FILE} has form {form}, written by {_release(connection)}; this one, {__version__}, reads forms "
             f"up to {FORM}: go on with a release that is as new"
         )
@@ -371,19 +378,19 @@ def _explained(folder: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             line = (
                 f"the disk of {folder} is full or failing ({error}); everything recorded so far is safe: "
-                f"free some space and go on with `vortex search --resume {quote(folder.name)}`"
+                f"free some space and go on with `vortex search --resume {called(folder)}`"
             )
         elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             line = f"run folder {folder} cannot be written ({error}); make it writable or give another with --runs"
         elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            line = f"{folder / FILE} is damaged or no SQLite file ({error}); {mend(folder.name)}"
+            line = f"{folder / FILE} is damaged or no SQLite file ({error}); {mend(folder)}"
         elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             line = f"{folder / FILE} is in use by another program ({error}); try again when it has ended"
         else:
-            line = f"{folder / FILE} cannot be read ({error}); {mend(folder.name)}"
+            line = f"{folder / FILE} cannot be read ({error}); {mend(folder)}"
         raise VortexError(line) from error
     except ValueError as error:  # JSON
-        raise VortexError(f"{folder / FILE} is damaged ({error}); {mend(folder.name)}") from error
+        raise VortexError(f"{folder / FILE} is damaged ({error}); {mend(folder)}") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise VortexError(

@@ -162,7 +162,7 @@ class History:
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             reason = f" ({type(error).__name__}: {error})" if str(error) else ""
             line = f"event {event.seq}, of kind {event.kind}, does not follow from those before it{reason}"
-            raise VortexError(f"run {event.run!r} is damaged: {line}; {mend(event.run)}") from error
+            raise VortexError(f"run {event.run.name!r} is damaged: {line}; {mend(event.run)}") from error
 
     def _fold(self, event: Event) -> None:
         data = event.data

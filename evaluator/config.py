@@ -42,6 +42,12 @@ CHOICES = {
     "score": (TASK, AGREEMENT),
 }
 #: Groups of tasks that are asked in words of any model (`evaluator.catalogue`); `ruler/vt` is one of the first.
+#: What numbers may be at most: far beyond any use, and within what the system's calls take.
+MOST = {
+    "contexts": 100_000, "turns": 10_000, "screen_contexts": 100_000, "seconds": 1e7, "memory_mb": 10**8,
+    "threads": 4096, "seed": 2**63 - 1, "batch_tokens": 2**40, "max_state": 1e12, "context_cache": 1e9,
+}  # fmt: skip
+MOST_TOKENS = 2**27
 WORDED = ("ruler", "longbench", "longbench_v2")
 
 
@@ -132,8 +138,13 @@ class EvaluationConfig:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise VortexError(f"{name} must be above 0, found {getattr(self, name)!r}")
+        for name, most in MOST.items():
+            if not getattr(self, name) <= most:
+                raise VortexError(f"{name} must be at most {most}, found {getattr(self, name)}")
         if not self.lengths or any(length < 64 for length in self.lengths):
             raise VortexError(f"lengths must be one or more numbers of at least 64 tokens, found {self.lengths}")
+        if any(length > MOST_TOKENS for length in self.lengths):
+            raise VortexError(f"lengths must be at most {MOST_TOKENS} tokens, found {max(self.lengths)}")
         if len(set(self.lengths)) < len(self.lengths):
             raise VortexError(f"lengths must differ, found {self.lengths}")
         for name in ("audit_share", "dense_floor"):

@@ -99,6 +99,21 @@ def test_a_reservation_that_nothing_followed_counts_as_spent(tmp_path: Path) -> 
     assert (spent.calls, spent.tokens, spent.money) == (2, 14, 2.0)
 
 
+def test_a_budget_of_the_command_takes_the_place_of_both_limits(tmp_path: Path) -> None:
+    Campaign(config(tmp_path, evaluations=3), evaluator=FakeEvaluator()).run()
+    later = Campaign.resume("run", tmp_path, hours=8.0, evaluator=FakeEvaluator()).config
+    assert (later.evaluations, later.hours) == (None, 8.0)
+    more = later.with_budget(evaluations=5)
+    assert (more.evaluations, more.hours) == (5, None)
+    assert later.with_budget().hours == 8.0
+
+
+def test_a_replay_of_nothing_leaves_no_run_behind(tmp_path: Path) -> None:
+    with pytest.raises(VortexError, match="there is no run 'nope'"):
+        Campaign(config(tmp_path, replay="nope"), evaluator=FakeEvaluator()).run()
+    assert not (tmp_path / "run").exists()
+
+
 class Losing(FakeEvaluator):
     """Loses its worker over the programs of these numbers, counted over all of a campaign's sessions."""
 

@@ -46,7 +46,7 @@ def test_what_is_asked_of_a_run_that_stands_still_waits(runs: Path, mine: Path) 
     assert (found["kind"], found["running"], found["trial"]) == ("propose", False, None) and found["request"]
     assert found["message"] == (
         f"Mine takes the next slot of run {NAME}, which is not running and has spent its budget: this waits for "
-        f"`vortex search --resume {NAME} --evaluations N`"
+        f"`vortex search --resume {runs / NAME} --evaluations N`"
     )
     pinned = vortex("pin", "t0001", "--runs", runs)
     assert pinned.status == 0 and pinned.out.startswith("t0001 SinkWindow is pinned from the next slot of run")
@@ -99,7 +99,7 @@ def test_a_run_at_work_is_asked_to_wait_and_to_go_on(runs: Path) -> None:
 @pytest.mark.parametrize("command", ["pause", "resume"])
 def test_what_is_not_running_neither_waits_nor_goes_on(command: str, runs: Path) -> None:
     line = vortex(command, "--runs", runs).complaint()
-    assert line == f"vortex: run {NAME!r} is not running; go on with `vortex search --resume {NAME}`"
+    assert line == f"vortex: run {NAME!r} is not running; go on with `vortex search --resume {runs / NAME}`"
     assert not inbox.waiting(runs / NAME)
 
 

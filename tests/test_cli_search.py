@@ -63,7 +63,7 @@ def test_search_ends_with_what_is_new_and_what_it_beats(tmp_path: Path, made: li
     assert done.status == 0
     opened = Run.open("a", tmp_path)
     assert done.out.splitlines()[-1] == opened.leaderboard().closing_lines()[-1]
-    assert "vortex export a ID" in done.out
+    assert f"vortex export {tmp_path / 'a'} ID" in done.out
     assert opened.config.seed == 3 and opened.config.evaluations == 14
     settings = made[0]
     assert settings == opened.config.evaluation

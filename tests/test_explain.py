@@ -221,7 +221,8 @@ def test_the_command_measures_then_tells(run: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "_environment", lambda config: "fake")
     runs = run.folder.parent
     first = vortex("explain", NAME, QUEST, "--evaluations", "1", "--runs", runs)
-    assert "parts are not measured yet: vortex explain recorded" in first.out and f"{QUEST} Quest without" in first.err
+    assert f"parts are not measured yet: vortex explain {run.folder}" in first.out
+    assert f"{QUEST} Quest without" in first.err
     found = vortex("explain", QUEST, WINDOW, "--runs", runs, "--json").json("explain")
     assert [item["id"] for item in found["members"]] == [QUEST, WINDOW] and found["left"] == 0
     assert found["members"][0]["nearest"]["program"] == "quest"

@@ -67,7 +67,7 @@ def fill(place: Path) -> None:
 def test_a_disk_that_fills_is_read_and_goes_on_when_there_is_space(small: Path, tmp_path: Path, parallel: int) -> None:
     settings = config(tmp_path / "alone", evaluations=60, parallel=parallel)
     Campaign(settings, pool=pool(parallel)).run()
-    with pytest.raises(VortexError, match=f"the disk of {small}/run is full or failing .*--resume run"):
+    with pytest.raises(VortexError, match=f"the disk of {small}/run is full or failing .*--resume {small}/run"):
         Campaign(replace(settings, runs=str(small)), pool=pool(parallel)).run()
     fill(small)
     full = whole(small / "run")
@@ -88,7 +88,7 @@ def test_the_command_says_so_in_one_line(small: Path, monkeypatch: pytest.Monkey
     done = vortex("search", "--name", "a", "--runs", small, "--evaluations", "200", "--log", small / "log")
     assert done.status == 2 and "Traceback" not in done.err
     told = [line for line in done.err.splitlines() if line.startswith("vortex: ")]
-    assert told == done.err.splitlines()[-1:] and "vortex search --resume a" in told[0]
+    assert told == done.err.splitlines()[-1:] and f"vortex search --resume {small}/a" in told[0]
     assert all(json.loads(line) for line in (small / "log").read_text().splitlines())
 
 

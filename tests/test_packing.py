@@ -177,6 +177,39 @@ def test_every_flipped_byte_of_the_heads_and_every_cut_is_noticed(home: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.tar"]
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda whole: whole + b"more" * 999, "goes on behind its end"),
+        (lambda whole: whole + whole, "goes on behind its end"),
+        (lambda whole: whole.rstrip(b"\0").ljust(-(-len(whole.rstrip(b"\0")) // 512) * 512, b"\0"), "was cut off"),
+    ],
+)
+def test_a_pack_ends_where_it_ends(
+    change: Callable[[bytes], bytes], says: str, home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "first.tar"
+    file.write_bytes(change((home / "first.tar").read_bytes()))
+    assert says in vortex("unpack", file, "--runs", tmp_path / "runs").complaint()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.tar"]
+
+
+def test_a_new_name_is_one_that_needs_no_quotes(home: Path, tmp_path: Path) -> None:
+    for name in ("a b", "ü", "x" * 65, "../x", "latest"):
+        line = vortex("unpack", home / "first.tar", "--runs", tmp_path / "runs", "--name", name).complaint()
+        assert "is not usable: " in line and not list(tmp_path.iterdir())
+
+
+def test_a_run_of_a_newer_release_is_not_damaged(tmp_path: Path) -> None:
+    folder = record(tmp_path, "tomorrow", 3)
+    for form, state, says in ((99, "newer", "go on with a release that is as new"), (-1, "damaged", "or damaged")):
+        raw = sqlite3.connect(folder / FILE)
+        raw.execute(f"PRAGMA user_version = {form}")
+        raw.close()
+        (row,) = vortex("runs", "--runs", tmp_path, "--json").json("runs")["runs"]
+        assert row["state"] == state and says in row["reason"]
+
+
 def test_a_sound_pack_of_an_unsound_record_is_refused(home: Path, tmp_path: Path) -> None:
     for content, expected in ((b"noise" * 100, "no SQLite file"), (b"", "no such table: events")):
         items = members(home / "first.tar")
@@ -198,10 +231,19 @@ def test_packing_refuses_what_is_damaged_or_there(home: Path, tmp_path: Path) ->
     content[8192:8300] = b"\xff" * 108
     (folder / FILE).write_bytes(content)
     assert "is damaged" in vortex("pack", "torn", "--runs", tmp_path, "--out", tmp_path / "torn.tar").complaint()
+    folder = record(tmp_path, "untrue", 6)  # sound for SQLite, and no story
+    raw = sqlite3.connect(folder / FILE)
+    for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        raw.execute(f"DROP TRIGGER {name}")
+    raw.execute("UPDATE events SET data = '{}' WHERE seq = 5")
+    raw.commit()
+    raw.close()
+    line = vortex("pack", "untrue", "--runs", tmp_path, "--out", tmp_path / "untrue.tar").complaint()
+    assert "cannot be packed" in line and f"`vortex doctor {folder}`" in line
     assert "cannot be written" in vortex(
         "pack", "first", "--runs", home / "runs", "--out", tmp_path / "no" / "x.tar"
     ).complaint()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["torn"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["torn", "untrue"]
     assert "no packed run" in vortex("unpack", folder / FILE, "--runs", tmp_path).complaint()
     assert "cannot be read (No such file" in vortex("unpack", tmp_path / "none.tar").complaint()
 
@@ -234,7 +276,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(how: str, home: Path, tmp_pa
         return "it fitted"
 
     line = in_child(fill)
-    assert ("full or failing" if how == "pack" else "cannot be written (File too large)") in line and "\n" not in line
+    why = "disk I/O error" if how == "pack" else "File too large"
+    assert f"cannot be written ({why}); check the folder, its permissions and free space" in line and "\n" not in line
     assert not list(tmp_path.iterdir())
 
 
@@ -273,7 +316,7 @@ def test_runs_lists_all_and_says_what_is_damaged(home: Path, tmp_path: Path) -> 
     assert text.status == 0 and "damaged" in text.out and "later" in text.out
     with Store.write(tmp_path / "sound"):
         live = in_child(lambda: vortex("runs", "--runs", tmp_path, "--json").out)
-    assert {row["name"]: row["state"] for row in json.loads(live)["runs"]}["sound"] == "running"
+    assert {row["name"]: row["state"] for row in json.loads(live)["runs"]}["sound"] == "finished"
 
 
 def test_the_manifest_names_where_a_run_was_measured(home: Path) -> None:

@@ -158,7 +158,8 @@ def test_what_was_evaluated_is_not_evaluated_again(tmp_path: Path) -> None:
 def test_a_proposal_outlives_the_budget_and_one_told_meanwhile_is_the_same(tmp_path: Path) -> None:
     Campaign(config(tmp_path, evaluations=3), evaluator=FakeEvaluator()).run()
     receipt = requests.propose(MINE, "run", tmp_path)
-    assert not receipt.running and receipt.message.endswith("waits for `vortex search --resume run --evaluations N`")
+    on = f"waits for `vortex search --resume {tmp_path / 'run'} --evaluations N`"
+    assert not receipt.running and receipt.message.endswith(on)
     assert Run.open("run", tmp_path).status()["waiting"] == ["propose Mine"]
     Campaign.resume("run", tmp_path, evaluator=FakeEvaluator()).run()
     run = Run.open("run", tmp_path)
@@ -266,7 +267,8 @@ def test_a_paused_campaign_begins_no_slot_until_it_is_resumed(
         run = Run.open("run", tmp_path)
         seen.append(run.state)
         receipt = requests.propose(MINE, "run", tmp_path)
-        assert receipt.message == "Mine takes the next slot of run run, which is paused; go on with `vortex resume run`"
+        on = f"which is paused; go on with `vortex resume {tmp_path / 'run'}`"
+        assert receipt.message == f"Mine takes the next slot of run run, {on}"
         requests.resume("run", tmp_path)
 
     resume = once("paused", 4, go_on)

@@ -73,7 +73,7 @@ def test_commands_on_the_page_can_be_copied_and_its_links_lead_somewhere(folder:
 
 
 def test_commands_in_lines_can_be_copied(folder: Path) -> None:
-    name = shlex.quote(folder.name)
+    name = shlex.quote(str(folder))
     line = vortex("pause", folder.name, "--runs", folder.parent).complaint()
     assert f"go on with `vortex search --resume {name}`" in line
     assert vortex("ask", folder.name, "--runs", folder.parent, "--json").json("ask")["answer_with"] == (

@@ -76,7 +76,7 @@ def test_a_verdict_that_is_lost_is_measured_again_and_no_other(folder: Path, dam
     whole = Run.open(NAME, folder.parent)
     change(folder, damage)
     before = files(folder)
-    assert f"`vortex doctor {NAME}`" in vortex("report", NAME, "--runs", folder.parent).complaint()
+    assert f"`vortex doctor {folder}`" in vortex("report", NAME, "--runs", folder.parent).complaint()
     done = vortex("doctor", NAME, "--runs", folder.parent, "--json")
     assert done.status == 1
     rescued = done.json("doctor")["rescued"]
@@ -100,7 +100,7 @@ def test_a_verdict_that_is_lost_is_measured_again_and_no_other(folder: Path, dam
     twice = vortex("doctor", rescued["run"], "--runs", folder.parent, "--json").json("doctor")["rescued"]
     assert {event.data["from_run"] for event in Run.open(twice["run"], folder.parent).events("measured")} == {NAME}
     second = vortex("doctor", NAME, "--runs", folder.parent)
-    assert second.status == 1 and f"vortex search --resume {NAME}-rescued-2`" in " ".join(second.out.split())
+    assert second.status == 1 and f"vortex search --resume {folder}-rescued-2`" in " ".join(second.out.split())
 
 
 def test_what_contradicts_itself_is_damaged(folder: Path) -> None:
@@ -108,7 +108,7 @@ def test_what_contradicts_itself_is_damaged(folder: Path) -> None:
     count = sum(1 for _ in whole.events()) + 1
     data = json.dumps({"slot": 900, "knobs": {}, "key": "k"})
     change(folder, f"INSERT INTO events (time, kind, slot, data) VALUES (1.0, 'trial_started', 900, '{data}')")
-    assert f"`vortex doctor {NAME}`" in vortex("status", NAME, "--runs", folder.parent).complaint()
+    assert f"`vortex doctor {folder}`" in vortex("status", NAME, "--runs", folder.parent).complaint()
     done = vortex("doctor", NAME, "--runs", folder.parent)
     assert done.status == 1 and f"event {count}, of kind trial_started, does not follow from those before" in done.out
     assert Run.open(f"{NAME}-rescued", folder.parent).leaderboard().entries == whole.leaderboard().entries
@@ -173,7 +173,7 @@ def test_a_damaged_run_of_form_1_is_rescued_in_the_form_of_this_release(tmp_path
 def test_files_that_hold_nothing_are_one_line(folder: Path, content: bytes) -> None:
     (folder / FILE).write_bytes(content)
     for command in ("status", "leaderboard"):
-        assert f"`vortex doctor {NAME}`" in vortex(command, NAME, "--runs", folder.parent).complaint()
+        assert f"`vortex doctor {folder}`" in vortex(command, NAME, "--runs", folder.parent).complaint()
     line = vortex("doctor", NAME, "--runs", folder.parent).complaint()
     assert f"nothing of a campaign is left in {folder / FILE}" in line
     assert f"{folder / 'config.json'}: start anew with them" in line
@@ -197,7 +197,7 @@ def test_a_damaged_run_that_is_being_written_is_left_alone(folder: Path) -> None
     change(folder, "DELETE FROM events WHERE seq = 9")
     for command in (("status",), ("search", "--resume")):
         line = vortex(*command, NAME, "--runs", folder.parent).complaint()
-        assert f"event 9 is lost; see what is left with `vortex doctor {NAME}`" in line
+        assert f"event 9 is lost; see what is left with `vortex doctor {folder}`" in line
     with Store.write(folder):
         line = vortex("doctor", NAME, "--runs", folder.parent).complaint()
     assert "is being written; stop it first" in line and os.listdir(folder.parent) == [NAME]
@@ -207,7 +207,7 @@ def test_search_and_status_of_a_damaged_run_point_to_the_doctor(folder: Path) ->
     content = (folder / FILE).read_bytes()
     (folder / FILE).write_bytes(content[: len(content) // 2])
     for arguments in (("status", NAME), ("leaderboard", NAME), ("search", "--resume", NAME), ("show", NAME, "t0001")):
-        assert f"`vortex doctor {NAME}`" in vortex(*arguments, "--runs", folder.parent).complaint()
+        assert f"`vortex doctor {folder}`" in vortex(*arguments, "--runs", folder.parent).complaint()
     assert json.loads((folder / "config.json").read_text())["name"] == NAME
 
 

@@ -117,7 +117,7 @@ def test_a_record_without_events_is_one_line(tmp_path: Path) -> None:
     raw.close()
     with Store.read(tmp_path / "run") as store:
         for look in (store.first, store.mark):
-            with pytest.raises(VortexError, match=r"event 1 is lost; see what is left with `vortex doctor run`"):
+            with pytest.raises(VortexError, match=f"event 1 is lost; .* `vortex doctor {tmp_path}/run`"):
                 look()
 
 
@@ -196,7 +196,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 
     number, _, line = in_child(fill).partition(" ")
     assert line.startswith(f"the disk of {run} is full or failing"), line
-    assert "vortex search --resume run" in line
+    assert f"vortex search --resume {run}`" in line
     with Store.write(run) as store:
         notes = [event.data["number"] for event in store.events(kind="note")]
         assert notes == list(range(int(number)))

@@ -89,7 +89,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(old: Path, monkeypatch
     raw.execute("CREATE TRIGGER stopped BEFORE UPDATE ON events WHEN 0 BEGIN SELECT 1; END")
     raw.close()
     monkeypatch.setattr("vortexlab.agent.migrations._TRIGGERS", ("CREATE TRIGGER broken BEFORE UPDATE ON nowhere",))
-    with pytest.raises(VortexError, match="vortex doctor old"):
+    with pytest.raises(VortexError, match=f"vortex doctor {old}`"):
         Store.write(old)
     monkeypatch.undo()
     assert form(old) == 1 and whole_story(old) == before

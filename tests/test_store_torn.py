@@ -97,7 +97,7 @@ DAMAGES: dict[str, Callable[[bytes, bytes, random.Random], tuple[bytes, bytes]]]
 def inside(found: Examination, events: list[Event]) -> None:
     """What was kept is the beginning of the events, and every verdict beside it is one of theirs."""
     kept = [item.event for item in found.kept]
-    assert kept == [Event(e.seq, e.time, e.kind, e.data, e.detail, "run") for e in events[: len(kept)]]
+    assert kept == events[: len(kept)]
     known = {(e.seq, e.detail) for e in events if e.kind == "verdict"}
     assert {(item.event.seq, item.event.detail) for item in found.measured} <= known
 
@@ -140,9 +140,7 @@ def damaged(count: int, resumed: int, taken: Taken, tmp_path: Path) -> Counter[t
             target = rescue(folder, found)
             ends[kind, "rescued"] += 1
             with Store.read(target) as store:
-                assert list(store.events())[: len(found.kept)] == [
-                    Event(e.seq, e.time, e.kind, e.data, e.detail, target.name) for e in taken.events[: len(found.kept)]
-                ]
+                assert list(store.events())[: len(found.kept)] == taken.events[: len(found.kept)]
             if sum(n for (_, end), n in ends.items() if end == "rescued") % resumed == 0:
                 goes_on(runs, target.name, found, taken)
         shutil.rmtree(runs)

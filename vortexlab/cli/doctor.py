@@ -9,7 +9,6 @@ import tempfile
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -55,6 +54,7 @@ def doctor(
 
 def examine_run(name: str, runs: str) -> dict[str, Any]:
     """The record of a run in the form of `examine`; `rescued` says what a damaged one left, and where it is now."""
+    from vortexlab.agent.naming import called
     from vortexlab.agent.rescue import examine, rescue
     from vortexlab.agent.run import resolve
 
@@ -67,12 +67,11 @@ def examine_run(name: str, runs: str) -> dict[str, Any]:
         return {"items": items, "missing": [], "rescued": None}
     target = rescue(folder, found)
     again = f"{len(found.measured)} more verdicts need not be measured again" if found.measured else "nothing more"
-    where = "" if target.parent == Path(runs) else f" --runs {quote(str(target.parent))}"
     return {
         "items": items,
         "missing": [
             f"{folder} is damaged and was left as it is; {kept} are in {target}, and {again}: "
-            f"go on with `vortex search --resume {quote(target.name)}{where}`"
+            f"go on with `vortex search --resume {called(target)}`"
         ],
         "rescued": {
             "run": target.name, "folder": str(target), "events": len(found.kept), "trials": found.trials,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from shlex import quote
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,10 +41,11 @@ def explain(
         left = sum(row.left for row in rows)
         print_json({"run": run.name, "members": [row.to_json() for row in rows], "left": left})
         return
-    _print(run.name, rows)
+    _print(run.folder, rows)
 
 
-def _print(name: str, rows: list[Explanation]) -> None:
+def _print(folder: Path, rows: list[Explanation]) -> None:
+    from vortexlab.agent.naming import called
     from vortexlab.report import explain as shown
 
     for row in rows:
@@ -58,4 +59,4 @@ def _print(name: str, rows: list[Explanation]) -> None:
     print(shown.NOTE)
     left = sum(row.left for row in rows)
     if left:
-        print(f"{left} parts are not measured yet: vortex explain {quote(name)}")
+        print(f"{left} parts are not measured yet: vortex explain {called(folder)}")

@@ -97,6 +97,9 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status; nothing but faults of ours is raised or traced."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of runs and programs need not fit the encoding of a terminal
             stream.reconfigure(errors="backslashreplace")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -151,7 +150,9 @@ def _finish(campaign: Campaign, reason: str, as_json: bool) -> int:
         print_json(data)
         return 0
     print(f"Run {opened.name} in {opened.folder}: {reason}.")
-    name = quote(opened.name)
+    from vortexlab.agent.naming import called
+
+    name = called(opened.folder)
     print(f"See `vortex leaderboard {name}`, `vortex report {name}`, `vortex export {name} ID`.")
     for line in closing:
         print(line)

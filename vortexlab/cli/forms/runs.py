@@ -17,11 +17,12 @@ class Best(Form):
 
 
 class RunRow(Form):
-    """A run. `reason`: why it ended, or what is damaged; `started` in seconds since the epoch, null where damaged."""
+    """A run. `reason`: why it ended, what is damaged, or which newer release wrote it; `started` in seconds since the
+    epoch, null where the record cannot be read."""
 
     name: str
     folder: str
-    state: Literal["running", "paused", "finished", "interrupted", "damaged"]
+    state: Literal["running", "paused", "finished", "interrupted", "damaged", "newer"]
     reason: str
     started: float | None
     evaluations: int
@@ -32,7 +33,7 @@ class RunRow(Form):
 
 
 class AllRuns(Form):
-    """`vortex runs --json`: the newest first, damaged ones last."""
+    """`vortex runs --json`: the newest first, those that cannot be read last."""
 
     folder: str
     runs: list[RunRow]
