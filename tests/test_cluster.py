@@ -91,6 +91,15 @@ class Knowing(Sleepy):
         return replace(self.evaluate(source, knobs), speedup=None)
 
 
+class Faulty(Sleepy):
+    """Fails by itself over Quest, at every host; `FAKE_BROKEN` ones fail over everything once they have begun."""
+
+    def evaluate(self, source: str, knobs: dict[str, Any] | None = None, **more: Any) -> Verdict:
+        if "class Quest:" in source or "FAKE_BROKEN" in os.environ:
+            raise RuntimeError("out of\nmemory")
+        return super().evaluate(source, knobs, **more)
+
+
 def story(run: Run) -> list[object]:
     return [(t.slot, t.arm, t.proposal, t.hash, t.structure, t.verdict.to_json()) for t in run.trials if t.verdict]
 
@@ -125,6 +134,18 @@ def test_a_host_dies_and_another_comes_and_nothing_is_lost_or_counted_twice(host
     assert run.progress().errors == sum(t.verdict.reason == "the worker was lost" for t in run.trials if t.verdict)
     other = alone(tmp_path / "threads", 8, evaluations=48)
     assert story(run) == story(other) and run.leaderboard().to_json() == other.leaderboard().to_json()
+
+
+def test_an_evaluator_that_fails_loses_one_evaluation_and_is_made_anew(hosts: Hosts, tmp_path: Path) -> None:
+    hosts.add(1), hosts.add(1, FAKE_BROKEN="1")
+    said: list[str] = []
+    pool = Cluster(CONFIG, hosts.address, make=Faulty, say=said.append)
+    Campaign(config(tmp_path, parallel=2, evaluations=12), pool=pool).run()
+    run = Run.open("run", tmp_path)
+    lost = [trial for trial in run.trials if trial.head and trial.head.status == "error"]
+    assert lost and all("class Quest:" in trial.proposal.source for trial in lost)
+    assert {trial.head.reason for trial in lost if trial.head} == {"its evaluator failed: RuntimeError: out of memory"}
+    assert any("is tried on another host" in line for line in said) and run.progress().evaluations == 12
 
 
 def test_oracles_are_measured_by_the_hosts(hosts: Hosts, tmp_path: Path) -> None:
