@@ -261,9 +261,10 @@ def processes() -> Iterator[tuple[int, str]]:
 
 
 def test_what_cannot_be_is_one_line(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vortexlab.agent.cluster._CONTACT", 3.0)
-    with pytest.raises(VortexError, match=r"no host of the cluster can evaluate \(none answered within 3 s\)"):
-        Cluster(replace(CONFIG, device="cuda"), hosts.address, make=Sleepy, say=lambda line: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("vortexlab.agent.cluster._CONTACT", 3.0)
+        with pytest.raises(VortexError, match=r"no host of the cluster can evaluate \(none answered within 3 s\)"):
+            Cluster(replace(CONFIG, device="cuda"), hosts.address, make=Sleepy, say=lambda line: None)
     hosts.add(1)
 
     with pytest.raises(VortexError, match=r"no host of the cluster can evaluate \(the model is missing\)"):
