@@ -78,10 +78,13 @@ def test_status_is_json_and_adds_up(runs: Path) -> None:
     assert sum(arm["gain"] for arm in status["arms"]) == pytest.approx(status["hypervolume"])
 
 
-def test_a_run_that_is_being_written_says_so(runs: Path) -> None:
-    with Store.write(runs / "alpha"):
-        assert Run.open("alpha", runs).state == "running"
-    assert Run.open("alpha", runs).state == "finished"
+def test_a_run_says_whether_somebody_is_at_work_on_it(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "alpha", tmp_path / "alpha")
+    with Store.write(tmp_path / "alpha") as store:
+        assert Run.open("alpha", tmp_path).state == "finished"  # finals are written into it, say
+        store.append("campaign_resumed", {name: store.first().data[name] for name in ("config", "versions")})
+        assert Run.open("alpha", tmp_path).state == "running"
+    assert Run.open("alpha", tmp_path).state == "interrupted"
 
 
 def test_the_table_has_one_row_for_each_program(runs: Path) -> None:
