@@ -107,8 +107,10 @@ def test_a_mirror_is_taken_when_it_is_as_far_as_the_record(folder: Path) -> None
     run = Run.open(folder)
     with dashboard.mirror(run) as (file, live):
         assert file == folder / MIRROR and not live and mirrored(file) == len(run.trials)
-    with Store.write(folder), dashboard.mirror(run) as (file, live):
-        assert file == folder / MIRROR and live, "a campaign is at work"
+    with Store.write(folder) as store:
+        store.append("campaign_resumed", {name: store.first().data[name] for name in ("config", "versions")})
+        with dashboard.mirror(Run.open(folder)) as (file, live):
+            assert file == folder / MIRROR and live, "a campaign is at work"
 
 
 @pytest.mark.parametrize("damage", ["gone", "behind", "torn", "no journal", "of nobody"])
