@@ -269,7 +269,8 @@ def test_what_people_ask_meanwhile_is_taken(tmp_path: Path) -> None:
     evaluator = Asking(tmp_path)
     Campaign(config(tmp_path), evaluator=evaluator).run()
     assert Run.open("run", tmp_path).history.pinned == [1]
-    assert "has spent its budget; raise it with `vortex search --resume run" in evaluator.receipts[0].message
+    how = f"raise it with `vortex search --resume {tmp_path / 'run'}"
+    assert f"has spent its budget; {how}" in evaluator.receipts[0].message
 
 
 def test_seeds_alone_have_none_before_the_budget_is_spent(tmp_path: Path) -> None:
