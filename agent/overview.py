@@ -59,7 +59,7 @@ def _row(folder: Path) -> dict[str, Any]:
     except (VortexError, OSError, sqlite3.Error) as error:
         return row | {"reason": one_line(error, 1000)}
     except Exception as error:  # events of another form: whatever reading them runs into, the other runs are listed
-        text = f"{type(error).__name__} {' '.join(str(error).split())}".strip()
+        text = f"{type(error).__name__} {one_line(error, 1000)}".strip()
         return row | {"reason": f"its events cannot be read ({text})"}
 
 
