@@ -107,9 +107,9 @@ def recorded_exchanges(folder: Path) -> list[Mapping[str, Any]]:
 
 def _language_models(config: CampaignConfig, record: Recorder, history: History) -> list[Proposer]:
     """One proposer for each model, all on one budget."""
+    from vortexlab.agent.folders import resolve
     from vortexlab.agent.proposers import endpoint as endpoints
     from vortexlab.agent.proposers.llm import LLMProposer
-    from vortexlab.agent.run import resolve
 
     assert config.llm is not None
     limits = config.llm

@@ -14,18 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vortexlab.agent import standings, status
+from vortexlab.agent import status
 from vortexlab.agent.arms import Arm
 from vortexlab.agent.assemble import Recorder, build_proposers
 from vortexlab.agent.config import CampaignConfig, check_new_name, write_settings
-from vortexlab.agent.leaderboard import leaderboard
+from vortexlab.agent.folders import resolve
+from vortexlab.agent.leaderboard import BOARD, SEED
 from vortexlab.agent.naming import called
 from vortexlab.agent.pool import Evaluation, Here, Pool, make_pool
 from vortexlab.agent.prepared import prepare
 from vortexlab.agent.progress import OnProgress
 from vortexlab.agent.proposers.base import Member, Proposal, Proposer
-from vortexlab.agent.run import resolve
 from vortexlab.agent.session import Interrupt, Session, Summary
+from vortexlab.agent.standings import leaderboard
 from vortexlab.agent.store import Store, exists
 from vortexlab.agent.trials import HANDOFF, History, known_structures
 from vortexlab.dsl.errors import VortexError
@@ -111,8 +112,8 @@ class Campaign:
                 return session.finish("stopped at once; what was running is done again on resume")
             summary = session.finish(reason)
             with suppress(VortexError):  # a damaged record is told to whoever asks for the leaderboard
-                board = partial(leaderboard, self.config.name, session.history, seed=standings.SEED)
-                standings.BOARD.kept(self.config.folder, session.mark, board)
+                board = partial(leaderboard, self.config.name, session.history, seed=SEED)
+                BOARD.kept(self.config.folder, session.mark, board)
             return summary
 
     def submit(self, proposal: Proposal, on_progress: OnProgress | None = None) -> Member:
@@ -195,7 +196,7 @@ def _opened(config: CampaignConfig, environment: str) -> Store:
             store.close()
             raise
     write_settings(config.folder, config.to_json())
-    for derived in (standings.BOARD, status.KEPT):
+    for derived in (BOARD, status.KEPT):
         derived.tidy(config.folder)
     return store
 

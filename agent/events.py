@@ -27,7 +27,7 @@ as they are and brought to this form when they are written (`agent.migrations`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,7 +88,7 @@ class Event:
 
     def without_data(self) -> Event:
         """Where the detail is, and no more, to keep it."""
-        return replace(self, data=_NOTHING)
+        return Event(self.seq, self.time, self.kind, _NOTHING, self.detail, self.run)
 
     def whole(self) -> dict[str, Any]:
         """Data and detail as one: what the detail holds under a name of the data joins it there."""

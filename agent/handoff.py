@@ -13,12 +13,13 @@ from typing import Any
 from vortexlab.agent import prompt
 from vortexlab.agent.assemble import briefing
 from vortexlab.agent.campaign import Campaign
+from vortexlab.agent.folders import LATEST
 from vortexlab.agent.naming import called
 from vortexlab.agent.pool import Evaluation
 from vortexlab.agent.progress import OnProgress
 from vortexlab.agent.proposers.base import Member, Proposal
 from vortexlab.agent.proposers.replies import ReplyError, parse_reply
-from vortexlab.agent.run import LATEST, Run
+from vortexlab.agent.run import Run
 from vortexlab.agent.trials import HANDOFF
 from vortexlab.dsl import check
 from vortexlab.dsl.errors import ProgramError, VortexError

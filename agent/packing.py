@@ -22,7 +22,8 @@ from typing import IO, Any
 
 from vortexlab.agent.config import SETTINGS, CampaignConfig, check_new_name
 from vortexlab.agent.events import mend
-from vortexlab.agent.run import LATEST, Run, resolve
+from vortexlab.agent.folders import LATEST, resolve
+from vortexlab.agent.run import Run
 from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import digest

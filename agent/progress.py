@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vortexlab.agent.config import CampaignConfig
-from vortexlab.agent.trials import History, Trial
+from vortexlab.agent.trials import History, Trial, known_structures, trial_id
 
 _NAMED = 8  # programs under way that are named
 _BEST = 3  # members of the frontier that are shown
@@ -142,3 +142,25 @@ def best(front: Sequence[Trial], most: int = _BEST) -> list[Standing]:
     found = [Standing(trial.id, trial.proposal.name, *trial.point) for trial in front if trial.point]
     largest = sorted(found, key=lambda item: -item.speedup * item.accuracy)[:most]
     return [item for item in found if item in largest]
+
+
+def recorded(history: History, config: CampaignConfig) -> dict[str, Any]:
+    """What follows from the record alone; `asked` and `requests` are for what does not."""
+    return {
+        **progress(history, config, "", seed_structures=known_structures(history)).to_json(),
+        "paused": history.paused,
+        "reason": history.finished,
+        "pending": [f"{trial.id} {trial.proposal.name}" for trial in history.running],
+        "sessions": len(history.sessions),
+        "arms": [
+            {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,
+             "gain": r.gain, "cost": r.cost}
+            for r in history.totals.arms.values()
+        ],
+        "pinned": [trial_id(slot) for slot in history.pinned],
+        "asked": [item["proposal"]["name"] for item in history.asked],
+        "requests": sorted(history.requests),
+        "failures": [f"slot {f['slot']}: {f['proposer']}: {f['reason']}" for f in history.failures],
+        "stopped": history.stopped(),
+        "notes": [*history.notes, *history.remarks()],
+    }  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any
 
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.events import Event
+from vortexlab.agent.folders import resolve
 from vortexlab.agent.recorded import Recorded
-from vortexlab.agent.run import resolve
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import PAUSE, RESUME
 from vortexlab.evaluator.verdict import ERROR

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vortexlab.agent import inbox
+from vortexlab.agent import admission, inbox
+from vortexlab.agent.folders import LATEST
 from vortexlab.agent.naming import called
-from vortexlab.agent.run import LATEST, Run
+from vortexlab.agent.run import Run
 from vortexlab.agent.store import is_written
 from vortexlab.agent.trials import PAUSE, PIN, PROPOSE, RESUME, UNPIN
 from vortexlab.dsl.errors import VortexError
@@ -48,9 +49,9 @@ def propose(
     A program that is known to the run is not asked for again. Raises `ProgramError` when the text is no program,
     `VortexError` for a knob that cannot be, an unknown run, and an inbox that cannot be written.
     """
-    made = inbox.proposal(source, knobs or {}, label)
+    made = admission.proposal(source, knobs or {}, label)
     opened, name = Run.open(run, runs), made.proposal.name
-    if where := inbox.known(opened.history, made.hash):
+    if where := admission.known(opened.history, made.hash):
         twin = next((trial.id for trial in opened.trials if trial.hash == made.hash), None)
         return Receipt(opened.name, PROPOSE, "", is_written(opened.folder), twin, f"{name} {where}")
     request = {"kind": PROPOSE, "name": name, "source": source, "knobs": dict(made.proposal.knobs), "label": label}
@@ -66,7 +67,7 @@ def pin(identifier: str, run: str | Path = LATEST, runs: str | Path = "runs", *,
     Raises `VortexError` for an unknown run or trial, one that was not accepted, and one without a pin to remove.
     """
     opened = Run.open(run, runs)
-    trial = inbox.pinnable(opened.history, identifier)
+    trial = admission.pinnable(opened.history, identifier)
     if remove and trial.slot not in opened.history.pinned and not inbox.waiting(opened.folder):
         raise VortexError(f"{trial.id} is not pinned; `vortex status {called(opened.folder)}` lists what is")
     kind = UNPIN if remove else PIN

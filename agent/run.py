@@ -2,75 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Iterator
 from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vortexlab.agent import oracles, standings, status
+from vortexlab.agent import oracles, status
 from vortexlab.agent.arms import ArmRecord
 from vortexlab.agent.audit import Audit, audits
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.derived import uncollected
 from vortexlab.agent.events import Event, Mark
-from vortexlab.agent.leaderboard import Leaderboard, leaderboard
-from vortexlab.agent.progress import ProgressState, progress
+from vortexlab.agent.folders import LATEST, resolve
+from vortexlab.agent.leaderboard import BOARD, SEED, Leaderboard
+from vortexlab.agent.progress import ProgressState, progress, recorded
 from vortexlab.agent.proposers.base import Member
 from vortexlab.agent.reflection import limits
-from vortexlab.agent.store import Store, exists, is_written
+from vortexlab.agent.standings import leaderboard
+from vortexlab.agent.store import Store, is_written
 from vortexlab.agent.trials import History, Trial, known_structures
-from vortexlab.dsl.errors import VortexError, one_line
+from vortexlab.dsl.errors import VortexError
 from vortexlab.search_spaces.nearest import nearest
 
 if TYPE_CHECKING:
     import pandas
 
     from vortexlab.agent.study import Importance
-
-LATEST = "latest"
-
-
-def run_folders(runs: str | Path = "runs") -> list[Path]:
-    """Folders of all campaigns under `runs`, the newest first."""
-    root = Path(runs)
-    try:
-        found = [folder for folder in root.iterdir() if exists(folder)]
-    except OSError:
-        return []
-    return sorted(found, key=lambda folder: (_born(folder), folder.name), reverse=True)
-
-
-def _born(folder: Path) -> float:
-    try:
-        with Store.read(folder) as store:
-            return store.first().time
-    except VortexError:  # damaged: still listed, last, so that naming it tells why
-        return 0.0
-
-
-def resolve(name: str | Path = LATEST, runs: str | Path = "runs") -> Path:
-    """The folder of a run given by name, by path, or as `latest`. Raises `VortexError` for an unknown one."""
-    text = str(name)
-    if text == LATEST:
-        folders = run_folders(runs)
-        if not folders:
-            raise VortexError(f"there is no run in {os.fspath(runs)}/ yet; start one with `vortex search`")
-        return folders[0]
-    for folder in (Path(runs) / text, Path(text)):
-        if exists(folder):
-            return folder.resolve() if folder == Path(text) else folder
-    known = [folder.name for folder in run_folders(runs)]
-    close = difflib.get_close_matches(text, known, 1)
-    where = os.fspath(Path(runs))
-    if close:
-        hint = f"did you mean {close[0]}?"
-    else:
-        hint = f"known runs: {', '.join(known[:8])}" if known else "there are none yet; start one with `vortex search`"
-    raise VortexError(f"there is no run {one_line(text, 80)!r} in {where}/; {hint}")
-
 
 class Run:
     """What was recorded when it was opened; open it again to see more. A `lean` one reads verdicts beyond their heads
@@ -88,20 +46,8 @@ class Run:
     @staticmethod
     def open(name: str | Path = LATEST, runs: str | Path = "runs") -> Run:
         """Raises `VortexError` for an unknown run or a damaged file."""
-        return Run._opened(resolve(name, runs))
-
-    @staticmethod
-    def _opened(folder: Path) -> Run:
-        with Store.read(folder) as store, uncollected():
+        with Store.read(resolve(name, runs)) as store, uncollected():
             return Run(store)
-
-    @staticmethod
-    def leaderboard_of(name: str | Path = LATEST, runs: str | Path = "runs") -> Leaderboard:
-        """That of the run as it is recorded now; its events are read only where none is kept. Raises as `open`."""
-        folder = resolve(name, runs)
-        with Store.read(folder) as store:
-            found = standings.BOARD.load(folder, store.mark())
-        return found or Run._opened(folder).leaderboard()
 
     def events(self, kind: str | None = None) -> Iterator[Event]:
         """Those that there were when it was opened, read again."""
@@ -118,8 +64,8 @@ class Run:
 
     @cached_property
     def _leaderboard(self) -> Leaderboard:
-        compute = partial(leaderboard, self.name, self.history, seed=standings.SEED)
-        return standings.BOARD.kept(self.folder, self._mark, compute, still=self._is_last)
+        compute = partial(leaderboard, self.name, self.history, seed=SEED)
+        return BOARD.kept(self.folder, self._mark, compute, still=self._is_last)
 
     def leaderboard(self) -> Leaderboard:
         return self._leaderboard
@@ -148,10 +94,11 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """`progress` as JSON, with the state, why it ended, who proposed what, what people asked, what went wrong."""
-        return status.at_this_moment(self.folder, self._kept_status(), self._written)
+        return status.at_this_moment(self.folder, self.recorded_status(), self._written)
 
-    def _kept_status(self) -> dict[str, Any]:
-        compute = partial(status.recorded, self.history, self.config)
+    def recorded_status(self) -> dict[str, Any]:
+        """What of it follows from the record alone (`progress.recorded`)."""
+        compute = partial(recorded, self.history, self.config)
         return status.KEPT.kept(self.folder, self._mark, compute, still=self._is_last)
 
     def _is_last(self) -> bool:
@@ -161,15 +108,6 @@ class Run:
                 return store.mark() == self._mark
         except VortexError:
             return False
-
-    @staticmethod
-    def status_of(name: str | Path = LATEST, runs: str | Path = "runs") -> dict[str, Any]:
-        """That of the run as it is now; its events are read only where none is kept. Raises as `open`."""
-        folder = resolve(name, runs)
-        with Store.read(folder) as store, uncollected():
-            written = is_written(folder)  # before the record is read, which may end meanwhile
-            found = status.KEPT.load(folder, store.mark()) or Run(store, lean=True)._kept_status()
-        return status.at_this_moment(folder, found, written)
 
     def member(self, identifier: str) -> dict[str, Any]:
         """Everything about one trial as JSON: program, knobs, lineage, every measurement.

@@ -20,14 +20,14 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
-from vortexlab.agent import inbox, oracles, status
+from vortexlab.agent import admission, inbox, oracles, status
 from vortexlab.agent.assemble import Recorder
 from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.events import Mark
 from vortexlab.agent.naming import called
 from vortexlab.agent.pool import FULL, Pool
 from vortexlab.agent.prepared import Prepared
-from vortexlab.agent.progress import OnProgress, ProgressState, progress
+from vortexlab.agent.progress import OnProgress, ProgressState, progress, recorded
 from vortexlab.agent.proposers.base import Proposer
 from vortexlab.agent.proposers.grammar import GrammarProposer
 from vortexlab.agent.replay import Replay
@@ -146,7 +146,7 @@ class Session:
         for data in self._replay.requests:
             if data["slot"] <= slot and data["id"] not in self.history.requests:
                 self._append("request", {**data, "from_run": self.config.replay}, slot=slot)
-        for path, found in inbox.unread(self.config.folder, self.history):
+        for path, found in admission.unread(self.config.folder, self.history):
             if found is not None:
                 self._append("request", found, slot=slot)
             inbox.discard(path)
@@ -335,7 +335,7 @@ class Session:
     def keep_status(self) -> None:
         """For whoever asks while nothing happens."""
         if self._kept != self.mark:
-            status.KEPT.keep(self.config.folder, self.mark, status.recorded(self.history, self.config))
+            status.KEPT.keep(self.config.folder, self.mark, recorded(self.history, self.config))
             self._kept = self.mark
 
     def _stopping(self) -> bool:

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vortexlab.agent import inbox
-from vortexlab.agent.config import CampaignConfig
 from vortexlab.agent.derived import Derived
-from vortexlab.agent.progress import progress
-from vortexlab.agent.trials import History, known_structures, trial_id
 
 FORM = 1  # to be raised when other numbers are computed from the same record
 
@@ -21,30 +18,8 @@ def _checked(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-#: What only the record decides.
+#: What only the record decides (`progress.recorded`).
 KEPT = Derived[dict[str, Any]]("status.cache", {"form": FORM}, dict, _checked)
-
-
-def recorded(history: History, config: CampaignConfig) -> dict[str, Any]:
-    """What follows from the record alone; `asked` and `requests` are for what does not."""
-    return {
-        **progress(history, config, "", seed_structures=known_structures(history)).to_json(),
-        "paused": history.paused,
-        "reason": history.finished,
-        "pending": [f"{trial.id} {trial.proposal.name}" for trial in history.running],
-        "sessions": len(history.sessions),
-        "arms": [
-            {"proposer": r.arm.proposer, "operator": r.arm.operator, "slots": r.slots, "accepted": r.accepted,
-             "gain": r.gain, "cost": r.cost}
-            for r in history.totals.arms.values()
-        ],
-        "pinned": [trial_id(slot) for slot in history.pinned],
-        "asked": [item["proposal"]["name"] for item in history.asked],
-        "requests": sorted(history.requests),
-        "failures": [f"slot {f['slot']}: {f['proposer']}: {f['reason']}" for f in history.failures],
-        "stopped": history.stopped(),
-        "notes": [*history.notes, *history.remarks()],
-    }  # fmt: skip
 
 
 def at_this_moment(folder: Path, recorded: dict[str, Any], written: bool) -> dict[str, Any]:

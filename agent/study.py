@@ -26,8 +26,9 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from vortexlab.agent.pareto import frontier
+from vortexlab.agent.pareto import Point, frontier
 from vortexlab.agent.trials import Trial
+from vortexlab.dsl import declared_knobs
 from vortexlab.dsl.ir import Attr, Knob, KnobRef, Program, digest
 from vortexlab.evaluator.verdict import ERROR
 from vortexlab.search_spaces.knobs import SHARED, SharedKnob, is_shared
@@ -180,23 +181,23 @@ class Importance:
 def importances(trials: Sequence[Trial]) -> list[Importance]:
     """Of every shared knob that at least `_FEWEST` accepted trials have with more than one value, the largest first.
 
-    Of more than `MOST` accepted trials every so many-th counts: each text has to be parsed for it. PED-ANOVA (Watanabe
+    Of more than `MOST` accepted trials every so many-th counts: each text has to be read for it. PED-ANOVA (Watanabe
     et al., arXiv 2304.10255), which takes each knob by itself: programs have different ones.
     """
-    with_knob: dict[str, list[FrozenTrial]] = {}
+    with_knob: dict[str, list[tuple[Any, Point]]] = {}
     accepted = [trial for trial in trials if trial.point is not None]
     for trial in accepted[:: -(-len(accepted) // MOST) or 1]:
-        made = frozen(trial)
-        for name in SHARED.keys() & made.params.keys():
-            with_knob.setdefault(name, []).append(made)
+        for name, knob in declared_knobs(trial.proposal.source).items():
+            if is_shared(knob) and name in trial.knobs and trial.point:
+                with_knob.setdefault(name, []).append((trial.knobs[name], trial.point))
     found: dict[str, list[float]] = {}
     for name, own in with_knob.items():
-        values = [trial.params[name] for trial in own]
+        values = [value for value, _ in own]
         if len(own) >= _FEWEST and len(set(values)) > 1:
             study, space = optuna.create_study(directions=_DIRECTIONS), _spanning(SHARED[name], values)
             study.add_trials([
-                create_trial(values=trial.values, params={name: trial.params[name]}, distributions={name: space})
-                for trial in own
+                create_trial(values=list(point), params={name: value}, distributions={name: space})
+                for value, point in own
             ])  # fmt: skip
             found[name] = [_importance(study, name, objective) for objective in range(len(_DIRECTIONS))]
     totals = [sum(values) or 1.0 for values in zip(*found.values(), strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ class Totals:
     arms: dict[Arm, ArmRecord] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
+    _speeds: list[float] = field(default_factory=list)  # of `front`, negated: ascending
 
     def add(self, trial: Trial) -> None:
         """The next trial, with its verdict; slots count from 0."""
@@ -78,7 +80,8 @@ class Totals:
     def _join(self, trial: Trial) -> float:
         """Takes a trial into the frontier, where it belongs there, and returns the hypervolume."""
         speed, accuracy = trial.point or (0.0, 0.0)
-        if any(item.point and item.point[0] >= speed and item.point[1] >= accuracy for item in self.front):
+        faster = bisect_right(self._speeds, -speed)  # of those that are as fast, the slowest keeps most
+        if faster and (self.front[faster - 1].point or (0.0, 0.0))[1] >= accuracy:
             return self.area
         joined = [*self.front, trial]
         points = [item.point or (0.0, 0.0) for item in joined]
@@ -87,6 +90,7 @@ class Totals:
         for slot in on ^ before:
             self.members[slot] = replace(self.members[slot], on_frontier=slot in on)
         self.front = [joined[i] for i in kept]
+        self._speeds = [-points[i][0] for i in kept]
         return hypervolume([points[i] for i in kept])
 
 

@@ -100,8 +100,8 @@ class Nodes:
     @staticmethod
     def _check_size(sizes: Sequence[Size], type_: Type, place: Place) -> None:
         """No value is so large that its lengths, or its numbers for one page, could exhaust a machine."""
-        positions = math.prod(size.number() or 1 for size in sizes if not size.is_unwieldy())
-        if len(sizes) <= MAX_AXES and positions <= MAX_LENGTH and not any(size.is_unwieldy() for size in sizes):
+        tame = len(sizes) <= MAX_AXES and not any(size.is_unwieldy() for size in sizes)
+        if tame and math.prod(size.number() or 1 for size in sizes) <= MAX_LENGTH:
             return
         raise place.error(
             "value-size",

@@ -49,6 +49,7 @@ _INSTEAD = {
                                                     ("*", "*", "*", "/", "-", "<=", ">=", "!="), strict=True)},
     **dict.fromkeys("\u201c\u201d\u201e\u2018\u2019", "write straight quotes"),
 }  # fmt: skip
+_PLAIN = re.compile(r"[\n\t\f\x20-\x7e]*")
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Mn", "Me")
 
 
@@ -87,6 +88,8 @@ def check_text(text: str) -> None:
 
 
 def _check_characters(text: str, at: _Position) -> None:
+    if _PLAIN.fullmatch(text):
+        return
     for offset, char in enumerate(text):
         if char in "\n\t\f" or (char.isascii() and char.isprintable()):
             continue

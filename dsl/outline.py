@@ -44,13 +44,14 @@ class Outline:
     methods: dict[str, ast.FunctionDef] = field(default_factory=dict)
 
 
-def read_outline(tree: ast.Module, findings: Findings) -> Outline | None:
-    """The outline, or None where there is no class to speak of. Findings are collected."""
+def read_outline(text: str, tree: ast.Module, findings: Findings) -> Outline | None:
+    """The outline of a text by its tree, or None where there is no class to speak of. Findings are collected."""
     body = findings.guard(lambda: _the_class(tree))
     if body is None:
         return None
     outline = Outline(body.name, ast.get_docstring(body) or "", place_of(body))
-    outline.is_latent = any(isinstance(node, ast.Attribute) and node.attr == "latent" for node in ast.walk(body))
+    if "latent" in text:
+        outline.is_latent = any(isinstance(node, ast.Attribute) and node.attr == "latent" for node in ast.walk(body))
     findings.guard(lambda: _decorator(body, outline))
     for position, item in enumerate(body.body):
         findings.guard(lambda item=item, position=position: _member(item, position, outline))  # type: ignore[misc]

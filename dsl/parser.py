@@ -7,11 +7,12 @@ evaluated by Python, whoever wrote it.
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from vortexlab.dsl.errors import Diagnostic, ProgramError, VortexError
-from vortexlab.dsl.ir import Program
+from vortexlab.dsl.ir import Knob, Program
 from vortexlab.dsl.limits import MAX_BYTES, syntax_tree
 from vortexlab.dsl.outline import read_outline
 from vortexlab.dsl.places import Findings
@@ -50,6 +51,16 @@ def read_text(path: str | Path) -> str:
         raise VortexError(f"{path} is not UTF-8 text (byte {error.start}); give the path of a program file") from None
 
 
+def declared_knobs(text: str) -> Mapping[str, Knob]:
+    """The knobs of a program's text, by name, without reading its methods. Raises `ProgramError` for what is no
+    program's outline."""
+    findings = Findings()
+    outline = read_outline(text, syntax_tree(text), findings)
+    if outline is None:
+        raise ProgramError(list(findings))
+    return outline.knobs
+
+
 def check(text: str) -> tuple[Program | None, list[Diagnostic]]:
     """The program, or None, and every finding: errors first, then warnings, each in the order of the text."""
     try:
@@ -57,7 +68,7 @@ def check(text: str) -> tuple[Program | None, list[Diagnostic]]:
     except ProgramError as error:
         return None, list(error.diagnostics)
     findings = Findings()
-    outline = read_outline(tree, findings)
+    outline = read_outline(text, tree, findings)
     program = Reader(text, outline, findings).program() if outline is not None else None
     lines = text.split("\n")
     found = {_in_characters(finding, lines): None for finding in findings}

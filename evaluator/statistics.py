@@ -73,9 +73,9 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    below = (values[:, None] > values[None, :]).sum(1)
-    equal = (values[:, None] == values[None, :]).sum(1)
-    mean: np.ndarray = below + (equal - 1) / 2
+    _, place, equal = np.unique(values, return_inverse=True, return_counts=True)
+    below = np.cumsum(equal) - equal
+    mean: np.ndarray = (below + (equal - 1) / 2)[place]
     return mean
 
 

@@ -29,7 +29,7 @@ class Estimate:
     high: float
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(number) for number in (self.value, self.low, self.high)):
+        if not (math.isfinite(self.value) and math.isfinite(self.low) and math.isfinite(self.high)):
             raise ValueError(f"an estimate must be finite, found {self.value}, {self.low}, {self.high}")
 
     def to_json(self) -> dict[str, float]:
@@ -230,7 +230,10 @@ class Head:
     def from_json(data: Mapping[str, Any]) -> Head:
         """The inverse of `to_json`. Raises `ValueError` for a form of another version."""
         _require_version(data)
-        plain = {name: interned(data[name]) for name in Head.__dataclass_fields__ if name in data}
+        plain = {name: data[name] for name in _HEAD if name in data}
+        for name in _TEXTS:
+            if name in plain:
+                plain[name] = interned(plain[name])
         plain.update(
             speedup=Estimate.from_json(data["speedup"]) if data["speedup"] else None,
             accuracy=Estimate.from_json(data["accuracy"]) if data["accuracy"] else None,
@@ -239,6 +242,10 @@ class Head:
             screened=tuple(data["screened"]) if data["screened"] else None,
         )
         return Head(**plain)
+
+
+_HEAD = tuple(Head.__dataclass_fields__)
+_TEXTS = ("program", "source_hash", "structure", "status", "gate", "reason", "speed")
 
 
 def interned(value: Any) -> Any:

@@ -116,9 +116,16 @@ def _compared(name: str, far: float, source: str, program: Program, knobs: Mappi
         own = _View.of(Genome.of(source), program, {**program.defaults, **knobs})
     except VortexError:  # too large to be taken apart
         return Nearest(name, citation(name), far, same, (), ())
-    theirs = _View.of(Genome.of(library.source(name)), other, other.defaults)
+    theirs = _published(name)
     built = () if same else tuple(_differences(own, theirs))
     return Nearest(name, citation(name), far, same, built, tuple(_numbers(own, theirs)))
+
+
+@functools.cache
+def _published(name: str) -> _View:
+    text = library.source(name)
+    program = parsed(text)
+    return _View.of(Genome.of(text), program, program.defaults)
 
 
 @dataclass(frozen=True)

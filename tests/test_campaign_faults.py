@@ -15,7 +15,7 @@ import pytest
 from campaign_fakes import ANSWER, FakeEvaluator, Threads, config
 
 from vortexlab import settings
-from vortexlab.agent import assemble, requests, status
+from vortexlab.agent import assemble, glance, requests, status
 from vortexlab.agent.assemble import Recorder
 from vortexlab.agent.budget import Budget
 from vortexlab.agent.campaign import Campaign
@@ -147,9 +147,9 @@ def test_a_pause_keeps_the_status_at_hand(tmp_path: Path, monkeypatch: pytest.Mo
 
     def other() -> None:
         """Somebody who asks for something in the pause, and looks whether the status is at hand after it."""
-        _until(lambda: Run.status_of("run", tmp_path)["state"] == "paused")
+        _until(lambda: glance.status("run", tmp_path)["state"] == "paused")
         requests.pin("t0001", "run", tmp_path)
-        _until(lambda: Run.status_of("run", tmp_path)["pinned"] == ["t0001"])
+        _until(lambda: glance.status("run", tmp_path)["pinned"] == ["t0001"])
         _until(at_hand)
         seen.append(True)
         requests.resume("run", tmp_path)

@@ -10,7 +10,8 @@ import pytest
 from campaign_fakes import FakeEvaluator, config
 
 from vortexlab.agent.campaign import Campaign
-from vortexlab.agent.run import Run, resolve, run_folders
+from vortexlab.agent.folders import resolve, run_folders
+from vortexlab.agent.run import Run
 from vortexlab.agent.store import FILE, Store
 from vortexlab.dsl.errors import VortexError
 

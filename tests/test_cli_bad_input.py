@@ -16,6 +16,7 @@ import pytest
 from campaign_fakes import FakeEvaluator, config
 from face_fixtures import NAME, record, vortex
 
+from vortexlab.agent import glance
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.run import Run
 from vortexlab.agent.store import FILE, Store
@@ -267,9 +268,9 @@ def test_interruption_and_faults_of_ours(monkeypatch: pytest.MonkeyPatch, runs: 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(Run, "status_of", interrupted)
+    monkeypatch.setattr(glance, "status", interrupted)
     assert vortex("status", "--runs", runs).status == main.INTERRUPTED
-    monkeypatch.setattr(Run, "status_of", broken)
+    monkeypatch.setattr(glance, "status", broken)
     done = vortex("status", "--runs", runs)
     assert done.status == main.FAULT and "RuntimeError: a fault" in done.err and "please report it" in done.err
 
@@ -297,7 +298,7 @@ getattr(importlib.import_module(module), function)()
 
 
 @pytest.mark.parametrize("how", ["signal", "exception"])
-@pytest.mark.parametrize("module", ["vortexlab.cli.main", "typer", "vortexlab.dsl.errors", "vortexlab.agent.run"])
+@pytest.mark.parametrize("module", ["vortexlab.cli.main", "typer", "vortexlab.dsl.errors", "vortexlab.agent.folders"])
 def test_interruption_while_modules_are_loaded(module: str, how: str, repo_root: Path, tmp_path: Path) -> None:
     """`module` is loaded by the installed command when Ctrl-C comes."""
     words = [sys.executable, "-c", EARLY, str(repo_root / "pyproject.toml"), module, how]

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from vortexlab.agent.arms import Arm
-from vortexlab.agent.leaderboard import Leaderboard, leaderboard
+from vortexlab.agent.leaderboard import Leaderboard
 from vortexlab.agent.pareto import frontier, hypervolume
 from vortexlab.agent.proposers.base import Proposal
+from vortexlab.agent.standings import leaderboard
 from vortexlab.agent.trials import History, Trial
 from vortexlab.evaluator.fronts import non_dominated
 from vortexlab.evaluator.verdict import Estimate, Outcome, Verdict

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from vortexlab.agent.leaderboard import _lead, _staircases
 from vortexlab.agent.pareto import frontier, layers
+from vortexlab.agent.standings import _lead, _staircases
 from vortexlab.evaluator import statistics
 from vortexlab.evaluator.fronts import frontier_probability, frontiers, non_dominated
 from vortexlab.evaluator.measured import Measured

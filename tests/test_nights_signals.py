@@ -22,9 +22,10 @@ import pytest
 from campaign_fakes import FakeEvaluator, Threads, config
 from nights import TINY, pool, story, whole
 
-from vortexlab.agent import campaign, standings
+from vortexlab.agent import campaign, glance
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.events import Event
+from vortexlab.agent.leaderboard import BOARD
 from vortexlab.agent.run import Run
 from vortexlab.agent.session import Session
 from vortexlab.agent.study import MIRROR, mirrored
@@ -204,7 +205,7 @@ class Twice(FakeEvaluator):
 
 def test_a_signal_while_a_campaign_ends_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror_up = Session._mirror_up
-    board = standings.BOARD.pack
+    board = BOARD.pack
 
     def ending(self: Session) -> None:
         if self._interrupt is not None and self._interrupt.over:
@@ -216,11 +217,11 @@ def test_a_signal_while_a_campaign_ends_changes_nothing(tmp_path: Path, monkeypa
         return board(found)
 
     monkeypatch.setattr(Session, "_mirror_up", ending)
-    monkeypatch.setattr(campaign.standings, "BOARD", replace(standings.BOARD, pack=packing))
+    monkeypatch.setattr(campaign, "BOARD", replace(BOARD, pack=packing))
     summary = Campaign(config(tmp_path, evaluations=9), evaluator=Twice()).run()
     monkeypatch.undo()
     assert summary.reason == "stopped after what was running"
-    found = Run.status_of("run", tmp_path)
+    found = glance.status("run", tmp_path)
     assert (found["state"], found["reason"], found["recorded"]) == ("finished", summary.reason, 3)
 
 
@@ -238,7 +239,7 @@ def test_nothing_is_recorded_behind_the_end_of_a_campaign_that_stopped_at_once(t
     run = Run.open("run", tmp_path)
     assert summary.reason.startswith("stopped at once") and summary.state.recorded == len(run.trials)
     assert [event.kind for event in run.events()][-1] == "campaign_finished"
-    assert Run.status_of("run", tmp_path)["recorded"] == len(run.trials)
+    assert glance.status("run", tmp_path)["recorded"] == len(run.trials)
     Campaign.resume("run", tmp_path, pool=Threads(4)).run()
     alone = Campaign(config(tmp_path, name="alone", evaluations=30, parallel=4), pool=Threads(4))
     alone.run()

@@ -129,7 +129,7 @@ def test_highlighting_adds_colours_and_nothing_else(text: str) -> None:
 
 def test_programs_have_colours(page: Page) -> None:
     classes = {attributes.get("class") for tag, attributes in page.tags if tag == "span"}
-    assert {"k", "nc", "nf", "mi"} <= classes
+    assert {"k", "nf", "nb", "nd", "m"} <= classes
 
 
 def test_data_of_figures_cannot_end_its_script() -> None:

@@ -13,13 +13,15 @@ import pytest
 from campaign_fakes import FakeEvaluator, config
 from face_fixtures import NAME, record, vortex
 
-from vortexlab.agent import derived, encoding, standings, status
+from vortexlab.agent import derived, encoding, glance, status
 from vortexlab.agent.assemble import Recorder
 from vortexlab.agent.campaign import Campaign
-from vortexlab.agent.leaderboard import leaderboard
+from vortexlab.agent.leaderboard import BOARD
+from vortexlab.agent.progress import recorded
 from vortexlab.agent.proposers.base import Proposer
 from vortexlab.agent.recorded import parts_of
 from vortexlab.agent.run import Run
+from vortexlab.agent.standings import leaderboard
 from vortexlab.agent.store import Store
 from vortexlab.agent.trials import History
 from vortexlab.evaluator.verdict import Verdict
@@ -44,27 +46,27 @@ def test_a_campaign_leaves_its_leaderboard_and_nobody_computes_it_again(
 ) -> None:
     wanted = _computed(runs)
     monkeypatch.setattr(Store, "events", _never)
-    found = Run.leaderboard_of(NAME, runs)
+    found = glance.leaderboard(NAME, runs)
     assert found == wanted and found.entries
     assert json.loads(vortex("leaderboard", NAME, "--runs", runs, "--json").out) == wanted.to_json()
     (runs / NAME).rename(runs / "other")
-    assert Run.leaderboard_of("other", runs).run == "other"
+    assert glance.leaderboard("other", runs).run == "other"
 
 
 def test_a_status_is_kept_and_says_what_is_so_at_this_moment(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = Run.open(NAME, runs).status()
     with monkeypatch.context() as patch:
         patch.setattr(Store, "events", _never)
-        assert Run.status_of(NAME, runs) == wanted and wanted["state"] == "finished"
+        assert glance.status(NAME, runs) == wanted and wanted["state"] == "finished"
         request = runs / NAME / "inbox" / "1.json"
         request.parent.mkdir(exist_ok=True)
         request.write_text(json.dumps({"kind": "pin", "trial": "t0001"}))
-        assert Run.status_of(NAME, runs)["waiting"] == ["pin t0001"]
+        assert glance.status(NAME, runs)["waiting"] == ["pin t0001"]
         with Store.write(runs / NAME):  # finals and explanations are written into a campaign that has ended
-            assert Run.status_of(NAME, runs)["state"] == "finished"
+            assert glance.status(NAME, runs)["state"] == "finished"
     with Store.write(runs / NAME) as store:
         store.append("note", {"text": "something new"})
-    assert Run.status_of(NAME, runs)["notes"][-1] == "something new"
+    assert glance.status(NAME, runs)["notes"][-1] == "something new"
 
 
 SPOILED: dict[str, Callable[[bytes], bytes]] = {
@@ -84,44 +86,44 @@ SPOILED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("how", SPOILED)
 def test_one_that_is_damaged_is_computed_anew(runs: Path, how: str) -> None:
-    file = runs / NAME / standings.BOARD.file
+    file = runs / NAME / BOARD.file
     before = file.read_bytes()
     file.write_bytes(SPOILED[how](before))
-    assert Run.leaderboard_of(NAME, runs) == _computed(runs)
+    assert glance.leaderboard(NAME, runs) == _computed(runs)
     assert file.read_bytes() == before
 
 
 def test_a_status_of_another_form_is_computed_anew(runs: Path) -> None:
-    wanted, file = Run.status_of(NAME, runs), runs / NAME / status.KEPT.file
+    wanted, file = glance.status(NAME, runs), runs / NAME / status.KEPT.file
     for other in ({"x": 1}, [[1]], 5):
         kept = json.loads(zlib.decompress(file.read_bytes()))
         file.write_bytes(zlib.compress(json.dumps({**kept, "is": other}).encode()))
-        assert Run.status_of(NAME, runs) == wanted
+        assert glance.status(NAME, runs) == wanted
 
 
 def test_one_of_another_record_or_release_is_computed_anew(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Store.write(runs / NAME) as store:
         store.append("request", {"id": "a", "kind": "pin", "trial": "t0000"})
-    assert [entry.id for entry in Run.leaderboard_of(NAME, runs).entries if entry.pinned] == ["t0000"]
+    assert [entry.id for entry in glance.leaderboard(NAME, runs).entries if entry.pinned] == ["t0000"]
     monkeypatch.setattr(derived, "__version__", "another")
     with Store.read(runs / NAME) as store:
-        assert standings.BOARD.load(runs / NAME, store.mark()) is None
-    assert Run.leaderboard_of(NAME, runs) == _computed(runs)
+        assert BOARD.load(runs / NAME, store.mark()) is None
+    assert glance.leaderboard(NAME, runs) == _computed(runs)
 
 
 def test_where_nothing_can_be_written_nothing_is_kept(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = runs / NAME / standings.BOARD.file
+    file = runs / NAME / BOARD.file
     file.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
-        assert Run.leaderboard_of(NAME, runs) == _computed(runs)
-    assert not list((runs / NAME).glob(f"*{standings.BOARD.file}*"))
+        assert glance.leaderboard(NAME, runs) == _computed(runs)
+    assert not list((runs / NAME).glob(f"*{BOARD.file}*"))
     file.mkdir()
-    assert Run.leaderboard_of(NAME, runs) == _computed(runs)
+    assert glance.leaderboard(NAME, runs) == _computed(runs)
 
 
 def test_the_terminal_shows_the_frontier_and_the_next_best(runs: Path) -> None:
-    board = Run.leaderboard_of(NAME, runs)
+    board = glance.leaderboard(NAME, runs)
     shown = len(board.frontier) + 2
     text = vortex("leaderboard", NAME, "--runs", runs, "--limit", str(shown)).out
     rows = [line.split()[:2] for line in text.splitlines() if line.lstrip(" *p").startswith("t0")]
@@ -169,9 +171,9 @@ class Asking(FakeEvaluator):
     def evaluate(self, source: str, knobs: dict[str, Any] | None = None, **others: Any) -> Verdict:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Store, "events", _never)
-            self.seen.append(Run.status_of("run", self._runs))
+            self.seen.append(glance.status("run", self._runs))
         run = Run.open("run", self._runs)
-        wanted = status.recorded(run.history, run.config)
+        wanted = recorded(run.history, run.config)
         assert self.seen[-1] == status.at_this_moment(self._runs / "run", wanted, True)
         return super().evaluate(source, knobs, **others)
 
@@ -186,11 +188,11 @@ def test_a_campaign_at_work_keeps_its_status_at_hand(tmp_path: Path) -> None:
 
 def test_what_kills_left_of_a_status_goes_when_the_campaign_goes_on(tmp_path: Path) -> None:
     Campaign(config(tmp_path, evaluations=3), evaluator=FakeEvaluator()).run()
-    drafts = [tmp_path / "run" / f".{kept.file}.x1.tmp" for kept in (status.KEPT, standings.BOARD)]
+    drafts = [tmp_path / "run" / f".{kept.file}.x1.tmp" for kept in (status.KEPT, BOARD)]
     for draft in drafts:
         draft.write_bytes(b"half")
     Campaign.resume("run", tmp_path, evaluations=4, evaluator=FakeEvaluator()).run()
-    assert not any(draft.exists() for draft in drafts) and Run.status_of("run", tmp_path)["recorded"] == 4
+    assert not any(draft.exists() for draft in drafts) and glance.status("run", tmp_path)["recorded"] == 4
 
 
 def test_a_disk_that_takes_no_status_stops_no_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +200,7 @@ def test_a_disk_that_takes_no_status_stops_no_campaign(tmp_path: Path, monkeypat
     monkeypatch.setattr("vortexlab.agent.campaign.write_settings", lambda *_: None)
     assert Campaign(config(tmp_path, evaluations=3), evaluator=FakeEvaluator()).run().state.evaluations == 3
     monkeypatch.undo()
-    assert Run.status_of("run", tmp_path)["recorded"] == 3
+    assert glance.status("run", tmp_path)["recorded"] == 3
 
 
 class Model:
@@ -213,7 +215,7 @@ class Model:
         self._record("reserved", {"slot": slot, "model": "m", "tokens": 10, "money": 0.0, "seconds": 1.0})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Store, "events", _never)
-            self.calls.append(Run.status_of("run", self._runs)["calls"])
+            self.calls.append(glance.status("run", self._runs)["calls"])
         request = {"model": "m"}
         self._record("exchange", {"slot": slot, "request": request, "text": "no", "tokens": 10, "seconds": 1.0})
 
@@ -236,8 +238,8 @@ def test_who_opened_a_run_earlier_replaces_nothing_newer(tmp_path: Path, monkeyp
     Campaign.resume("run", tmp_path, evaluations=5, evaluator=FakeEvaluator()).run()
     assert earlier.status()["recorded"] == 3 and len(earlier.leaderboard().entries) == 3
     monkeypatch.setattr(Store, "events", _never)
-    assert Run.status_of("run", tmp_path)["recorded"] == 5
-    assert len(Run.leaderboard_of("run", tmp_path).entries) == 5
+    assert glance.status("run", tmp_path)["recorded"] == 5
+    assert len(glance.leaderboard("run", tmp_path).entries) == 5
 
 
 def test_what_the_record_says_of_the_end_counts_before_the_lock(tmp_path: Path) -> None:

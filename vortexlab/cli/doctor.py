@@ -54,9 +54,9 @@ def doctor(
 
 def examine_run(name: str, runs: str) -> dict[str, Any]:
     """The record of a run in the form of `examine`; `rescued` says what a damaged one left, and where it is now."""
+    from vortexlab.agent.folders import resolve
     from vortexlab.agent.naming import called
     from vortexlab.agent.rescue import examine, rescue
-    from vortexlab.agent.run import resolve
 
     folder = resolve(name, runs)
     found = examine(folder)

@@ -12,30 +12,12 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 
 import typer
 
-from vortexlab.cli import (
-    attack,
-    bench,
-    clean,
-    dashboard,
-    deployment,
-    doctor,
-    explain,
-    finals,
-    handoff,
-    init,
-    programs,
-    requests,
-    results,
-    runs,
-    search,
-    tasks,
-    tune,
-)
 from vortexlab.cli.output import printable
 from vortexlab.dsl.errors import VortexError
 
@@ -43,50 +25,57 @@ DONE, NO, BAD_INPUT, FAULT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 # typer's own base of every complaint about the command line; where its module lies differs between versions.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(
-    name="vortex",
-    help="Write, search, measure and deploy sparse attention patterns over a paged KV cache.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-COMMANDS: tuple[Callable[..., int | None], ...] = (
-    init.init,
-    search.search,
-    results.status,
-    results.leaderboard,
-    results.show,
-    results.compare,
-    results.report,
-    dashboard.dashboard,
-    explain.explain,
-    finals.finals,
-    programs.check,
-    programs.evaluate,
-    bench.bench,
-    deployment.export,
-    deployment.verify,
-    handoff.ask,
-    handoff.tell,
-    requests.propose,
-    requests.pin,
-    requests.pause,
-    requests.resume,
-    tune.tune,
-    runs.runs,
-    runs.pack,
-    runs.unpack,
-    clean.clean,
-    tasks.tasks,
-    attack.attack,
-    doctor.doctor,
-)
-for function in COMMANDS:
-    app.command(name={"evaluate": "eval"}.get(function.__name__, function.__name__))(function)
+#: The commands in the order of their list, and where the function of each is.
+COMMANDS = {
+    "init": "init.init",
+    "search": "search.search",
+    "status": "results.status",
+    "leaderboard": "results.leaderboard",
+    "show": "results.show",
+    "compare": "results.compare",
+    "report": "results.report",
+    "dashboard": "dashboard.dashboard",
+    "explain": "explain.explain",
+    "finals": "finals.finals",
+    "check": "programs.check",
+    "eval": "programs.evaluate",
+    "bench": "bench.bench",
+    "export": "deployment.export",
+    "verify": "deployment.verify",
+    "ask": "handoff.ask",
+    "tell": "handoff.tell",
+    "propose": "requests.propose",
+    "pin": "requests.pin",
+    "pause": "requests.pause",
+    "resume": "requests.resume",
+    "tune": "tune.tune",
+    "runs": "runs.runs",
+    "pack": "runs.pack",
+    "unpack": "runs.unpack",
+    "clean": "clean.clean",
+    "tasks": "tasks.tasks",
+    "attack": "attack.attack",
+    "doctor": "doctor.doctor",
+}
 
 
-@app.callback(invoke_without_command=True)
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """The command that `words` begin with; all where they begin with none, for a list or a hint."""
+    made = typer.Typer(
+        name="vortex",
+        help="Write, search, measure and deploy sparse attention patterns over a paged KV cache.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback(invoke_without_command=True)(version)
+    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:  # the others would take a while to load
+        module, _, function = COMMANDS[name].partition(".")
+        made.command(name=name)(getattr(import_module(f"vortexlab.cli.{module}"), function))
+    return made
+
+
 def version(show: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
     if show:
         from vortexlab import __version__
@@ -104,7 +93,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of runs and programs need not fit the encoding of a terminal
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = app(args=None if arguments is None else list(arguments), prog_name="vortex", standalone_mode=False)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        status = application(words)(args=words, prog_name="vortex", standalone_mode=False)
         sys.stdout.flush()
         return int(status or DONE)
     except VortexError as error:

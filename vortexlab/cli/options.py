@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vortexlab.dsl.errors import VortexError
-from vortexlab.dsl.ir import Attr, Program
+
+if TYPE_CHECKING:
+    from vortexlab.dsl.ir import Attr, Program
 
 ModelDir = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder or downloaded name of the model; by default the shipped one.")
@@ -112,7 +114,7 @@ def run_and_rest(values: list[str], least: int, most: int | None, what: str) -> 
     Where that leaves it open, the first word is the run unless it looks like an id. Raises `VortexError` when there
     are too few or too many words; `what` says what the command wants.
     """
-    from vortexlab.agent.run import LATEST
+    from vortexlab.agent.folders import LATEST
 
     if len(values) == least:
         named = False

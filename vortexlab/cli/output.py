@@ -55,6 +55,10 @@ def console(stderr: bool = False) -> Console:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """A table on standard output; columns named in `right` are aligned to the right. Cells are plain text."""
+    if not sys.stdout.isatty():  # nothing is cut where nobody looks at a screen, and rich would take a while
+        aligned = _aligned(columns, [[printable(cell) for cell in row] for row in rows], right)
+        print("\n".join([title, *aligned] if title else aligned))
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -63,10 +67,20 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
         drawn.add_column(Text(name), justify="right" if name in right else "left", no_wrap=name != "reason")
     for row in rows:
         drawn.add_row(*(Text(printable(cell)) for cell in row))
-    shown = console()
-    if not sys.stdout.isatty():
-        shown.width = 4000  # no cell is cut where nobody looks at a screen
-    shown.print(drawn)
+    console().print(drawn)
+
+
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> list[str]:
+    """Lines of a table, each column as wide as its widest cell."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    lines = []
+    for row in (columns, *rows):
+        blanks = [" " * (width - cell_len(cell)) for width, cell in zip(widths, row, strict=True)]
+        cells = [b + c if name in right else c + b for name, c, b in zip(columns, row, blanks, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def printable(text: str) -> str:

@@ -31,15 +31,16 @@ if TYPE_CHECKING:
     from vortexlab.agent.leaderboard import Entry, Leaderboard
 
 ROWS = 50
+_ARMS = 20  # rows of `vortex status`: those that had the most slots
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's name or folder; by default the newest.")]
 RunAndId = Annotated[list[str], typer.Argument(metavar="[RUN] ID", help="A trial, e.g. t0007, of the newest run.")]
 
 
 def status(run: RunName = "latest", runs: Runs = "runs", as_json: AsJson = False) -> None:
     """How a campaign stands: rate, gate funnel, frontier, cost, time left."""
-    from vortexlab.agent.run import Run
+    from vortexlab.agent import glance
 
-    found = Run.status_of(run, runs)
+    found = glance.status(run, runs)
     if as_json:
         print_json(found)
         return
@@ -68,6 +69,7 @@ def status(run: RunName = "latest", runs: Runs = "runs", as_json: AsJson = False
     for text in found["waiting"]:
         print(printable(f"asked for, and not begun: {text}"))
     if found["arms"]:
+        busiest = {id(arm) for arm in sorted(found["arms"], key=lambda arm: -arm["slots"])[:_ARMS]}
         print()
         table(
             "who proposed what",
@@ -75,10 +77,12 @@ def status(run: RunName = "latest", runs: Runs = "runs", as_json: AsJson = False
             [
                 (arm["proposer"], arm["operator"], str(arm["slots"]), str(arm["accepted"]), number(arm["gain"], 4),
                  number(arm["cost"], 1))
-                for arm in found["arms"]
+                for arm in found["arms"] if id(arm) in busiest
             ],
             right=("slots", "accepted", "gain", "seconds"),
         )  # fmt: skip
+        if (more := len(found["arms"]) - _ARMS) > 0:
+            print(f"{more} more, who had fewer slots, are not shown; --json has all")
     for text in (*found["failures"], *found["notes"]):
         print(printable(f"note: {text}"))
 
@@ -91,11 +95,16 @@ def leaderboard(
     limit: Annotated[int, typer.Option(min=0, help="Rows to print; 0 for all (JSON and CSV have all).")] = ROWS,
 ) -> None:
     """The accepted programs, frontier first, with intervals."""
-    from vortexlab.agent.run import Run
+    from vortexlab.agent import glance
+    from vortexlab.agent.derived import uncollected
 
     if as_json and as_csv:
         raise VortexError("--json and --csv exclude each other; give one")
-    board = Run.leaderboard_of(run, runs)
+    with uncollected():
+        _print_leaderboard(glance.leaderboard(run, runs), as_json, as_csv, limit)
+
+
+def _print_leaderboard(board: Leaderboard, as_json: bool, as_csv: bool, limit: int) -> None:
     if as_json:
         print_json(board.to_json())
         return
@@ -268,12 +277,14 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One self-contained HTML page: what was tried, what won, by how much, what it cost, what to export."""
+    from vortexlab.agent.derived import uncollected
     from vortexlab.agent.explain import recorded
     from vortexlab.agent.run import Run
     from vortexlab.report.page import write_report
 
-    opened = Run.open(run, runs)
-    path = write_report(opened, out or opened.folder / "report.html")
+    with uncollected():
+        opened = Run.open(run, runs)
+        path = write_report(opened, out or opened.folder / "report.html")
     if as_json:
         explained = [row.to_json() for row in recorded(opened)]
         print_json({"run": opened.name, "file": str(path), "bytes": path.stat().st_size, "explained": explained})
