@@ -271,8 +271,10 @@ def _inputs(
             return torch.randint(0, 2, shape, generator=generator).float()
         if kind == "equal":
             return torch.ones(shape)
-        if kind == "zeros":
-            return torch.zeros(shape)
+        if kind == "zeros":  # of one sign in a page, so that some scores are -0 and others 0
+            negative = torch.randint(0, 2, (shape[0], math.ceil(shape[1] / page), 1), generator=generator).bool()
+            signs = torch.where(negative, -1.0, 1.0).repeat_interleave(page, 1)[:, : shape[1]]
+            return torch.zeros(shape).copysign(signs)
         if kind == "one_hot":
             hot = torch.zeros(shape)
             hot.scatter_(-1, torch.randint(0, shape[-1], (*shape[:-1], 1), generator=generator), 1.0)

@@ -131,16 +131,17 @@ def print_shrunk(executor: Any, program: Program, setting: Setting, check: str |
     print(found.text, flush=True)
 
 
-def random_programs(first: int, count: int) -> Iterator[tuple[str, Case]]:
+def random_programs(first: int, count: int, only: list[str] | None = None) -> Iterator[tuple[str, Case]]:
     """Seed `first`, `first` + 1, ...: a program and a configuration of it.
 
-    Every other program is smooth; those get no inputs made of ties, which fp32 rounding would leave undecided.
+    Every other program is smooth; those get no inputs made of ties, which fp32 rounding would leave undecided, unless
+    the kinds of inputs are given (`only`).
     """
     for seed in range(first, first + count):
         smooth = seed % 2 == 0
         text = random_program(random.Random(seed), smooth=smooth)
         kinds = ("integers", "dyadic", *REAL_KINDS) if smooth else (*EXACT_KINDS, *REAL_KINDS)
-        yield f"program {seed}", random_case(seed, parse(text), max_length=300, kinds=kinds)
+        yield f"program {seed}", random_case(seed, parse(text), max_length=300, kinds=tuple(only or kinds))
 
 
 def published(first: int, count: int, names: list[str] | None = None) -> Iterator[tuple[str, Case]]:
@@ -258,6 +259,9 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first random seed")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--name", action="append", help="one published program; may be given again")
+    parser.add_argument(
+        "--kind", action="append", choices=EXACT_KINDS + REAL_KINDS, help="one kind of inputs of random programs"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more after so long")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
     parser.add_argument("--stop", action="store_true", help="end at the first disagreement")
@@ -269,6 +273,7 @@ def main() -> int:
     if given.jobs > 1:
         arguments = [given.what, "--executor", given.executor, "--seconds", str(given.seconds)]
         arguments += [f"--name={name}" for name in given.name or ()] + ["--stop"] * given.stop
+        arguments += [f"--kind={kind}" for kind in given.kind or ()]
         arguments += ["--shrink", str(given.shrink)] if given.shrink else []
         return in_parts(given.jobs, arguments, given.count, given.first)
     options = {"stop": given.stop, "seconds": given.seconds, "shrinking": given.shrink}
@@ -279,9 +284,8 @@ def main() -> int:
         total, count, nan = whole_programs(executor, given.first, given.count, **options)
     else:
         programs = given.what == "programs"
-        cases = (
-            random_programs(given.first, given.count) if programs else published(given.first, given.count, given.name)
-        )
+        span = (given.first, given.count)
+        cases = random_programs(*span, given.kind) if programs else published(*span, given.name)
         total, count, nan = total_of(executor, cases, **options)
     facts = {key: value for key, value in asdict(total).items() if key not in ("disagreements", "nan")}
     facts |= {"configurations": count, "with_nan": nan, "disagreements": len(total.disagreements)}

@@ -10,10 +10,11 @@ import pytest
 from campaign_fakes import FakeEvaluator, config
 from face_fixtures import EVALUATIONS, NAME, record, vortex
 
+from vortexlab.agent import glance
 from vortexlab.agent.campaign import Campaign
 from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.run import Run
-from vortexlab.cli.output import printable
+from vortexlab.cli.output import printable, table
 from vortexlab.cli.schemas import OUTPUTS, spelled
 
 
@@ -31,6 +32,24 @@ def test_status_says_how_the_campaign_stands(runs: Path) -> None:
     assert sum(arm["slots"] for arm in found["arms"]) == found["recorded"]
     text = vortex("status", NAME, "--runs", runs).out
     assert "finished: the budget is spent" in text and "who proposed what" in text
+
+
+def test_status_shows_who_had_the_most_slots(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two moves at once is an arm: a night has hundreds."""
+    found = glance.status(NAME, runs)
+    arms = [{"proposer": "grammar", "operator": f"o{n:02}", "slots": n % 30, "accepted": 0, "gain": 0.0, "cost": 1.0}
+            for n in range(60)]  # fmt: skip
+    monkeypatch.setattr(glance, "status", lambda *_: {**found, "arms": arms})
+    text = vortex("status", "--runs", runs).out
+    assert [n for n in range(60) if f" o{n:02} " in text] == [*range(20, 30), *range(50, 60)]
+    assert "40 more, who had fewer slots, are not shown" in text
+
+
+def test_cells_of_a_table_stand_in_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    table("a title", ("name", "n"), [("\u4e2d\u6587", "1"), ("a\x1bb", "200")], right=("n",))
+    assert capsys.readouterr().out == "a title\nname    n\n\u4e2d\u6587    1\na\N{REPLACEMENT CHARACTER}b   200\n"
+    table("", ("name", "n"), [])
+    assert capsys.readouterr().out == "name  n\n"
 
 
 def test_leaderboard_in_three_forms(runs: Path) -> None:

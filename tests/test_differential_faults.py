@@ -14,15 +14,21 @@ from pathlib import Path
 
 import pytest
 
-#: What goes wrong -> (file, text as it is, text with the fault); those that a comparison of published programs finds
-#: sooner than random programs say so.
+#: What goes wrong -> (file, text as it is, text with the fault), and what finds it sooner than random programs do, with
+#: the kind of inputs that it needs.
 FAULTS: dict[str, tuple[str, ...]] = {
     "equal scores to the later page": (
         "torch_select.py",
         "keys.sub_(page if _earlier_first else -page)",
         "keys.sub_(-page)",
     ),
-    "minus zero below plus zero": ("torch_select.py", "score = score.float() + 0.0", "score = score.float()"),
+    "minus zero below plus zero": (
+        "torch_select.py",
+        "score = score.float() + 0.0",
+        "score = score.float()",
+        "programs",
+        "--kind=zeros",
+    ),
     "one page too many": ("torch_select.py", "count = count.clamp(0, keys", "count = (count + 1).clamp(0, keys"),
     "threshold reached is enough": ("torch_select.py", "(score > threshold)", "(score >= threshold)"),
     "mass without the bound": ("torch_select.py", "torch.minimum(count, most.clamp(min=0))", "count"),
@@ -77,7 +83,8 @@ FAULTS: dict[str, tuple[str, ...]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found(fault: str, tmp_path: Path, repo_root: Path) -> None:
     file, text, wrong, *rest = FAULTS[fault]
-    what, count = ("seeds", "20") if rest else ("programs", "400")
+    what, *options = rest or ["programs"]
+    count = "20" if what == "seeds" else "400"
     package = tmp_path / "vortexlab"
     package.mkdir()
     for room in ("dsl", "search_spaces"):
@@ -93,7 +100,7 @@ def test_planted_fault_is_found(fault: str, tmp_path: Path, repo_root: Path) -> 
     assert source.count(text) == 1, f"kernels/{file} no longer holds once: {text}"
     (package / "kernels" / file).write_text(source.replace(text, wrong))
     run = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", what, "--stop", "--first", "50000", "--count", count],
+        [sys.executable, "-m", "tests.fuzz", what, *options, "--stop", "--first", "50000", "--count", count],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -11,7 +11,7 @@ import pytest
 
 from vortexlab import dsl
 from vortexlab.dsl import surface
-from vortexlab.dsl.errors import VortexError
+from vortexlab.dsl.errors import ProgramError, VortexError
 from vortexlab.dsl.graph import RESERVED_AXES
 from vortexlab.dsl.words import FUNCTIONS
 from vortexlab.search_spaces import seeds
@@ -23,6 +23,17 @@ def test_every_word_of_the_language_is_there() -> None:
     assert set(FUNCTIONS) - BUILTIN | set(RESERVED_AXES) | {"program", "knob"} <= set(surface.WORDS)
     assert set(dsl.__all__) == set(surface.WORDS)
     assert all(getattr(dsl, name).__doc__ for name in surface.WORDS)
+    for name in ("nothing", "_nothing"):
+        with pytest.raises(AttributeError, match=f"'vortexlab.dsl' has no attribute '{name}'"):
+            getattr(dsl, name)
+
+
+def test_an_outline_tells_the_knobs_and_what_is_none_is_refused() -> None:
+    text = "@program(page=16)\nclass P:\n    n = knob.int(1, 9, default=3)\n\n    def select(score): return nonsense\n"
+    assert list(dsl.declared_knobs(text)) == ["n"]
+    for wrong in ("x = 1", "class", "\0"):
+        with pytest.raises(ProgramError):
+            dsl.declared_knobs(wrong)
 
 
 @pytest.mark.parametrize("name", list(seeds()))

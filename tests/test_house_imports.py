@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from face_fixtures import record
 
 # What a folder may import from the others. `vortexlab`, the face, may import all.
 MAY_IMPORT = {
@@ -214,6 +215,22 @@ def test_importing_the_package_loads_nothing_heavy(repo_root: Path) -> None:
     loaded = set(result.stdout.split())
     assert "vortexlab" in loaded
     assert not loaded & {*WORKER, *HEAVY, "pandas", "plotly", "typer", "rich"}
+
+
+@pytest.mark.parametrize("command", ["status", "leaderboard"])
+def test_what_is_kept_is_printed_without_the_reader_of_records(command: str, tmp_path: Path) -> None:
+    """Neither numpy nor pydantic, the language nor the other commands: a second of loading for a page of text."""
+    record(tmp_path)
+    script = (
+        "import sys\nfrom vortexlab.cli.main import run\n"
+        f"assert run([{command!r}, '--runs', {str(tmp_path)!r}]) == 0\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert "vortexlab.agent.glance" in loaded and done.stdout
+    assert not loaded & {*HEAVY, "numpy", "pydantic", "rich.table", "vortexlab.agent.run", "vortexlab.dsl.parser",
+                         "vortexlab.cli.search"}  # fmt: skip
 
 
 def test_reading_a_record_loads_no_torch() -> None:

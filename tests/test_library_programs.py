@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dsl_programs import program as written
 
-from vortexlab.dsl import canonical_hash, check, parse, structure_hash, to_source
+from vortexlab.dsl import canonical_hash, check, declared_knobs, parse, structure_hash, to_source
 from vortexlab.dsl.errors import VortexError
 from vortexlab.dsl.ir import SET, Knob, Program, Static
 from vortexlab.search_spaces.catalogue import TWINS, VORTEX_LINES, code_lines, entry, markdown
@@ -31,6 +31,7 @@ def test_a_program_parses_without_a_warning(name: str) -> None:
     found, findings = check(source(name))
     assert found is not None and findings == []
     assert found.nodes[found.output].type.kind == SET
+    assert declared_knobs(source(name)) == found.knobs
 
 
 def test_programs_differ_in_structure_or_say_why() -> None:

@@ -9,8 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from vortexlab.agent.pareto import frontier, layers
+from vortexlab.agent.arms import Arm
+from vortexlab.agent.pareto import frontier, hypervolume, layers
+from vortexlab.agent.proposers.base import Proposal
 from vortexlab.agent.standings import _lead, _staircases
+from vortexlab.agent.totals import Totals
+from vortexlab.agent.trials import Trial
 from vortexlab.evaluator import statistics
 from vortexlab.evaluator.fronts import frontier_probability, frontiers, non_dominated
 from vortexlab.evaluator.measured import Measured
@@ -135,6 +139,34 @@ def test_layers_are_frontiers_of_what_is_left() -> None:
             assert {p for p, rank in zip(points, ranks, strict=True) if rank == number} == front
             rest = [p for p in rest if p not in front]
         assert max(ranks, default=0) == number
+
+
+def test_ranks_are_counted_one_by_one() -> None:
+    for seed in range(20):
+        values = np.random.default_rng(seed).integers(0, 3 + 4 * seed, 50).astype(float)
+        wanted = [sum(v < w for v in values) + (sum(v == w for v in values) - 1) / 2 for w in values]
+        assert statistics._ranks(values).tolist() == wanted
+
+
+def test_the_frontier_of_totals_is_that_of_all_points() -> None:
+    """Points come one at a time, with ties in either objective and equal ones, of which the earliest stands."""
+    for seed in range(10):
+        points = [(float(x), float(y)) for x, y in np.random.default_rng(seed).integers(0, 3 + 5 * seed, (80, 2))]
+        totals, before = Totals(), 0.0
+        for slot, point in enumerate(points):
+            totals.add(judged(slot, *point))
+            assert [trial.slot for trial in totals.front] == frontier(points[: slot + 1])
+            assert totals.area == pytest.approx(hypervolume(points[: slot + 1]))
+            assert totals.gains[-1] == pytest.approx(totals.area - before)
+            before = totals.area
+        assert {m.id for m in totals.members if m.on_frontier} == {trial.id for trial in totals.front}
+
+
+def judged(slot: int, speed: float, kept: float) -> Trial:
+    verdict = Verdict(
+        str(slot), "h", "s", {}, "accepted", speedup=Estimate(speed, speed, speed), accuracy=Estimate(kept, kept, kept)
+    )
+    return Trial(slot, Arm("grammar", "cross"), Proposal("", "P", "grammar", "cross"), str(slot), "s", verdict)
 
 
 @pytest.mark.parametrize("kind", ["plain", "ragged", "timed", "ties", "equal", "pair"])
