@@ -60,7 +60,7 @@ def another(key: Key) -> Any:
 
 
 def test_every_option_of_search_has_a_key() -> None:
-    names = {item.name for item in typer.main.get_command(main.app).commands["search"].params}  # type: ignore[attr-defined]
+    names = {item.name for item in typer.main.get_command(main.application()).commands["search"].params}  # type: ignore[attr-defined]
     names -= {*command._CONTROL, "help"}
     assert names <= {*settings.Settings.__annotations__, *settings.EvaluationSettings.__annotations__}
     for name in names:

@@ -22,7 +22,7 @@ from vortexlab.search_spaces.library import SEEDS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "cli.md").read_text()
-COMMANDS: dict[str, Any] = typer.main.get_command(main.app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = typer.main.get_command(main.application()).commands  # type: ignore[attr-defined]
 SECTIONS = dict(re.findall(r"^## vortex (\S+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 

@@ -132,7 +132,8 @@ def damaged(count: int, resumed: int, taken: Taken, tmp_path: Path) -> Counter[t
             with Store.write(folder) as store:
                 assert [event.seq for event in store.events()] == [item.event.seq for item in found.kept]
             ends[kind, "opened"] += 1
-        elif not found.kept and not found.measured:
+        elif not found.kept and not (found.measured and any(e.event.kind == "campaign_resumed" for e in found.later)):
+            # No event tells the settings, and those that stand beside a record were not copied.
             with pytest.raises(VortexError, match="nothing of a campaign is left"):
                 rescue(folder, found)
             ends[kind, "nothing left"] += 1
